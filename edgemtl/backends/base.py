@@ -1,0 +1,215 @@
+"""What compiles an ONNX file for a target, and what runs the result.
+
+Public methods are final and check what every backend must guarantee (shapes, types, names);
+subclasses override the ``*_impl`` methods only. Third parties join by the entry point
+``edgemtl.backends``. Heavy packages are imported inside the ``*_impl`` methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.errors import StageFailed, TargetUnavailable
+from edgemtl.targets import Target
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend works here.
+
+    Attributes:
+        ok: whether :meth:`Backend.compile` and :meth:`Backend.load` can be called.
+        version: of the runtime, empty when not ok.
+        reason: why not, with the next step; empty when ok.
+    """
+
+    ok: bool
+    version: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A node that the backend cannot run, or runs otherwise than written.
+
+    Attributes:
+        node: ONNX node name, empty for the graph as a whole.
+        op: ONNX operator.
+        reason: one sentence.
+        advice: what to do.
+        fatal: False when it runs, but not as written (int8 as float, say).
+    """
+
+    node: str
+    op: str
+    reason: str
+    advice: str
+    fatal: bool = True
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a backend compiled, as a folder of files.
+
+    Attributes:
+        backend: name of the backend that can load it.
+        target: name of the target it is for.
+        folder: where the files lie.
+        files: their names relative to ``folder``, sorted; the first entry is what a runtime opens.
+        reproducible: whether the same input gives the same bytes.
+        facts: plain data worth keeping (tool versions, precision asked and granted, ...).
+    """
+
+    backend: str
+    target: str
+    folder: Path
+    files: tuple[str, ...]
+    reproducible: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How an artefact is run.
+
+    Attributes:
+        threads: worker threads; 0 lets the runtime choose.
+        precision_hint: "f32" computes as written; "auto" lets the runtime choose (OpenVINO takes
+            bfloat16 on some machines, and then is not comparable with float32).
+    """
+
+    threads: int = 0
+    precision_hint: str = "f32"
+
+
+class Session(ABC):
+    """A loaded artefact.
+
+    Args:
+        input_shape: (B, 3, H, W) of the one input.
+        outputs: output names in the order of the graph.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: tuple[str, ...]) -> None:
+        self.input_shape = input_shape
+        self.outputs = outputs
+
+    @final
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run once.
+
+        Args:
+            images: ``input_shape`` float32, normalised, C-contiguous.
+
+        Returns:
+            output name -> array, batch first, in the order of ``outputs``.
+
+        Raises:
+            StageFailed: wrong shape or type, or the runtime failed.
+        """
+        if images.shape != self.input_shape or images.dtype != np.float32:
+            raise StageFailed(
+                f"input is {images.dtype} {images.shape}, the artefact wants float32 "
+                f"{self.input_shape}"
+            )
+        results = self.run_impl(images)
+        if tuple(results) != self.outputs:
+            raise StageFailed(f"the runtime returned {tuple(results)}, expected {self.outputs}")
+        return results
+
+    @abstractmethod
+    def run_impl(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run once; the input is already checked."""
+
+    def close(self) -> None:  # noqa: B027 - nothing to release is a valid default
+        """Release the runtime's resources; the session is not used afterwards."""
+
+
+class Backend(ABC):
+    """A compiler and runtime."""
+
+    name: ClassVar[str]
+    #: the extra that installs it (``pip install edgemtl[extra]``), empty when it is in the core
+    extra: ClassVar[str] = ""
+
+    @final
+    def availability(self) -> Availability:
+        """Whether it works here; never raises."""
+        try:
+            return self.availability_impl()
+        except Exception as error:  # a broken installation is an answer, not a crash
+            return Availability(False, reason=f"{type(error).__name__}: {error}")
+
+    @final
+    def require(self) -> None:
+        """Raise :class:`TargetUnavailable` with the reason unless available."""
+        state = self.availability()
+        if not state.ok:
+            hint = f"pip install 'edgemtl[{self.extra}]'" if self.extra else None
+            raise TargetUnavailable(
+                f"backend '{self.name}' is not available: {state.reason}", hint=hint
+            )
+
+    @final
+    def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
+        """What of this graph the target cannot run as written; asked before compiling."""
+        return self.problems_impl(onnx_path, target)
+
+    @final
+    def compile(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
+        """Compile an ONNX file into ``folder`` (which exists and is empty).
+
+        Raises:
+            TargetUnavailable: the backend does not work here.
+            StageFailed: the graph has fatal problems, or the compiler failed.
+        """
+        self.require()
+        fatal = [problem for problem in self.problems(onnx_path, target) if problem.fatal]
+        if fatal:
+            first = fatal[0]
+            raise StageFailed(
+                f"{len(fatal)} node(s) cannot run on '{target.name}', first {first.op} "
+                f"'{first.node}': {first.reason}",
+                hint=first.advice,
+            )
+        artefact = self.compile_impl(onnx_path, target, folder)
+        for name in artefact.files:
+            if not (folder / name).is_file():
+                raise StageFailed(f"backend '{self.name}' did not write '{name}'")
+        return artefact
+
+    @final
+    def load(self, artefact: Artefact, options: SessionOptions | None = None) -> Session:
+        """Load an artefact of this backend.
+
+        Raises:
+            TargetUnavailable: the backend or the device does not work here.
+            StageFailed: the artefact cannot be loaded.
+        """
+        self.require()
+        if artefact.backend != self.name:
+            raise StageFailed(f"this artefact is for backend '{artefact.backend}'")
+        return self.load_impl(artefact, options or SessionOptions())
+
+    @abstractmethod
+    def availability_impl(self) -> Availability:
+        """Import the runtime and tell its version."""
+
+    @abstractmethod
+    def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
+        """See :meth:`problems`."""
+
+    @abstractmethod
+    def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
+        """See :meth:`compile`."""
+
+    @abstractmethod
+    def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
+        """See :meth:`load`."""

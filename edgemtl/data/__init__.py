@@ -1,0 +1,1 @@
+"""Readers of labelled pictures and the way a picture enters a network."""

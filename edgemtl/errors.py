@@ -1,0 +1,125 @@
+"""Errors a user can meet, each bound to one documented exit code.
+
+Every error is one clear sentence, the place it concerns, and the next step; the command line
+prints exactly that and no traceback. Code that fails in a way the user can act on raises one of
+these classes; anything else is a defect of ours and leaves with exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every verb (documented in docs/exit-codes.md)."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    INPUT_REFUSED = 3
+    STAGE_FAILED = 4
+    PARITY = 5
+    ACCURACY_GATE = 6
+    COST_GATE = 7
+    UNAVAILABLE = 8
+    UNSTABLE = 9
+    VERIFICATION = 10
+
+
+#: When several outcomes apply at once the first of these wins: what the user put in comes before
+#: what was measured, and "could not be measured" comes last because it says least.
+SERIOUSNESS: tuple[ExitCode, ...] = (
+    ExitCode.UNEXPECTED,
+    ExitCode.USAGE,
+    ExitCode.INPUT_REFUSED,
+    ExitCode.STAGE_FAILED,
+    ExitCode.PARITY,
+    ExitCode.VERIFICATION,
+    ExitCode.ACCURACY_GATE,
+    ExitCode.COST_GATE,
+    ExitCode.UNSTABLE,
+    ExitCode.UNAVAILABLE,
+)
+
+
+def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
+    """Return the exit code that a run with all these outcomes leaves with (OK for none)."""
+    found = set(codes) - {ExitCode.OK}
+    return next((code for code in SERIOUSNESS if code in found), ExitCode.OK)
+
+
+class EdgemtlError(Exception):
+    """Base of all errors shown to a user.
+
+    Args:
+        message: one sentence saying what was wrong.
+        where: file, key, layer or device the sentence is about.
+        hint: the next step, as an instruction.
+    """
+
+    exit_code: ExitCode = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.message if self.where is None else f"{self.where}: {self.message}"
+        return text if self.hint is None else f"{text} ({self.hint})"
+
+
+class UsageError(EdgemtlError):
+    """A flag, a recipe key or a value that does not make sense."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputRefused(EdgemtlError):
+    """An input file that is unsafe, unsupported or corrupt."""
+
+    exit_code = ExitCode.INPUT_REFUSED
+
+
+class StageFailed(EdgemtlError):
+    """A stage of the pipeline, or an output location, that does not work."""
+
+    exit_code = ExitCode.STAGE_FAILED
+
+
+class ParityFailed(EdgemtlError):
+    """Two forms of the same network whose outputs differ by more than the tolerance."""
+
+    exit_code = ExitCode.PARITY
+
+
+class AccuracyGateFailed(EdgemtlError):
+    """A task that lost more accuracy than its gate allows."""
+
+    exit_code = ExitCode.ACCURACY_GATE
+
+
+class CostGateFailed(EdgemtlError):
+    """Latency, size or cost over its limit."""
+
+    exit_code = ExitCode.COST_GATE
+
+
+class TargetUnavailable(EdgemtlError):
+    """A target, device or optional package that is not here."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class MeasurementInvalid(EdgemtlError):
+    """A measurement that is not stable enough to be reported as a result."""
+
+    exit_code = ExitCode.UNSTABLE
+
+
+class VerificationFailed(EdgemtlError):
+    """A bundle whose hashes or self-test vectors do not hold."""
+
+    exit_code = ExitCode.VERIFICATION

@@ -1,0 +1,71 @@
+"""Files that are whole or absent: every write of ours goes through here."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from edgemtl.errors import StageFailed
+
+
+def output_error(error: OSError, path: Path) -> StageFailed:
+    """The clear sentence for a place that cannot be written."""
+    if error.errno == errno.ENOSPC:
+        return StageFailed("the disk is full", where=str(path), hint="free space and run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StageFailed(
+            "this place is not writable", where=str(path), hint="choose another with --output"
+        )
+    return StageFailed(f"cannot write: {error.strerror or error}", where=str(path))
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write through a temporary file in the same folder, fsync, rename.
+
+    Raises:
+        StageFailed: the folder is missing and cannot be made, not writable, or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; a result should follow the user's umask like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, keys in insertion order, two spaces, newline at the end."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

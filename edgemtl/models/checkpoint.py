@@ -1,0 +1,266 @@
+"""The safe checkpoint: ``model.pt`` as a dict of tensors and plain data, never executed.
+
+Layout (``format`` 1)::
+
+    {"edgemtl_checkpoint": 1, "family": str, "arguments": {...}, "state_dict": {name: Tensor},
+     "tasks": [TaskSpec...], "input": InputSpec, "pruning": [...], "meta": {...}}
+
+Read with ``torch.load(weights_only=True)``: a file that needs anything else is refused with the
+reason. ``pruning`` lists, in order, the records that ``edgemtl.models.surgery`` applies to the
+freshly built architecture before the weights are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgemtl.data.preprocess import InputSpec
+from edgemtl.errors import EdgemtlError, InputRefused
+from edgemtl.files import write_atomically
+from edgemtl.models import registry
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.tasks.registry import spec_from_dict
+
+FORMAT_KEY = "edgemtl_checkpoint"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A parsed checkpoint; :meth:`network` builds what it describes."""
+
+    family: str
+    arguments: Mapping[str, Any]
+    state_dict: Mapping[str, Tensor]
+    tasks: tuple[Mapping[str, Any], ...]
+    input: Mapping[str, Any]
+    pruning: tuple[Mapping[str, Any], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def network(self) -> MultiTaskNetwork:
+        """Build the network, in eval mode, with its weights.
+
+        Raises:
+            InputRefused: unknown family, unfitting arguments or weights, NaN or infinite weights.
+        """
+        network = registry.build(self.family, self.arguments)
+        stored = [spec_from_dict(task).to_dict() for task in self.tasks]
+        if [task.spec().to_dict() for task in network.tasks] != stored:
+            raise InputRefused(
+                "the tasks stored in the checkpoint are not those its family builds",
+                hint="was it written by another version?",
+            )
+        if network.input_spec != InputSpec.from_dict(self.input):
+            raise InputRefused("the stored input specification is not what the family builds")
+        if self.pruning:
+            from edgemtl.models.surgery import apply_records
+
+            apply_records(network, self.pruning)
+        network.pruning = [dict(record) for record in self.pruning]
+        load_weights(network, self.state_dict)
+        return network.eval()
+
+
+def load_weights(network: MultiTaskNetwork, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        InputRefused: keys or shapes do not fit, or a weight is NaN or infinite.
+    """
+    broken = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        raise InputRefused(
+            f"{len(broken)} weight tensor(s) hold NaN or infinite values, first '{broken[0]}'",
+            hint="the training run that wrote this checkpoint diverged",
+        )
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    if missing or unknown:
+        first = f"first missing '{missing[0]}'" if missing else f"first unknown '{unknown[0]}'"
+        raise InputRefused(
+            f"the weights do not fit the network: {len(missing)} missing, {len(unknown)} unknown, "
+            f"{first}"
+        )
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise InputRefused(
+                f"weight '{name}' has shape {tuple(state[name].shape)}, "
+                f"the network wants {tuple(value.shape)}"
+            )
+    network.load_state_dict(dict(state))
+
+
+def from_network(network: MultiTaskNetwork, meta: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Describe a network of a registered family (weights are copied to CPU float tensors)."""
+    state = {
+        name: value.detach().to("cpu").contiguous().clone()
+        for name, value in network.state_dict().items()
+    }
+    return Checkpoint(
+        network.family,
+        network.arguments,
+        state,
+        tuple(task.spec().to_dict() for task in network.tasks),
+        network.input_spec.to_dict(),
+        tuple(network.pruning),
+        dict(meta or {}),
+    )
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write atomically.
+
+    Raises:
+        StageFailed: the place cannot be written.
+    """
+    payload = {
+        FORMAT_KEY: FORMAT,
+        "family": checkpoint.family,
+        "arguments": dict(checkpoint.arguments),
+        "state_dict": dict(checkpoint.state_dict),
+        "tasks": [dict(task) for task in checkpoint.tasks],
+        "input": dict(checkpoint.input),
+        "pruning": [dict(record) for record in checkpoint.pruning],
+        "meta": dict(checkpoint.meta),
+    }
+    write_atomically(path, lambda stream: torch.save(payload, stream))
+
+
+def load_tensors(path: Path) -> Any:
+    """``torch.load(weights_only=True)`` with every failure turned into a refusal.
+
+    Raises:
+        InputRefused: missing, empty, truncated, or holding anything but tensors and plain data.
+    """
+    if path.is_dir():
+        raise InputRefused("this is a folder, not a checkpoint", where=str(path))
+    try:
+        if path.stat().st_size == 0:
+            raise InputRefused("the checkpoint is empty", where=str(path))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputRefused("there is no such file", where=str(path)) from error
+    except pickle.UnpicklingError as error:
+        detail = str(error).splitlines()[0] if str(error) else ""
+        if zipfile.is_zipfile(path) or "Unsupported" in str(error) or "global" in str(error):
+            raise InputRefused(
+                "the file holds code or classes, not only tensors and plain data; it was not run",
+                where=str(path),
+                hint="export a state dict with torch.save(model.state_dict(), ...) and use "
+                "'edgemtl import'",
+            ) from error
+        raise InputRefused(f"not a readable checkpoint: {detail}", where=str(path)) from error
+    except EdgemtlError:
+        raise
+    except Exception as error:  # torch raises many kinds for corrupt archives
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputRefused(
+            f"the checkpoint is truncated or corrupt: {detail}", where=str(path)
+        ) from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and check a checkpoint.
+
+    Raises:
+        InputRefused: unreadable, unsafe, or not an EdgeMTL checkpoint.
+    """
+    payload = load_tensors(path)
+    if not isinstance(payload, dict) or FORMAT_KEY not in payload:
+        raise InputRefused(
+            "this is not an EdgeMTL checkpoint",
+            where=str(path),
+            hint="published weights join by 'edgemtl import SOURCE --family F'; your own network "
+            "by --factory package.module:build",
+        )
+    if payload[FORMAT_KEY] != FORMAT:
+        raise InputRefused(
+            f"checkpoint format {payload[FORMAT_KEY]!r} is not supported (this version reads "
+            f"{FORMAT})",
+            where=str(path),
+        )
+    wanted: dict[str, type | tuple[type, ...]] = {
+        "family": str,
+        "arguments": dict,
+        "state_dict": dict,
+        "tasks": list,
+        "input": dict,
+        "pruning": list,
+        "meta": dict,
+    }
+    for key, kind in wanted.items():
+        if not isinstance(payload.get(key), kind):
+            raise InputRefused(f"the field '{key}' is missing or malformed", where=str(path))
+    if not all(isinstance(value, Tensor) for value in payload["state_dict"].values()):
+        raise InputRefused("the state dict holds something that is no tensor", where=str(path))
+    return Checkpoint(
+        payload["family"],
+        payload["arguments"],
+        payload["state_dict"],
+        tuple(payload["tasks"]),
+        payload["input"],
+        tuple(payload["pruning"]),
+        payload["meta"],
+    )
+
+
+def load_network(path: Path, factory: str | None = None) -> MultiTaskNetwork:
+    """The network of a checkpoint, or of the user's factory with the weights of a state dict.
+
+    Args:
+        path: an EdgeMTL checkpoint; with ``factory`` also a bare state dict.
+        factory: ``package.module:function`` that builds the architecture.
+
+    Raises:
+        InputRefused: the file is refused (see :func:`load`).
+        UsageError: the factory does not work.
+    """
+    if factory is None:
+        try:
+            return load(path).network()
+        except InputRefused as error:
+            if error.where is None:
+                error.where = str(path)
+            raise
+    network = registry.from_factory(factory)
+    payload = load_tensors(path)
+    state = payload.get("state_dict", payload) if isinstance(payload, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputRefused("the file holds no state dict", where=str(path))
+    load_weights(network, state)
+    return network.eval()
+
+
+def weights_hash(network: MultiTaskNetwork) -> str:
+    """SHA-256 over names, shapes, types and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+__all__ = [
+    "Checkpoint",
+    "from_network",
+    "load",
+    "load_network",
+    "load_tensors",
+    "load_weights",
+    "save",
+    "weights_hash",
+]

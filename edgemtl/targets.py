@@ -1,0 +1,83 @@
+"""Targets: what a bundle is built for. One TOML file each, in ``targets/``.
+
+A user's own target is a path to such a file, given wherever a target's name is.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgemtl.errors import UsageError
+
+
+class Target(BaseModel):
+    """A device family with its toolchain.
+
+    Attributes:
+        name: what the user writes after ``--target``.
+        description: one line for ``edgemtl targets``.
+        backend: name of the backend that compiles and runs for it.
+        device: the backend's name of the device (``CPU``, ``GPU.0``, ``cortex-a76``, ...).
+        opset: ONNX opset to export.
+        precisions: precisions the target runs, first the default.
+        channel_multiple: widths are kept at multiples of this, for the vector unit's sake.
+        threads: threads of a session; 0 lets the runtime choose.
+        deformable: how deformable convolution reaches the target.
+        measured_here: whether this machine is the device, so that latency can be measured at once.
+        options: backend-specific settings.
+        gates: default gates, same keys as the recipe's ``[gates]``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str
+    backend: str
+    device: str = "CPU"
+    opset: int = Field(17, ge=13, le=25)
+    precisions: tuple[str, ...] = ("fp32",)
+    channel_multiple: int = Field(8, ge=1)
+    threads: int = Field(0, ge=0)
+    deformable: Literal["native", "portable"] = "portable"
+    measured_here: bool = True
+    options: dict[str, Any] = Field(default_factory=dict)
+    gates: dict[str, Any] = Field(default_factory=dict)
+
+
+def _folder() -> Path:
+    # In a checkout targets/ lies beside the package; in an installation inside it.
+    inside = Path(__file__).with_name("_targets")
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "targets"
+
+
+def names() -> list[str]:
+    """Names of the targets that ship with the product."""
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+@lru_cache(maxsize=64)
+def load(name: str) -> Target:
+    """A target by name, or from a user's TOML file by path.
+
+    Raises:
+        UsageError: no such target, or its file is not valid.
+    """
+    own = name.endswith(".toml")
+    path = Path(name) if own else _folder() / f"{name}.toml"
+    if not path.is_file() or (not own and name not in names()):
+        raise UsageError(f"unknown target '{name}'", hint=f"targets: {', '.join(names())}")
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+        data.setdefault("name", path.stem)
+        return Target.model_validate(data)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not a TOML file: {error}", where=str(path)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"'{key}': {first['msg']}", where=str(path)) from error

@@ -1,0 +1,1 @@
+"""Seeded renderer of synthetic, human-like heads with exactly known labels."""
