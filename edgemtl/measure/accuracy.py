@@ -1,0 +1,168 @@
+"""Accuracy per task of anything that maps a batch of pictures to raw outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgemtl.data.preprocess import InputSpec, letterbox
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import InputRefused
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.tasks.base import Task
+
+#: (1, 3, H, W) float32 -> output name -> (1, ...) float32
+Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TaskAccuracy:
+    """What one task reached.
+
+    Attributes:
+        values: figure -> value, None where there was nothing to measure.
+        count: labelled items measured.
+        note: why a value is None, or what a reader must know.
+    """
+
+    values: Mapping[str, float | None]
+    count: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """Accuracy per task on one data set.
+
+    Attributes:
+        tasks: task name -> figures.
+        images: pictures evaluated.
+        skipped: one sentence per picture or label that could not be used.
+        data: name of the data set.
+        protocol: how pictures entered the network.
+    """
+
+    tasks: Mapping[str, TaskAccuracy]
+    images: int
+    skipped: tuple[str, ...] = ()
+    data: str = ""
+    protocol: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: ``{"tasks": {name: {figure: value}}, "images": N, ...}``."""
+        return {
+            "tasks": {name: dict(task.values) for name, task in self.tasks.items()},
+            "images": self.images,
+            "counts": {name: task.count for name, task in self.tasks.items()},
+            "notes": {name: task.note for name, task in self.tasks.items() if task.note},
+            "skipped": list(self.skipped),
+            "data": self.data,
+            "protocol": self.protocol,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> AccuracyReport:
+        """Parse :meth:`to_dict`.
+
+        Raises:
+            InputRefused: fields are missing or of the wrong type.
+        """
+        try:
+            tasks = {
+                str(name): TaskAccuracy(
+                    {str(k): None if v is None else float(v) for k, v in values.items()},
+                    int(data["counts"][name]),
+                    str(data.get("notes", {}).get(name, "")),
+                )
+                for name, values in data["tasks"].items()
+            }
+            return AccuracyReport(
+                tasks,
+                int(data["images"]),
+                tuple(str(line) for line in data.get("skipped", ())),
+                str(data.get("data", "")),
+                str(data.get("protocol", "")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputRefused(f"an accuracy report is not readable: {error!r}") from error
+
+
+def network_runner(network: MultiTaskNetwork, tasks: Sequence[str] | None = None) -> Run:
+    """Run a torch network (in eval mode) on NumPy pictures, without gradients."""
+    network.eval()
+
+    def run(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(images), tasks)
+        return {name: value.float().numpy() for name, value in outputs.items()}
+
+    return run
+
+
+def decode_all(
+    tasks: Sequence[Task], outputs: Mapping[str, NDArray[np.float32]], view: Any
+) -> dict[str, Any]:
+    """Decode one picture's raw outputs (no batch axis) for all tasks, in dependency order."""
+    decoded: dict[str, Any] = {}
+    pending = list(tasks)
+    while pending:
+        ready = [t for t in pending if all(name in decoded for name in t.requires)]
+        if not ready:
+            names = ", ".join(t.name for t in pending)
+            raise InputRefused(f"tasks {names} require tasks that are not evaluated")
+        for task in ready:
+            decoded[task.name] = task.decode(outputs, view, decoded)
+        pending = [t for t in pending if t.name not in decoded]
+    return decoded
+
+
+def evaluate(
+    run: Run,
+    tasks: Sequence[Task],
+    input_spec: InputSpec,
+    dataset: Dataset,
+    progress: Progress | None = None,
+) -> AccuracyReport:
+    """Measure every task on a data set, one letterboxed picture at a time.
+
+    Args:
+        run: the network in any form.
+        tasks: tasks to measure, with those they require.
+        input_spec: the network's input.
+        dataset: labelled pictures; those that do not decode are counted and named.
+        progress: called with (done, total) after each picture.
+
+    Raises:
+        InputRefused: no picture of the data set decodes.
+    """
+    metrics = {task.name: task.new_metric() for task in tasks}
+    images = 0
+    for sample in dataset:
+        canvas, view = letterbox(sample.image, input_spec)
+        outputs = run(canvas[None])
+        decoded = decode_all(tasks, {name: v[0] for name, v in outputs.items()}, view)
+        for metric in metrics.values():
+            metric.update(decoded, sample)
+        images += 1
+        if progress is not None:
+            progress(images, len(dataset))
+    if images == 0:
+        found = "; ".join(dataset.problems[:3])
+        raise InputRefused(f"no picture could be read ({found})", where=dataset.name)
+    # A data set that is evaluated twice finds its broken pictures twice; they are named once.
+    skipped = dict.fromkeys(dataset.problems)
+    height, width = input_spec.size
+    results = {name: metric.result() for name, metric in metrics.items()}
+    return AccuracyReport(
+        {name: TaskAccuracy(r.values, r.count, r.note) for name, r in results.items()},
+        images,
+        tuple(skipped),
+        dataset.name,
+        f"pictures letterboxed to {height}x{width}",
+    )
