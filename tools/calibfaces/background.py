@@ -109,7 +109,7 @@ def _shelves(rng: np.random.Generator, h: int, w: int) -> Image:
 
 
 def _foliage(rng: np.random.Generator, h: int, w: int) -> Image:
-    hue = np.array([0.12, 0.42, 0.25], np.float32) * rng.uniform(0.5, 1.5, 3).astype(np.float32)
+    hue = np.array([0.17, 0.36, 0.28], np.float32) * rng.uniform(0.65, 1.35, 3).astype(np.float32)
     t = fractal(rng, h, w, int(rng.integers(10, 40)), 4)
     light = fractal(rng, h, w, 3, 2)
     image = hue * (0.9 + 0.35 * t + 0.3 * light)[..., None]

@@ -14,6 +14,7 @@ from .geometry import (
     Grid,
     make_grid,
     on_face,
+    relief,
     surface,
 )
 from .identity import Identity
@@ -53,7 +54,7 @@ def hair_grids(ident: Identity, rng: np.random.Generator, detail: float) -> list
     style = ident.hair_style
     if style == "bald" or ident.headwear in ("scarf", "hood"):
         return []
-    columns, rows = int(30 + 66 * detail), int(10 + 14 * detail)
+    columns, rows = int(30 + 66 * detail), int(12 + 18 * detail)
     phi = np.linspace(-np.pi, np.pi, columns)
     line = ident.hairline
     side = -1.5 if style in ("crop", "short", "afro") else -2.5
@@ -81,7 +82,8 @@ def hair_grids(ident: Identity, rng: np.random.Generator, detail: float) -> list
         edge = np.maximum(edge, hanging * 0.8)
     lean = 1 + 0.25 * ident.part * np.sin(phi)[None, :]
     clumps = 1 + 0.22 * _smooth_noise(rng, columns, 19)[None, :] * np.clip(t * 2, 0, 1)
-    thick = base * edge * lean * clumps
+    # Even the flattest edge clears the chords of the skin's coarser mesh.
+    thick = 0.22 + base * edge * lean * clumps
     if ident.headwear in ("beanie", "cap"):
         thick = np.minimum(thick, 0.5)
     points = _shell(ident, phi, end, thick, widen_below=below, flare=flare)
@@ -193,5 +195,6 @@ def mask_grids(ident: Identity) -> list[Grid]:
     tent = np.exp(-0.5 * (u / np.radians(26)) ** 2)
     # The cloth spans from the nose over the mouth rather than following the lips.
     bulge = np.interp(v, [0, 0.25, 0.5, 0.85, 1.0], [1.6, 2.7, 2.5, 1.4, 0.4])
-    points[..., 2] += bulge * tent + 0.08 * np.sin(v * 28)
+    cloth = np.maximum(bulge * tent, relief(points[..., 0], points[..., 1], ident) + 0.1)
+    points[..., 2] += cloth + 0.06 * np.sin(v * 28)
     return [make_grid(points, ident.mask_colour, FABRIC, two_sided=True)]

@@ -213,16 +213,17 @@ def ear_grids(ident: Identity) -> list[Grid]:
 def body_grids(ident: Identity) -> list[Grid]:
     """Neck and torso; the neck's top turns with the head, its foot with the torso."""
     phi = np.linspace(-np.pi, np.pi, 33)
-    wide = 5.5 * (0.9 + 0.3 * (ident.jaw_width - 0.85))
+    wide = 5.0 + 5.0 * (ident.jaw_width - 0.93)
     y, pp = np.meshgrid(np.linspace(-3, -21, 12), phi, indexing="ij")
     t = (-3 - y) / 18
-    neck = np.stack([wide * np.sin(pp) * (1 + 0.18 * t**3), y, -8.6 - 1.0 * t +
-                     5.6 * np.cos(pp)], axis=-1)
+    neck = np.stack([wide * np.sin(pp) * (1 + 0.3 * t**3), y, -8.6 - 1.0 * t +
+                     5.1 * np.cos(pp)], axis=-1)
     table = np.array(
-        [(-15.6, 5.9, 5.9), (-17.2, 7.3, 6.4), (-18.8, 11.0, 7.0), (-20.6, 15.5, 7.6),
-         (-23.0, 18.6, 8.5), (-27.0, 20.0, 9.6), (-36.0, 20.5, 10.5), (-60.0, 20.5, 10.5)]
+        [(-14.2, 5.9, 5.7), (-15.6, 7.4, 6.4), (-17.0, 11.0, 7.2), (-18.6, 15.8, 8.0),
+         (-21.0, 19.2, 9.2), (-26.0, 20.8, 10.6), (-36.0, 20.5, 11.5), (-62.0, 16.5, 10.0),
+         (-72.0, 17.5, 10.5), (-78.0, 16.5, 10.0), (-160.0, 10.5, 7.0)]
     )
-    y, pp = np.meshgrid(np.interp(np.linspace(0, 7, 18), np.arange(8), table[:, 0]), phi,
+    y, pp = np.meshgrid(np.interp(np.linspace(0, 10, 26), np.arange(11), table[:, 0]), phi,
                         indexing="ij")
     a, b = (np.interp(-y, -table[:, 0], table[:, k]) for k in (1, 2))
     torso = np.stack([a * np.sin(pp), y - 0.6 * np.cos(pp), -9.6 + b * np.cos(pp)], axis=-1)
@@ -235,6 +236,8 @@ def body_grids(ident: Identity) -> list[Grid]:
     elif ident.cloth_pattern == "checks":
         pick = (np.arange(y.shape[0])[:, None] + np.arange(33)[None, :]) % 2 == 0
     cloth = np.where(np.asarray(pick, bool)[..., None], second, first)
+    # Trousers or a skirt, where a small figure shows that much.
+    cloth = np.where((y < -70)[..., None], np.array(ident.cloth_second) * 0.5, cloth)
     skin = np.array(ident.skin) * 0.93
     neck_colour = np.where((ident.headwear == "scarf"), np.array(ident.headwear_colour), skin)
     return [

@@ -62,6 +62,12 @@ class Layer:
     top: int
     label: FaceLabel
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame that the layer covers."""
+        rows, columns = self.alpha.shape
+        return slice(self.top, self.top + rows), slice(self.left, self.left + columns)
+
 
 def rotation(pitch: float, yaw: float, roll: float) -> Array:
     """Head to camera rotation for angles in degrees (x right, y up, z towards the viewer).
@@ -144,8 +150,8 @@ def render_head(
         roll=place.roll,
     )
     # Small heads are drawn larger and averaged down, so that they look photographed.
-    fine = float(np.clip(round(170 / place.side), 1, 4)) if place.side < 120 else 1.3
-    detail = float(np.clip(place.side * fine / 150, 0.4, 1.0))
+    fine = float(np.clip(110 / place.side, 1.2, 3.0))
+    detail = float(np.clip(place.side * fine / 160, 0.4, 1.0))
     grids = [
         head_grid(ident, detail),
         *ear_grids(ident),

@@ -80,19 +80,20 @@ def rasterise(
     covered = buffer > 0
     y, x = np.nonzero(covered)
     number = buffer[covered] - 1
-    q = p[number]
-    # Barycentric coordinates, kept inside the triangle where its outline was drawn fatter.
-    area = cross[number]
-    u = ((x - q[:, 0, 0]) * (q[:, 2, 1] - q[:, 0, 1])
-         - (y - q[:, 0, 1]) * (q[:, 2, 0] - q[:, 0, 0])) / area
-    v = ((q[:, 1, 0] - q[:, 0, 0]) * (y - q[:, 0, 1])
-         - (q[:, 1, 1] - q[:, 0, 1]) * (x - q[:, 0, 0])) / area
-    u, v = np.clip(u, 0, 1), np.clip(v, 0, 1)
+    # Barycentric coordinates are affine in x and y; their coefficients are made per triangle, and
+    # kept inside the triangle where its outline was drawn fatter.
+    x0, y0 = p[:, 0, 0], p[:, 0, 1]
+    ux, uy = (p[:, 2, 1] - y0) / cross, (x0 - p[:, 2, 0]) / cross
+    vx, vy = (y0 - p[:, 1, 1]) / cross, (p[:, 1, 0] - x0) / cross
+    plane = np.stack([x0, y0, ux, uy, vx, vy], axis=-1).astype(np.float32)[number]
+    dx, dy = x.astype(np.float32) - plane[:, 0], y.astype(np.float32) - plane[:, 1]
+    u = np.clip(dx * plane[:, 2] + dy * plane[:, 3], 0, 1)
+    v = np.clip(dx * plane[:, 4] + dy * plane[:, 5], 0, 1)
     over = np.maximum(u + v, 1)
-    u, v = (u / over).astype(np.float32)[:, None], (v / over).astype(np.float32)[:, None]
-    t = tri[number]
-    first = attributes[t[:, 0]]
-    values = first + u * (attributes[t[:, 1]] - first) + v * (attributes[t[:, 2]] - first)
+    u, v = (u / over)[:, None], (v / over)[:, None]
+    first = attributes[tri[:, 0]]
+    second, third = attributes[tri[:, 1]] - first, attributes[tri[:, 2]] - first
+    values = first[number] + u * second[number] + v * third[number]
     normal = values[:, 1:4]
     normal = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6)
     kind = material[number]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .background import make_background
-from .head import FaceLabel, Placement, render_head
+from .head import FaceLabel, Layer, Placement, render_head
 from .identity import sample_identity
 from .shade import sample_light
 
@@ -17,6 +17,8 @@ SIZES = ((240, 320), (270, 360), (270, 480), (320, 320), (320, 240), (360, 270),
          (288, 352), (300, 400))
 """Frame sizes as (height, width) in pixels."""
 MIN_SIDE, MAX_SIDE = 14.0, 220.0
+"""Mean side of a face box, pixels."""
+LARGEST_HIDDEN_SHARE = 0.25
 
 
 def _angle(rng: np.random.Generator, spread: float, limit: float, wide: float) -> float:
@@ -36,7 +38,7 @@ def _place(
             side = float(np.exp(rng.uniform(np.log(40), np.log(largest))))
         else:
             side = float(np.exp(rng.uniform(np.log(MIN_SIDE), np.log(largest))))
-        margin = 0.52 * side
+        margin = 0.45 * side
         x = float(rng.uniform(margin, width - margin))
         y = float(rng.uniform(margin, height - margin))
         if any(
@@ -52,7 +54,7 @@ def _place(
 
 
 def _hidden_share(label: FaceLabel, alpha: NDArray[np.float32]) -> float:
-    """Share of a face box covered by later layers."""
+    """Share of a face box covered by nearer layers."""
     x, y, w, h = label.box
     rows = slice(max(0, int(y)), max(1, int(y + h)))
     part = alpha[rows, max(0, int(x)):max(1, int(x + w))]
@@ -106,7 +108,7 @@ def render_image(
     """
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     if heads is None:
-        heads = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.5, 0.2, 0.12, 0.08, 0.06, 0.04]))
+        heads = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.54, 0.2, 0.11, 0.07, 0.05, 0.03]))
     image = make_background(rng, height, width)
     light = sample_light(rng)
     places: list[Placement] = []
@@ -115,16 +117,20 @@ def render_image(
         if place is not None:
             places.append(place)
     # Nearer heads are larger and hide farther ones.
-    places.sort(key=lambda p: p.side)
-    labels: list[FaceLabel] = []
+    places.sort(key=lambda p: -p.side)
+    layers: list[Layer] = []
+    cover = np.zeros((height, width), np.float32)
     for place in places:
         own = replace(light, specular=light.specular * float(rng.uniform(0.5, 1.3)))
         layer = render_head(sample_identity(rng), place, own, (height, width), rng)
-        rows, columns = layer.alpha.shape
-        cover = np.zeros((height, width), np.float32)
-        at = (slice(layer.top, layer.top + rows), slice(layer.left, layer.left + columns))
-        cover[at] = layer.alpha
-        labels = [kept for kept in labels if _hidden_share(kept, cover) < 0.35]
-        image[at] = layer.colour + image[at] * (1 - layer.alpha[..., None])
-        labels.append(layer.label)
+        # A face behind a nearer person is left out whole, as nobody could label it.
+        if _hidden_share(layer.label, cover) < LARGEST_HIDDEN_SHARE:
+            layers.append(layer)
+            part = cover[layer.window]
+            np.maximum(part, layer.alpha, out=part)
+    for layer in reversed(layers):
+        part = image[layer.window]
+        part *= 1 - layer.alpha[..., None]
+        part += layer.colour
+    labels = [layer.label for layer in layers]
     return _photograph(rng, image), labels

@@ -71,7 +71,7 @@ def _cast_shadow(s: Surface, light: Light, unit: float) -> Array:
     soft = max(0.5, 0.35 * unit)
     weight = cv2.GaussianBlur(s.covered.astype(np.float32), (0, 0), soft)
     blocked = cv2.GaussianBlur(blocked * s.covered, (0, 0), soft) / np.maximum(weight, 1e-3)
-    return 1 - light.shadow * blocked[s.covered]
+    return np.asarray(1 - light.shadow * blocked[s.covered], np.float32)
 
 
 def _sample(image: Image, x: Array, y: Array) -> NDArray[np.float32]:
@@ -101,7 +101,9 @@ def shade(
     uv = s.uv[face]
     x, y = (uv[:, 0] - LEFT) * paint_scale - 0.5, (HIGH - uv[:, 1]) * paint_scale - 0.5
     colour[face] = _sample(paint, x, y)
-    normal = s.normal
+    normal = np.asarray(s.normal, np.float32)
+    key, key_colour = light.key.astype(np.float32), light.key_colour.astype(np.float32)
+    sky, ground = light.sky.astype(np.float32), light.ground.astype(np.float32)
     hair = s.material == HAIR
     if hair.any():
         strands = fractal(rng, 48, 512, 160, 2) + 0.6 * fractal(rng, 48, 512, 24, 2)
@@ -115,28 +117,29 @@ def shade(
         colour[cloth] *= weave[:, None]
     albedo = np.clip(colour, 0, 1) ** 2.2
     kept = _cast_shadow(s, light, unit)
-    wrap = np.where((s.material == FACE) | (s.material == SKIN), 0.22, 0.05)
-    facing = normal @ light.key
+    wrap = np.where((s.material == FACE) | (s.material == SKIN), 0.22, 0.05).astype(np.float32)
+    facing = normal @ key
     diffuse = np.clip((facing + wrap) / (1 + wrap), 0, 1) * kept
-    fill = np.clip(normal @ light.fill * 0.7 + 0.3, 0, 1)
+    fill = np.clip(normal @ light.fill.astype(np.float32) * 0.7 + 0.3, 0, 1)
     up = (0.5 + 0.5 * normal[:, 1:2]).astype(np.float32)
     # Below the chin and inside the neckline little sky is seen.
     sheltered = np.clip((s.height + 17.5) / 4.0, 0, 1) * np.clip((-10.5 - s.height) / 3, 0, 1)
-    ambient = (light.ground + up * (light.sky - light.ground)) * (
+    ambient = (ground + up * (sky - ground)) * (
         1 - 0.55 * sheltered * np.isin(s.material, (SKIN,)))[:, None]
-    lit = diffuse[:, None] * light.key_colour + fill[:, None] * light.fill_colour + ambient
+    fill_colour = light.fill_colour.astype(np.float32)
+    lit = diffuse[:, None] * key_colour + fill[:, None] * fill_colour + ambient
     # Light scattered in skin reddens the edge of the shadow.
     edge = np.exp(-((facing - 0.1) ** 2) / 0.05) * (s.material <= SKIN) * (wrap > 0.1)
     lit[:, 2] *= 1 + 0.12 * edge
     out = albedo * lit
-    half = light.key + np.array([0, 0, 1.0])
+    half = key + np.array([0, 0, 1], np.float32)
     half = half / np.linalg.norm(half)
     shine = np.clip(normal @ half, 0, 1)
-    gloss = np.zeros(len(albedo))
+    gloss = np.zeros(len(albedo), np.float32)
     for material, power, strength in (
         (FACE, 22, 0.09), (SKIN, 22, 0.05), (HAIR, 14, 0.07), (FRAME, 40, 0.5), (LENS, 60, 0.7),
     ):
         mine = s.material == material
         gloss[mine] = strength * shine[mine] ** power
-    out += (gloss * kept * light.specular)[:, None] * light.key_colour
+    out += (gloss * kept * light.specular)[:, None] * key_colour
     return np.asarray(out, np.float32)

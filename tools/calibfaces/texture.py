@@ -38,7 +38,7 @@ class Painter:
         self.image[:] = base
         x = (np.arange(self.width) + 0.5) / scale + LEFT
         y = HIGH - (np.arange(self.height) + 0.5) / scale
-        self.x, self.y = np.meshgrid(x, y)
+        self.x, self.y = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
 
     def window(self, cx: float, cy: float, rx: float, ry: float) -> tuple[slice, slice]:
         """Index of the part of the image within (rx, ry) cm of a point."""
@@ -51,7 +51,15 @@ class Painter:
         self, mask: Array | Image, colour: Colour | Array, at: tuple[slice, slice] | None = None
     ) -> None:
         """Mix a colour in by a mask in [0, 1]."""
-        part = self.image if at is None else self.image[at]
+        if at is None:
+            # Most masks are small; touch only the part of the painting they cover.
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            if not len(rows):
+                return
+            at = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            mask = mask[at]
+            colour = colour[at] if np.ndim(colour) == 3 else colour
+        part = self.image[at]
         part += mask[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
 
     def shade(self, cx: float, cy: float, rx: float, ry: float, factor: Colour | Array) -> None:
@@ -67,9 +75,15 @@ class Painter:
         pixels = np.stack([(points[:, 0] - LEFT) * self.scale, (HIGH - points[:, 1]) * self.scale],
                           axis=-1)
         cv2.fillPoly(mask, [np.round((pixels - 0.5) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        if blur > 0:
-            mask = cv2.GaussianBlur(mask, (0, 0), max(0.3, blur * self.scale))
-        return mask.astype(np.float32) / 255
+        sigma = max(0.3, blur * self.scale) if blur > 0 else 0.0
+        reach = int(3 * sigma) + 2
+        low = np.maximum(pixels.min(axis=0).astype(int) - reach, 0)
+        high = np.maximum(pixels.max(axis=0).astype(int) + reach + 1, 1)
+        at = (slice(low[1], high[1]), slice(low[0], high[0]))
+        part = mask[at].astype(np.float32) / 255
+        out = np.zeros(mask.shape, np.float32)
+        out[at] = cv2.GaussianBlur(part, (0, 0), sigma) if sigma and part.size else part
+        return out
 
     def stroke(self, points: Array, width: float | Array, blur: float = 0.03) -> Image:
         """A mask of a thick curve through points (n, 2) in cm; `width` in cm, scalar or (n,)."""
@@ -97,7 +111,7 @@ def _skin(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
         p.blend(p.stroke(fold, 0.28, 0.2) * deep, np.array(ident.skin) * 0.5)
         p.shade(side * 1.35 * ident.nose_width, ident.nose_y - 0.2, 0.22, 0.5, (0.8, 0.8, 0.83))
     p.shade(0, ident.nose_y, 0.9, 0.7, (0.92, 0.92, 1.0))
-    p.shade(0, ident.nose_y - 0.95, 1.0, 0.35, (0.72, 0.72, 0.76))
+    p.shade(0, ident.nose_y - 0.95, 0.9, 0.3, (0.9, 0.9, 0.92))
     p.shade(0, ident.mouth_y - ident.mouth_gap - 1.55, 1.2, 0.35, (0.8, 0.8, 0.83))
     if ident.age > 0.6:
         for k in range(3):
@@ -118,7 +132,7 @@ def _eye(p: Painter, ident: Identity, side: float, rng: np.random.Generator) -> 
     lower = np.stack([cx + half * t, -0.62 * rise * (1 - t * t) + slant], axis=-1)
     if ident.makeup > 0.2:
         tint = np.array(ident.skin) * np.array([0.8, 0.62, 0.7])
-        p.blend(p.stroke(upper + [0, 0.35], 0.75, 0.2) * 0.55 * ident.makeup, tint)
+        p.blend(p.stroke(upper + np.array([0, 0.35]), 0.75, 0.2) * 0.55 * ident.makeup, tint)
     dark = np.array(ident.skin) * 0.35
     crease = upper + np.stack([0 * t, 0.32 + 0.1 * (1 - t * t)], -1)
     p.blend(p.stroke(crease, 0.13, 0.06) * 0.55, dark)
@@ -134,7 +148,7 @@ def _eye(p: Painter, ident: Identity, side: float, rng: np.random.Generator) -> 
     colour = np.asarray(ident.iris, np.float32) * rim[..., None]
     part += iris[..., None].astype(np.float32) * (colour.astype(np.float32) - part)
     p.blend(np.clip((0.27 - r) / soft, 0, 1) * opening[at], (0.02, 0.02, 0.02), at)
-    lid_shadow = p.stroke(upper - [0, 0.12], 0.3, 0.1) * opening
+    lid_shadow = p.stroke(upper - np.array([0, 0.12]), 0.3, 0.1) * opening
     p.blend(lid_shadow * 0.55, np.array(ident.skin) * 0.15)
     glint = np.hypot(p.x[at] - ix + 0.2, p.y[at] - iy - 0.22)
     p.blend(np.clip((0.13 - glint) / soft, 0, 1) * opening[at], (1, 1, 1), at)
@@ -153,7 +167,8 @@ def _brows(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
     colour = np.array(ident.hair) * 0.6
     if np.mean(colour) > 0.4:
         colour = colour * 0.6
-    colour = 0.8 * colour + 0.2 * np.array(ident.skin) * 0.4
+    # Brows stay darker than the skin, or dark faces with grey hair look like a negative.
+    colour = np.minimum(0.8 * colour + 0.08 * np.array(ident.skin), np.array(ident.skin) * 0.55)
     for side in (-1.0, 1.0):
         x = side * (ident.eye_x - 2.0 + 4.2 * t)
         arch = 0.45 * np.sin(np.pi * np.clip(t * 0.95 + 0.05, 0, 1) ** 1.3)
@@ -226,9 +241,9 @@ def paint_face(ident: Identity, scale: float, rng: np.random.Generator) -> Image
     for side in (-1.0, 1.0):
         _eye(p, ident, side, rng)
         nostril = np.linspace(-np.pi, np.pi, 17)[:-1]
-        hole = np.stack([side * 0.72 * ident.nose_width + 0.36 * np.cos(nostril),
-                         ident.nose_y - 0.66 + 0.17 * np.sin(nostril)], axis=-1)
-        p.blend(p.polygon(hole, 0.08) * 0.85, np.array(ident.skin) * 0.12)
+        hole = np.stack([side * 0.72 * ident.nose_width + 0.32 * np.cos(nostril),
+                         ident.nose_y - 0.66 + 0.15 * np.sin(nostril)], axis=-1)
+        p.blend(p.polygon(hole, 0.08) * 0.75, np.array(ident.skin) * 0.2)
     _beard(p, ident, rng)
     _mouth(p, ident, rng)
     _brows(p, ident, rng)
