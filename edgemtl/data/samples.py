@@ -76,8 +76,8 @@ class Sample:
     Attributes:
         name: file name, unique in its dataset.
         image: (height, width, 3) uint8, BGR.
-        labels: kind of label -> its value (``"faces"`` -> :class:`Faces`, ``"depth"`` -> (h, w)
-            float32 in metres with NaN for missing, ``"segmentation"`` -> (h, w) int with -1 ignored).
+        labels: kind of label -> its value: ``"faces"`` -> :class:`Faces`, ``"depth"`` -> (h, w)
+            float32 in metres with NaN for missing, ``"segmentation"`` -> (h, w) int, -1 ignored.
     """
 
     name: str

@@ -19,7 +19,8 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     Subclasses call ``super().__init__(arguments, tasks, input_spec)`` and implement
     :meth:`forward`. Outputs are raw (logits, encoded offsets, maps): softmax, box decoding and
-    resampling belong to the task's ``decode``, outside the graph, where no quantiser can spoil them.
+    resampling belong to the task's ``decode``, outside the graph, where no quantiser can spoil
+    them.
 
     Args:
         arguments: constructor arguments as plain data; ``registry.build(family, arguments)``

@@ -1,18 +1,22 @@
 """What outputs mean. Importing this package registers the built-in kinds."""
 
 from edgemtl.tasks.base import Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.detection import Detection
 from edgemtl.tasks.landmarks import Landmarks
 from edgemtl.tasks.pose import HeadPose
 from edgemtl.tasks.registry import build, kinds, register_task, select, spec_from_dict
+from edgemtl.tasks.segmentation import Segmentation
 
 __all__ = [
+    "Depth",
     "Detection",
     "HeadPose",
     "Landmarks",
     "Metric",
     "MetricResult",
     "MetricSpec",
+    "Segmentation",
     "Task",
     "TaskSpec",
     "build",

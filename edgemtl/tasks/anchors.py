@@ -139,7 +139,7 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
     area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
     area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
     union = area_a[:, None] + area_b[None] - inter
-    return (inter / np.maximum(union, 1e-9)).astype(np.float32)
+    return np.asarray(inter / np.maximum(union, 1e-9), np.float32)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Detections:
 def softmax_face_score(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, 2) background/face logits -> (n,) probability of a face."""
     difference = np.clip(logits[:, 0] - logits[:, 1], -60, 60)
-    return (1.0 / (1.0 + np.exp(difference))).astype(np.float32)
+    return np.asarray(1.0 / (1.0 + np.exp(difference)), np.float32)
 
 
 def match_to_labels(
@@ -173,7 +173,7 @@ class Detection(Task):
         for box, score in zip(found.boxes, found.scores, strict=True):
             if score < OPERATING_SCORE:
                 continue
-            x1, y1, x2, y2 = (int(round(float(v))) for v in box)
+            x1, y1, x2, y2 = (round(float(v)) for v in box)
             cv2.rectangle(picture, (x1, y1), (x2, y2), (80, 220, 60), thickness, cv2.LINE_AA)
             cv2.putText(
                 picture,

@@ -99,7 +99,7 @@ class Landmarks(Task):
             if score < OPERATING_SCORE:
                 continue
             for x, y in points:
-                centre = (int(round(float(x))), int(round(float(y))))
+                centre = (round(float(x)), round(float(y)))
                 cv2.circle(picture, centre, radius, (40, 160, 255), -1, cv2.LINE_AA)
         return picture
 

@@ -30,7 +30,7 @@ def expected_angle(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     bins = np.arange(BINS, dtype=np.float32)
-    return (BIN_DEGREES * (weights @ bins) + LOWEST_DEGREES).astype(np.float32)
+    return np.asarray(BIN_DEGREES * (weights @ bins) + LOWEST_DEGREES, np.float32)
 
 
 def bin_targets(angle: Tensor) -> Tensor:
@@ -173,9 +173,9 @@ def _draw_axes(
         ((sy, -cy * sp), (255, 120, 60)),
     )
     thickness = max(1, round(length / 25))
-    start = (int(round(x)), int(round(y)))
+    start = (round(x), round(y))
     for (dx, dy), colour in ends:
-        end = (int(round(x + length * dx)), int(round(y + length * dy)))
+        end = (round(x + length * dx), round(y + length * dy))
         cv2.line(picture, start, end, colour, thickness, cv2.LINE_AA)
 
 

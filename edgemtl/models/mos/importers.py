@@ -349,6 +349,7 @@ def imagenet_backbone(network: MOS, payload: Any) -> None:
         InputRefused: the file's layout is not that backbone's.
     """
     state = plain_state(payload)
+    dropped: tuple[str, ...]
     if network.arguments["variant"] == "mos-m":
         names, dropped = mobilenet_v2_names(), ("features.18.", "classifier.")
     else:

@@ -1,0 +1,158 @@
+"""Semantic segmentation: one class per pixel; mean intersection over union."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgemtl.data.preprocess import View
+from edgemtl.data.samples import Sample
+from edgemtl.errors import InputRefused
+from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.dense_maps import stack_maps, to_canvas, upsampled
+from edgemtl.tasks.registry import register_task
+
+#: label of a pixel that is neither trained on nor judged
+IGNORED = -1
+#: share of the class colour in the drawn overlay
+OVERLAY = 0.5
+
+
+@register_task
+class Segmentation(Task):
+    """A class for every pixel.
+
+    Output: ``<name>.logits`` (C, h, w), of the canvas's resolution or a coarser one.
+
+    Args:
+        name: task name.
+        classes: names of the C classes, in channel order; at least two, all different.
+    """
+
+    kind = "segmentation"
+    label_kind = "segmentation"
+    primary = MetricSpec("miou", "mIoU", "higher")
+    secondary = (MetricSpec("pixel_accuracy", "pixel accuracy", "higher"),)
+
+    def __init__(self, name: str, classes: Sequence[str]) -> None:
+        super().__init__(name)
+        if isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
+            raise TypeError("'classes' is a list of class names")
+        self.classes = tuple(classes)
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("segmentation needs two or more classes with different names")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (f"{self.name}.logits",)
+
+    def spec(self) -> TaskSpec:
+        return TaskSpec(self.name, self.kind, {"classes": list(self.classes)})
+
+    def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> Tensor:
+        """(B, H, W) int64 of (H, W) integer labels; all ignored where a picture has none."""
+        for label in labels:
+            if label is not None:
+                _check_classes(label, len(self.classes))
+        return torch.from_numpy(stack_maps(labels, canvas_size, np.int64(IGNORED)))
+
+    def loss_terms(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """``class``: mean cross-entropy over labelled pixels of the canvas."""
+        logits = outputs[self.outputs[0]].float()
+        if not bool((targets != IGNORED).any()):
+            return {"class": logits.sum() * 0.0}
+        logits = upsampled(logits, (targets.shape[1], targets.shape[2]))
+        return {"class": F.cross_entropy(logits, targets, ignore_index=IGNORED)}
+
+    def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> NDArray[np.int64]:
+        """(h, w) int64 class of every pixel of the picture."""
+        # Class by class: all resampled logits of a large photo at once would take gigabytes.
+        winner = np.zeros(view.picture_size, np.int64)
+        best = np.full(view.picture_size, -np.inf, np.float32)
+        for index, logits in enumerate(outputs[self.outputs[0]]):
+            resampled = view.crop_to_picture(to_canvas(logits, view))
+            better = resampled > best
+            winner[better] = index
+            best[better] = resampled[better]
+        return winner
+
+    def new_metric(self) -> Metric:
+        return MeanIntersectionOverUnion(self.name, len(self.classes))
+
+    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """Tint every pixel with its class's colour; the first class darkens it."""
+        colours = palette(len(self.classes))[decoded[self.name]]
+        return np.asarray(cv2.addWeighted(picture, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
+
+    def describe(self, decoded: NDArray[np.int64]) -> dict[str, float]:
+        """Share of the picture's pixels per class, for the classes that occur."""
+        counts = np.bincount(decoded.ravel(), minlength=len(self.classes))
+        return {
+            name: float(count / decoded.size)
+            for name, count in zip(self.classes, counts, strict=True)
+            if count
+        }
+
+
+def palette(classes: int) -> NDArray[np.uint8]:
+    """(classes, 3) uint8 BGR colours, the same for everyone: black first, then hues in turn."""
+    # Steps of the golden angle keep neighbouring class numbers far apart on the colour wheel.
+    hue = np.arange(classes) * 0.381966 % 1 * 180
+    value = np.where(np.arange(classes) % 2 == 0, 255, 190)
+    hsv = np.stack([hue, np.full(classes, 220.0), value], axis=-1).astype(np.uint8)
+    colours = np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
+    colours[0] = 0
+    return colours
+
+
+def _check_classes(label: NDArray[np.integer[Any]], classes: int) -> None:
+    largest = int(label.max(initial=IGNORED))
+    if largest >= classes:
+        raise InputRefused(
+            f"the labels hold class {largest}, the task has classes 0 to {classes - 1}",
+            hint="are these labels of another data set?",
+        )
+
+
+class MeanIntersectionOverUnion(Metric):
+    """Mean over classes of intersection / union, and the share of pixels classified right.
+
+    Pixels are pooled over all pictures; ignored ones count nowhere. The mean is over the classes
+    that occur in the labels: a class nobody labelled has no recall to measure, its false alarms
+    still cost the classes they cover.
+    """
+
+    def __init__(self, task: str, classes: int) -> None:
+        self._task = task
+        self._classes = classes
+        #: rows: labelled class, columns: answered class
+        self._confusion = np.zeros((classes, classes), np.int64)
+
+    def update(self, decoded: Mapping[str, Any], sample: Sample) -> None:
+        label = sample.labels.get("segmentation")
+        if label is None:
+            return
+        _check_classes(label, self._classes)
+        judged = label >= 0
+        pairs = label[judged].astype(np.int64) * self._classes + decoded[self._task][judged]
+        counts = np.bincount(pairs, minlength=self._classes**2)
+        self._confusion += counts.reshape(self._classes, self._classes)
+
+    def result(self) -> MetricResult:
+        total = int(self._confusion.sum())
+        if total == 0:
+            return MetricResult({"miou": None, "pixel_accuracy": None}, 0, "no labelled pixel")
+        hits = np.diag(self._confusion)
+        labelled, answered = self._confusion.sum(axis=1), self._confusion.sum(axis=0)
+        present = labelled > 0
+        overlap = hits[present] / (labelled + answered - hits)[present]
+        return MetricResult(
+            {"miou": float(overlap.mean()), "pixel_accuracy": float(hits.sum() / total)}, total
+        )

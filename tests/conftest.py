@@ -1,0 +1,8 @@
+"""Makes ``tests/support`` importable as ``support``, whichever folder the tests start from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
