@@ -71,16 +71,37 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _Parser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR",
-                        help="folder that receives train/ and val/")
-    parser.add_argument("--train", type=int, default=140, metavar="N",
-                        help="images in train/ (default %(default)s; 0 skips the split)")
-    parser.add_argument("--val", type=int, default=60, metavar="M",
-                        help="images in val/ (default %(default)s; 0 skips the split)")
-    parser.add_argument("--seed", type=int, default=20240501, metavar="S",
-                        help="non-negative seed (default %(default)s)")
-    parser.add_argument("--force", action="store_true",
-                        help="replace train/ and val/ in a folder that is not empty")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder that receives train/ and val/",
+    )
+    parser.add_argument(
+        "--train",
+        type=int,
+        default=140,
+        metavar="N",
+        help="images in train/ (default %(default)s; 0 skips the split)",
+    )
+    parser.add_argument(
+        "--val",
+        type=int,
+        default=60,
+        metavar="M",
+        help="images in val/ (default %(default)s; 0 skips the split)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=20240501,
+        metavar="S",
+        help="non-negative seed (default %(default)s)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace train/ and val/ in a folder that is not empty"
+    )
     return parser.parse_args(argv)
 
 

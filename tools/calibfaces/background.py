@@ -56,8 +56,9 @@ def _bricks(rng: np.random.Generator, h: int, w: int) -> Image:
         for column in range(-1, w // bw + 1):
             x = int((column + offset * (row % 2)) * bw)
             shade = a * rng.uniform(0.75, 1.2)
-            cv2.rectangle(image, (x, row * bh), (x + bw - gap, row * bh + bh - gap),
-                          shade.tolist(), -1)
+            cv2.rectangle(
+                image, (x, row * bh), (x + bw - gap, row * bh + bh - gap), shade.tolist(), -1
+            )
     return np.asarray(image * (1 + 0.05 * fractal(rng, h, w, 30, 3))[..., None], np.float32)
 
 
@@ -101,8 +102,9 @@ def _shelves(rng: np.random.Generator, h: int, w: int) -> Image:
         while x < w:
             bw = int(rng.integers(4, 22))
             bh = int(step * rng.uniform(0.5, 0.9))
-            cv2.rectangle(image, (x, top + step - bh), (x + bw - 1, top + step - 4),
-                          _colour(rng).tolist(), -1)
+            cv2.rectangle(
+                image, (x, top + step - bh), (x + bw - 1, top + step - 4), _colour(rng).tolist(), -1
+            )
             x += bw + int(rng.integers(0, 4))
         cv2.rectangle(image, (0, top + step - 4), (w, top + step), _colour(rng).tolist(), -1)
     return image
@@ -129,18 +131,35 @@ def _distractors(rng: np.random.Generator, image: Image) -> None:
         if kind < 0.4:
             cv2.circle(image, (x, y), r, colour, -1, cv2.LINE_AA)
         elif kind < 0.7:
-            cv2.ellipse(image, (x, y), (r, int(r * 1.3)), float(rng.uniform(-40, 40)), 0, 360,
-                        colour, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                image,
+                (x, y),
+                (r, int(r * 1.3)),
+                float(rng.uniform(-40, 40)),
+                0,
+                360,
+                colour,
+                -1,
+                cv2.LINE_AA,
+            )
         else:
             cv2.rectangle(image, (x - r, y - r), (x + r, y + r), colour, -1)
         for _ in range(int(rng.integers(0, 3))):
             dx, dy = (int(v) for v in rng.uniform(-0.6, 0.6, 2) * r)
-            cv2.circle(image, (x + dx, y + dy), max(1, r // 6), _colour(rng).tolist(), -1,
-                       cv2.LINE_AA)
+            cv2.circle(
+                image, (x + dx, y + dy), max(1, r // 6), _colour(rng).tolist(), -1, cv2.LINE_AA
+            )
 
 
 _KINDS: tuple[Callable[[np.random.Generator, int, int], Image], ...] = (
-    _gradient, _noise, _blobs, _bricks, _stripes, _room, _shelves, _foliage,
+    _gradient,
+    _noise,
+    _blobs,
+    _bricks,
+    _stripes,
+    _room,
+    _shelves,
+    _foliage,
 )
 _ODDS = np.array([1.0, 1.2, 2.0, 1.0, 0.8, 2.2, 1.0, 1.2])
 
@@ -153,7 +172,7 @@ def make_background(rng: np.random.Generator, height: int, width: int) -> Image:
         _distractors(rng, image)
     if rng.random() < 0.6:
         # Depth of field: what lies behind the people is often out of focus.
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 5)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 5))), np.float32)
     image = image * (1 + 0.03 * fractal(rng, height, width, 8, 5))[..., None]
     if rng.random() < 0.4:
         image = image * (0.7 + 0.5 * _gradient(rng, height, width).mean(axis=2, keepdims=True))

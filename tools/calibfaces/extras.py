@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .geometry import (
@@ -23,8 +25,9 @@ from .identity import Identity
 def _smooth_noise(rng: np.random.Generator, count: int, knots: int) -> Array:
     """Periodic 1-D noise in about [-1, 1]."""
     values = rng.uniform(-1, 1, knots)
-    return np.interp(np.linspace(0, knots, count), np.arange(knots + 1), np.append(values,
-                                                                                   values[0]))
+    closed = np.append(values, values[0])
+    at = np.linspace(0, knots, count)
+    return np.asarray(np.interp(at, np.arange(knots + 1), closed))
 
 
 def _shell(
@@ -44,7 +47,7 @@ def _shell(
     return points
 
 
-def _line(phi: Array, stations: list[tuple[float, float]]) -> Array:
+def _line(phi: Array, stations: Sequence[tuple[float, float]]) -> Array:
     """Height of an edge by absolute azimuth in degrees."""
     return np.interp(np.abs(np.degrees(phi)), [s[0] for s in stations], [s[1] for s in stations])
 
@@ -58,8 +61,17 @@ def hair_grids(ident: Identity, rng: np.random.Generator, detail: float) -> list
     phi = np.linspace(-np.pi, np.pi, columns)
     line = ident.hairline
     side = -1.5 if style in ("crop", "short", "afro") else -2.5
-    stations = [(0, line), (28, line - 0.2), (48, line - 2.0), (60, 2.6), (70, side + 1.4),
-                (80, side), (96, side + 0.5), (112, -4.5), (180, -7.5)]
+    stations = [
+        (0, line),
+        (28, line - 0.2),
+        (48, line - 2.0),
+        (60, 2.6),
+        (70, side + 1.4),
+        (80, side),
+        (96, side + 0.5),
+        (112, -4.5),
+        (180, -7.5),
+    ]
     end = _line(phi, stations)
     below, flare = -0.5, 0.0
     thickness = {"crop": 0.3, "short": 0.85, "bob": 1.2, "long": 1.2, "afro": 3.2, "bun": 0.45}
@@ -90,8 +102,7 @@ def hair_grids(ident: Identity, rng: np.random.Generator, detail: float) -> list
     uv = np.stack(np.broadcast_arrays(phi[None, :] / np.pi * 0.5 + 0.5, t), axis=-1)
     grids = [make_grid(points, ident.hair, HAIR, uv=uv, two_sided=True)]
     if style == "bun":
-        v, u = np.meshgrid(np.linspace(0, np.pi, 10), np.linspace(-np.pi, np.pi, 19),
-                           indexing="ij")
+        v, u = np.meshgrid(np.linspace(0, np.pi, 10), np.linspace(-np.pi, np.pi, 19), indexing="ij")
         r = 2.6 + ident.hair_length
         ball = np.stack([r * np.sin(v) * np.sin(u), r * np.cos(v), r * np.sin(v) * np.cos(u)], -1)
         at = np.array([0, 9.5 + 2.5 * ident.part, -14.0 + 3 * ident.part])
@@ -165,20 +176,23 @@ def glasses_grids(ident: Identity, rng: np.random.Generator) -> list[Grid]:
         if ident.glasses == "sun":
             mid = np.broadcast_to(inner.mean(axis=0), inner.shape)
             tint = np.array(colour) * 0.25 + rng.uniform(0.0, 0.05)
-            grids.append(make_grid(np.stack([mid, (mid + inner) / 2, inner]), tint, LENS,
-                                   two_sided=True))
+            grids.append(
+                make_grid(np.stack([mid, (mid + inner) / 2, inner]), tint, LENS, two_sided=True)
+            )
         hinge = np.array([side * (ident.eye_x + wide), 0.3, front - 1.6])
         ear = np.array([side * 7.5 * ident.face_width, 0.2, -7.5])
         bar = np.array([0, rim * 0.8, 0])
         path = np.linspace(hinge, ear, 10)
-        grids.append(make_grid(np.stack([path - bar / 2, path + bar / 2]), colour, FRAME,
-                               two_sided=True))
+        grids.append(
+            make_grid(np.stack([path - bar / 2, path + bar / 2]), colour, FRAME, two_sided=True)
+        )
     gap = ident.eye_x - wide
     x = np.linspace(-gap - 0.1, gap + 0.1, 7)
     bridge = np.stack([x, 0.25 - 0.12 * x * x, np.full(7, front + 0.12)], axis=-1)
     bar = np.array([0, rim, 0])
-    grids.append(make_grid(np.stack([bridge - bar / 2, bridge + bar / 2]), colour, FRAME,
-                           two_sided=True))
+    grids.append(
+        make_grid(np.stack([bridge - bar / 2, bridge + bar / 2]), colour, FRAME, two_sided=True)
+    )
     return grids
 
 

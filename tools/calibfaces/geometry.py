@@ -155,7 +155,7 @@ def beard_weight(x: Array, y: Array, ident: Identity) -> Array:
     tall = 1.2 + ident.mouth_gap / 2
     mouth = np.exp(-0.5 * ((x / 2.4) ** 4 + ((y - (m + low) / 2) / tall) ** 4))
     cheek = np.clip((-1.5 - y) / 2.5, 0, 1)
-    return np.clip(jaw * cheek * (1 - mouth), 0, 1)
+    return np.asarray(np.clip(jaw * cheek * (1 - mouth), 0, 1))
 
 
 def _azimuths(count: int) -> Array:
@@ -172,8 +172,10 @@ def head_grid(ident: Identity, detail: float) -> Grid:
     """The skull and face; `detail` in (0, 1] thins the grid for small heads."""
     anchors = np.array([TOP, 10.9, 9, 5, 3.2, -8.6, -11, -11.8, CHIN])
     counts = np.maximum(1, np.round(np.array([3, 4, 5, 4, 46, 8, 5, 4]) * detail)).astype(int)
-    rows = [np.linspace(a, b, c, endpoint=False) for a, b, c in
-            zip(anchors[:-1], anchors[1:], counts, strict=True)]
+    rows = [
+        np.linspace(a, b, c, endpoint=False)
+        for a, b, c in zip(anchors[:-1], anchors[1:], counts, strict=True)
+    ]
     y = np.concatenate([*rows, [CHIN]])
     yy, pp = np.meshgrid(y, _azimuths(int(88 * detail)), indexing="ij")
     points = surface(yy, pp, ident)
@@ -216,15 +218,27 @@ def body_grids(ident: Identity) -> list[Grid]:
     wide = 5.0 + 5.0 * (ident.jaw_width - 0.93)
     y, pp = np.meshgrid(np.linspace(-3, -21, 12), phi, indexing="ij")
     t = (-3 - y) / 18
-    neck = np.stack([wide * np.sin(pp) * (1 + 0.3 * t**3), y, -8.6 - 1.0 * t +
-                     5.1 * np.cos(pp)], axis=-1)
-    table = np.array(
-        [(-14.2, 5.9, 5.7), (-15.6, 7.4, 6.4), (-17.0, 11.0, 7.2), (-18.6, 15.8, 8.0),
-         (-21.0, 19.2, 9.2), (-26.0, 20.8, 10.6), (-36.0, 20.5, 11.5), (-62.0, 16.5, 10.0),
-         (-72.0, 17.5, 10.5), (-78.0, 16.5, 10.0), (-160.0, 10.5, 7.0)]
+    neck = np.stack(
+        [wide * np.sin(pp) * (1 + 0.3 * t**3), y, -8.6 - 1.0 * t + 5.1 * np.cos(pp)], axis=-1
     )
-    y, pp = np.meshgrid(np.interp(np.linspace(0, 10, 26), np.arange(11), table[:, 0]), phi,
-                        indexing="ij")
+    table = np.array(
+        [
+            (-14.2, 5.9, 5.7),
+            (-15.6, 7.4, 6.4),
+            (-17.0, 11.0, 7.2),
+            (-18.6, 15.8, 8.0),
+            (-21.0, 19.2, 9.2),
+            (-26.0, 20.8, 10.6),
+            (-36.0, 20.5, 11.5),
+            (-62.0, 16.5, 10.0),
+            (-72.0, 17.5, 10.5),
+            (-78.0, 16.5, 10.0),
+            (-160.0, 10.5, 7.0),
+        ]
+    )
+    y, pp = np.meshgrid(
+        np.interp(np.linspace(0, 10, 26), np.arange(11), table[:, 0]), phi, indexing="ij"
+    )
     a, b = (np.interp(-y, -table[:, 0], table[:, k]) for k in (1, 2))
     torso = np.stack([a * np.sin(pp), y - 0.6 * np.cos(pp), -9.6 + b * np.cos(pp)], axis=-1)
     first, second = np.array(ident.cloth), np.array(ident.cloth_second)
@@ -251,8 +265,13 @@ def landmark_points(ident: Identity) -> Array:
     low = ident.mouth_y - ident.mouth_gap
     corner_y = (ident.mouth_y + low) / 2 + 0.45 * ident.smile
     xy = np.array(
-        [(-ident.eye_x, 0.0), (ident.eye_x, 0.0), (0.0, ident.nose_y),
-         (-ident.mouth_half, corner_y), (ident.mouth_half, corner_y)]
+        [
+            (-ident.eye_x, 0.0),
+            (ident.eye_x, 0.0),
+            (0.0, ident.nose_y),
+            (-ident.mouth_half, corner_y),
+            (ident.mouth_half, corner_y),
+        ]
     )
     return on_face(xy, ident)
 
@@ -282,7 +301,15 @@ def outline_points(ident: Identity) -> Array:
     phi = np.array([88, 85, 80, 68, 52, 32, 12]) * np.pi / 180
     right = surface(y, phi, ident)
     left = right * np.array([-1.0, 1.0, 1.0])
-    brows = on_face(np.array([(s * x, ident.brow_y + d) for s in (-1, 1)
-                              for x, d in ((0.8, 0.0), (2.8, 0.35), (4.9, -0.2))]), ident)
+    brows = on_face(
+        np.array(
+            [
+                (s * x, ident.brow_y + d)
+                for s in (-1, 1)
+                for x, d in ((0.8, 0.0), (2.8, 0.35), (4.9, -0.2))
+            ]
+        ),
+        ident,
+    )
     nose = on_face(np.array([(0.0, ident.nose_y)]), ident)
     return np.concatenate([left, right, brows, nose])

@@ -125,11 +125,11 @@ def render_head(
         shifted = points - _HEAD_PIVOT
         head, torso = shifted @ turn.T, shifted @ torso_turn.T
         share = np.asarray(follows)[..., None]
-        return share * head + (1 - share) * torso - focus
+        return np.asarray(share * head + (1 - share) * torso - focus)
 
     def project(points: Array) -> Array:
         shrink = place.camera_cm / np.maximum(place.camera_cm - points[..., 2:], 10.0)
-        return points[..., :2] * np.array([1.0, -1.0]) * shrink
+        return np.asarray(points[..., :2] * np.array([1.0, -1.0]) * shrink)
 
     # First place the face box without scale, then scale it to the wanted size and position.
     outline = project(posed(outline_points(ident)))
@@ -173,13 +173,15 @@ def render_head(
     surface = rasterise(grids, placed, screen, wide, tall)
     unit = scale * fine
     paint_scale = float(np.clip(unit * 1.15, 3.0, 20.0))
-    colour = np.zeros((tall, wide, 4), np.float32)
+    colour: NDArray[np.float32] = np.zeros((tall, wide, 4), np.float32)
     if surface.covered.any():
         paint = paint_face(ident, paint_scale, rng)
         colour[surface.covered, :3] = shade(surface, paint, paint_scale, light, unit, rng)
         colour[surface.covered, 3] = 1.0
     if fine < 2:
-        colour = cv2.GaussianBlur(colour, (0, 0), 0.6)
+        colour = np.asarray(cv2.GaussianBlur(colour, (0, 0), 0.6), np.float32)
     if (wide, tall) != (width, height):
-        colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
+        colour = np.asarray(
+            cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA), np.float32
+        )
     return Layer(colour[..., :3], colour[..., 3], int(low[0]), int(low[1]), label)

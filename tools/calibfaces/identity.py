@@ -33,8 +33,8 @@ _HAIR = (
     (24, 32, 44),
     (32, 48, 74),
     (48, 76, 112),
-    (92, 140, 184),
-    (140, 188, 220),
+    (88, 132, 182),
+    (136, 180, 220),
     (30, 62, 130),
     (150, 152, 156),
     (205, 208, 212),
@@ -133,7 +133,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         odds = odds * np.array([3, 2, 1, 0.3, 0.1, 0.05, 0.05, 1, 0.6])
     odds[-2:] *= 0.3 + 3 * age
     hair = np.array(_HAIR[int(rng.choice(len(_HAIR), p=odds / odds.sum()))], dtype=np.float64)
-    hair = hair * rng.uniform(0.7, 1.25) * (1 + rng.normal(0, 0.05, 3))
+    hair = hair * rng.uniform(0.7, 1.2) * (1 + rng.normal(0, 0.03, 3))
     if masculine:
         style = _choice(
             rng, {"bald": 1 + 1.2 * age, "crop": 2.5, "short": 4, "bob": 0.5, "afro": 0.5}
@@ -142,9 +142,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         style = _choice(
             rng, {"crop": 0.3, "short": 1.5, "bob": 2.5, "long": 4, "afro": 0.6, "bun": 1.2}
         )
-    headwear = _choice(
-        rng, {"none": 8.3, "beanie": 0.6, "cap": 0.6, "hood": 0.25, "scarf": 0.25}
-    )
+    headwear = _choice(rng, {"none": 8.3, "beanie": 0.6, "cap": 0.6, "hood": 0.25, "scarf": 0.25})
     bearded = masculine and rng.random() < 0.4
     mouth_open = rng.random() < 0.3
     smile = float(rng.beta(1.2, 1.8)) if rng.random() < 0.6 else n(-0.05, 0.1)
@@ -175,7 +173,8 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         teeth=bool(rng.random() < 0.75),
         age=age,
         beard=float(rng.uniform(0.4, 1.0)) if bearded else float(masculine) * rng.uniform(0, 0.25),
-        moustache=float(rng.uniform(0.4, 1)) if bearded or (masculine and rng.random() < 0.1)
+        moustache=float(rng.uniform(0.4, 1))
+        if bearded or (masculine and rng.random() < 0.1)
         else 0.0,
         beard_length=float(rng.gamma(1.2, 0.5)) if bearded else 0.0,
         makeup=0.0 if masculine else float(rng.beta(0.8, 1.2)),
@@ -196,9 +195,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
             rng.uniform(8, 60, 3) if rng.random() < 0.7 else rng.uniform(40, 190, 3)
         ),
         face_mask=bool(rng.random() < 0.05),
-        mask_colour=_unit(
-            ((225, 205, 170), (235, 235, 235), (35, 32, 30))[int(rng.integers(3))]
-        ),
+        mask_colour=_unit(((225, 205, 170), (235, 235, 235), (35, 32, 30))[int(rng.integers(3))]),
         cloth=_vivid(rng),
         cloth_second=_vivid(rng),
         cloth_pattern=_choice(rng, {"plain": 5, "stripes": 1.5, "collar": 2, "checks": 1}),

@@ -53,8 +53,7 @@ def rasterise(
         )
         corners.append(triangles)
         mats.append(np.full(len(triangles), grid.material + (100 if grid.two_sided else 0)))
-        flat = [points[..., 2:], _normals(points), grid.colour, grid.uv,
-                grid.points[..., 1:2]]
+        flat = [points[..., 2:], _normals(points), grid.colour, grid.uv, grid.points[..., 1:2]]
         packs.append(np.concatenate(flat, axis=-1).reshape(rows * columns, -1))
         offset += rows * columns
     attributes = np.concatenate(packs).astype(np.float32)
@@ -62,8 +61,9 @@ def rasterise(
     tri = np.concatenate(corners)
     material = np.concatenate(mats)
     p = xy[tri]
-    cross = (p[:, 1, 0] - p[:, 0, 0]) * (p[:, 2, 1] - p[:, 0, 1]) - (
-        p[:, 1, 1] - p[:, 0, 1]) * (p[:, 2, 0] - p[:, 0, 0])
+    cross = (p[:, 1, 0] - p[:, 0, 0]) * (p[:, 2, 1] - p[:, 0, 1]) - (p[:, 1, 1] - p[:, 0, 1]) * (
+        p[:, 2, 0] - p[:, 0, 0]
+    )
     low, high = p.min(axis=1), p.max(axis=1)
     keep = (np.abs(cross) > 1e-6) & ((cross < 0) | (material >= 100))
     keep &= (high[:, 0] >= 0) & (high[:, 1] >= 0) & (low[:, 0] < width) & (low[:, 1] < height)
@@ -78,26 +78,28 @@ def rasterise(
     for number, triangle in enumerate(fixed, start=1):
         fill(buffer, triangle, number, 8, 4)
     covered = buffer > 0
-    y, x = np.nonzero(covered)
-    number = buffer[covered] - 1
+    rows_at, columns_at = np.nonzero(covered)
+    seen = buffer[covered] - 1
     # Barycentric coordinates are affine in x and y; their coefficients are made per triangle, and
     # kept inside the triangle where its outline was drawn fatter.
     x0, y0 = p[:, 0, 0], p[:, 0, 1]
     ux, uy = (p[:, 2, 1] - y0) / cross, (x0 - p[:, 2, 0]) / cross
     vx, vy = (y0 - p[:, 1, 1]) / cross, (p[:, 1, 0] - x0) / cross
-    plane = np.stack([x0, y0, ux, uy, vx, vy], axis=-1).astype(np.float32)[number]
-    dx, dy = x.astype(np.float32) - plane[:, 0], y.astype(np.float32) - plane[:, 1]
+    plane = np.stack([x0, y0, ux, uy, vx, vy], axis=-1).astype(np.float32)[seen]
+    dx = columns_at.astype(np.float32) - plane[:, 0]
+    dy = rows_at.astype(np.float32) - plane[:, 1]
     u = np.clip(dx * plane[:, 2] + dy * plane[:, 3], 0, 1)
     v = np.clip(dx * plane[:, 4] + dy * plane[:, 5], 0, 1)
     over = np.maximum(u + v, 1)
     u, v = (u / over)[:, None], (v / over)[:, None]
     first = attributes[tri[:, 0]]
     second, third = attributes[tri[:, 1]] - first, attributes[tri[:, 2]] - first
-    values = first[number] + u * second[number] + v * third[number]
+    values = first[seen] + u * second[seen] + v * third[seen]
     normal = values[:, 1:4]
     normal = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6)
-    kind = material[number]
+    kind = material[seen]
     back = (kind >= 100) & (normal[:, 2] < 0)
     normal[back] *= -1
-    return Surface(covered, kind % 100, normal, values[:, 0], values[:, 4:7], values[:, 7:9],
-                   values[:, 9])
+    return Surface(
+        covered, kind % 100, normal, values[:, 0], values[:, 4:7], values[:, 7:9], values[:, 9]
+    )

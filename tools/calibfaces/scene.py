@@ -13,8 +13,17 @@ from .head import FaceLabel, Layer, Placement, render_head
 from .identity import sample_identity
 from .shade import sample_light
 
-SIZES = ((240, 320), (270, 360), (270, 480), (320, 320), (320, 240), (360, 270), (360, 480),
-         (288, 352), (300, 400))
+SIZES = (
+    (240, 320),
+    (270, 360),
+    (270, 480),
+    (320, 320),
+    (320, 240),
+    (360, 270),
+    (360, 480),
+    (288, 352),
+    (300, 400),
+)
 """Frame sizes as (height, width) in pixels."""
 MIN_SIDE, MAX_SIDE = 14.0, 220.0
 """Mean side of a face box, pixels."""
@@ -57,13 +66,13 @@ def _hidden_share(label: FaceLabel, alpha: NDArray[np.float32]) -> float:
     """Share of a face box covered by nearer layers."""
     x, y, w, h = label.box
     rows = slice(max(0, int(y)), max(1, int(y + h)))
-    part = alpha[rows, max(0, int(x)):max(1, int(x + w))]
+    part = alpha[rows, max(0, int(x)) : max(1, int(x + w))]
     return float(part.mean()) if part.size else 1.0
 
 
 def _photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Exposure, blur, tone curve, noise and JPEG: from linear light to 8-bit BGR."""
-    image = linear * float(np.exp(rng.normal(0.05, 0.2)))
+    image: NDArray[np.float32] = linear * np.float32(np.exp(rng.normal(0.05, 0.2)))
     image = image * (1 + 0.05 * rng.standard_normal(3)).astype(np.float32)
     if rng.random() < 0.35:
         height, width = image.shape[:2]
@@ -72,16 +81,23 @@ def _photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArra
         ramp = (x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle)
         image = image * (1 + rng.uniform(0, 0.9) * ramp)[..., None]
     if rng.random() < 0.45:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.3)))
+        image = np.asarray(
+            cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.3))), np.float32
+        )
     if rng.random() < 0.12:
         length = int(rng.integers(3, 8))
         kernel = np.zeros((length, length), np.float32)
         angle = rng.uniform(0, np.pi)
         reach = (length - 1) / 2
         dx, dy = np.cos(angle) * reach, np.sin(angle) * reach
-        cv2.line(kernel, (round(reach - dx), round(reach - dy)),
-                 (round(reach + dx), round(reach + dy)), 1.0, 1)
-        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+        cv2.line(
+            kernel,
+            (round(reach - dx), round(reach - dy)),
+            (round(reach + dx), round(reach + dy)),
+            1.0,
+            1,
+        )
+        image = np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), np.float32)
     # A soft shoulder keeps bright skin from clipping flat.
     image = np.maximum(image, 0)
     image = image * (1 + image / 2.4) / (1 + image * 0.85)

@@ -58,20 +58,28 @@ def _cast_shadow(s: Surface, light: Light, unit: float) -> Array:
     `unit` is pixels per centimetre.
     """
     height, width = s.covered.shape
-    depth = np.full((height, width), -1e3, np.float32)
+    depth: NDArray[np.float32] = np.full((height, width), -1e3, np.float32)
     depth[s.covered] = s.depth
-    blocked = np.zeros((height, width), np.float32)
+    blocked: NDArray[np.float32] = np.zeros((height, width), np.float32)
     for step in (0.8, 1.5, 2.4, 3.6, 5.2, 7.5):
         dx, dy = light.key[0] * step * unit, -light.key[1] * step * unit
         move = np.array([[1, 0, -dx], [0, 1, -dy]], np.float32)
-        moved = cv2.warpAffine(depth, move, (width, height), flags=cv2.INTER_NEAREST,
-                               borderMode=cv2.BORDER_CONSTANT, borderValue=-1e3)
+        moved = cv2.warpAffine(
+            depth,
+            move,
+            (width, height),
+            flags=cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=-1e3,
+        )
         gap = moved - (depth + light.key[2] * step)
-        blocked = np.maximum(blocked, np.clip((gap - 0.25) * 1.6, 0, 1) * (gap < 9))
+        here = np.clip((gap - 0.25) * 1.6, 0, 1) * (gap < 9)
+        np.maximum(blocked, here, out=blocked)
     soft = max(0.5, 0.35 * unit)
     weight = cv2.GaussianBlur(s.covered.astype(np.float32), (0, 0), soft)
-    blocked = cv2.GaussianBlur(blocked * s.covered, (0, 0), soft) / np.maximum(weight, 1e-3)
-    return np.asarray(1 - light.shadow * blocked[s.covered], np.float32)
+    soft_blocked = cv2.GaussianBlur(blocked * s.covered, (0, 0), soft)
+    share = (soft_blocked / np.maximum(weight, 1e-3))[s.covered]
+    return np.asarray(1 - light.shadow * share, np.float32)
 
 
 def _sample(image: Image, x: Array, y: Array) -> NDArray[np.float32]:
@@ -82,8 +90,13 @@ def _sample(image: Image, x: Array, y: Array) -> NDArray[np.float32]:
     rows = -(-len(x) // columns)
     maps = np.zeros((2, rows * columns), np.float32)
     maps[0, : len(x)], maps[1, : len(x)] = x, y
-    out = cv2.remap(image, maps[0].reshape(rows, columns), maps[1].reshape(rows, columns),
-                    cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = cv2.remap(
+        image,
+        maps[0].reshape(rows, columns),
+        maps[1].reshape(rows, columns),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return np.asarray(out.reshape(rows * columns, *image.shape[2:])[: len(x)], np.float32)
 
 
@@ -125,7 +138,8 @@ def shade(
     # Below the chin and inside the neckline little sky is seen.
     sheltered = np.clip((s.height + 17.5) / 4.0, 0, 1) * np.clip((-10.5 - s.height) / 3, 0, 1)
     ambient = (ground + up * (sky - ground)) * (
-        1 - 0.55 * sheltered * np.isin(s.material, (SKIN,)))[:, None]
+        1 - 0.55 * sheltered * np.isin(s.material, (SKIN,))
+    )[:, None]
     fill_colour = light.fill_colour.astype(np.float32)
     lit = diffuse[:, None] * key_colour + fill[:, None] * fill_colour + ambient
     # Light scattered in skin reddens the edge of the shadow.
@@ -137,9 +151,16 @@ def shade(
     shine = np.clip(normal @ half, 0, 1)
     gloss = np.zeros(len(albedo), np.float32)
     for material, power, strength in (
-        (FACE, 22, 0.09), (SKIN, 22, 0.05), (HAIR, 14, 0.07), (FRAME, 40, 0.5), (LENS, 60, 0.7),
+        (FACE, 22, 0.09),
+        (SKIN, 22, 0.05),
+        (HAIR, 14, 0.07),
+        (FRAME, 40, 0.5),
+        (LENS, 60, 0.7),
     ):
         mine = s.material == material
         gloss[mine] = strength * shine[mine] ** power
+    # Beard, brows and pupils, darker than the bare skin, shine less.
+    bare = np.asarray(s.colour, np.float32)[face].mean(axis=1)
+    gloss[face] *= np.clip(colour[face].mean(axis=1) / (bare + 1e-3), 0.1, 1) ** 2
     out += (gloss * kept * light.specular)[:, None] * key_colour
     return np.asarray(out, np.float32)

@@ -58,7 +58,6 @@ class Painter:
                 return
             at = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
             mask = mask[at]
-            colour = colour[at] if np.ndim(colour) == 3 else colour
         part = self.image[at]
         part += mask[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
 
@@ -72,8 +71,9 @@ class Painter:
     def polygon(self, points: Array, blur: float = 0.0) -> Image:
         """A mask in [0, 1] of a closed polygon (n, 2) in cm, softened by `blur` cm."""
         mask = np.zeros((self.height, self.width), np.uint8)
-        pixels = np.stack([(points[:, 0] - LEFT) * self.scale, (HIGH - points[:, 1]) * self.scale],
-                          axis=-1)
+        pixels = np.stack(
+            [(points[:, 0] - LEFT) * self.scale, (HIGH - points[:, 1]) * self.scale], axis=-1
+        )
         cv2.fillPoly(mask, [np.round((pixels - 0.5) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
         sigma = max(0.3, blur * self.scale) if blur > 0 else 0.0
         reach = int(3 * sigma) + 2
@@ -117,8 +117,10 @@ def _skin(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
         for k in range(3):
             x = np.linspace(-3.2, 3.2, 15)
             y = 4.0 + 0.9 * k + 0.15 * np.cos(x) + 0.06 * rng.standard_normal(15)
-            p.blend(p.stroke(np.stack([x, y], -1), 0.12, 0.07) * (ident.age - 0.4),
-                    np.array(ident.skin) * 0.55)
+            p.blend(
+                p.stroke(np.stack([x, y], -1), 0.12, 0.07) * (ident.age - 0.4),
+                np.array(ident.skin) * 0.55,
+            )
     if ident.freckles > 0:
         for x, y in zip(rng.normal(0, 3, 60), rng.normal(-2.4, 1.3, 60), strict=True):
             p.shade(x, y, 0.1, 0.1, np.array([0.6, 0.66, 0.75]) ** ident.freckles)
@@ -137,7 +139,7 @@ def _eye(p: Painter, ident: Identity, side: float, rng: np.random.Generator) -> 
     crease = upper + np.stack([0 * t, 0.32 + 0.1 * (1 - t * t)], -1)
     p.blend(p.stroke(crease, 0.13, 0.06) * 0.55, dark)
     opening = p.polygon(np.concatenate([upper, lower[::-1]]))
-    p.blend(opening, np.array([0.86, 0.87, 0.9]) * rng.uniform(0.8, 1.0))
+    p.blend(opening, np.array([0.8, 0.82, 0.86]) * rng.uniform(0.8, 1.0))
     ix, iy = cx + ident.gaze[0], 0.1 + ident.gaze[1]
     at = p.window(ix, iy, 1.1, 1.1)
     r = np.hypot(p.x[at] - ix, p.y[at] - iy)
@@ -163,7 +165,7 @@ def _eye(p: Painter, ident: Identity, side: float, rng: np.random.Generator) -> 
 def _brows(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
     t = np.linspace(0, 1, 15)
     strands = 0.75 + 0.3 * rng.standard_normal((p.height, p.width)).astype(np.float32)
-    strands = cv2.GaussianBlur(strands, (0, 0), 0.7)
+    strands = np.asarray(cv2.GaussianBlur(strands, (0, 0), 0.7), np.float32)
     colour = np.array(ident.hair) * 0.6
     if np.mean(colour) > 0.4:
         colour = colour * 0.6
@@ -214,8 +216,10 @@ def _mouth(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
             edge = np.clip(1.25 - np.abs(p.x) / half, 0.2, 1).astype(np.float32)
             p.blend(teeth * gaps * edge, (0.8, 0.87, 0.9))
     else:
-        p.blend(p.stroke(np.stack([x, upper_in], -1), 0.14 * (1.1 - t * t * 0.6), 0.05) * 0.85,
-                red * 0.3)
+        p.blend(
+            p.stroke(np.stack([x, upper_in], -1), 0.14 * (1.1 - t * t * 0.6), 0.05) * 0.85,
+            red * 0.3,
+        )
     for side in (-1.0, 1.0):
         p.shade(side * (half + 0.1), corner, 0.25, 0.25, (0.68, 0.66, 0.7))
 
@@ -223,13 +227,13 @@ def _mouth(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
 def _beard(p: Painter, ident: Identity, rng: np.random.Generator) -> None:
     if ident.beard <= 0.02:
         return
-    weight = beard_weight(p.x, p.y, ident)
+    weight = beard_weight(np.asarray(p.x, np.float64), np.asarray(p.y, np.float64), ident)
     low = ident.mouth_y
-    lip = np.exp(-0.5 * ((p.x / 2.3) ** 4 + ((p.y - low - 1.35) / 0.5) ** 2))
+    lip = np.exp(-0.5 * ((p.x / 2.6) ** 4 + ((p.y - low - 1.05 + 0.06 * p.x**2) / 0.5) ** 2))
     lip *= np.clip((p.y - (low + 0.55 - 0.1 * p.x**2)) / 0.25, 0, 1)
     strength = np.clip(weight * ident.beard + lip * ident.moustache, 0, 1)
     grain = rng.standard_normal((p.height, p.width)).astype(np.float32)
-    grain = cv2.GaussianBlur(grain, (0, 0), sigmaX=0.6, sigmaY=1.4)
+    grain = np.asarray(cv2.GaussianBlur(grain, (0, 0), sigmaX=0.6, sigmaY=1.4), np.float32)
     mask = np.clip(strength * 1.05 + (strength > 0.05) * 0.25 * grain * strength, 0, 0.95)
     p.blend(mask, np.array(ident.hair) * 0.75 + np.array(ident.skin) * 0.06)
 
@@ -241,8 +245,13 @@ def paint_face(ident: Identity, scale: float, rng: np.random.Generator) -> Image
     for side in (-1.0, 1.0):
         _eye(p, ident, side, rng)
         nostril = np.linspace(-np.pi, np.pi, 17)[:-1]
-        hole = np.stack([side * 0.72 * ident.nose_width + 0.32 * np.cos(nostril),
-                         ident.nose_y - 0.66 + 0.15 * np.sin(nostril)], axis=-1)
+        hole = np.stack(
+            [
+                side * 0.72 * ident.nose_width + 0.32 * np.cos(nostril),
+                ident.nose_y - 0.66 + 0.15 * np.sin(nostril),
+            ],
+            axis=-1,
+        )
         p.blend(p.polygon(hole, 0.08) * 0.75, np.array(ident.skin) * 0.2)
     _beard(p, ident, rng)
     _mouth(p, ident, rng)
