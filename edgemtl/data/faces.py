@@ -20,8 +20,12 @@ from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import InputRefused
 
 COLUMNS = 23
+#: bytes of a picture's name that every file system takes
+LONGEST_NAME = 255
 #: WIDER FACE's own label files stop here: box, landmarks, confidence, no pose
 COLUMNS_WITHOUT_POSE = 20
+#: a box farther out than this is a slip of the pen; float32 still tells pixels apart up to here
+FARTHEST_PX = 1e6
 #: pictures beyond this side are refused rather than decoded into gigabytes
 LARGEST_SIDE = 16384
 
@@ -85,7 +89,7 @@ def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], l
         if row is None or not entries:
             problems.append(f"{path.name}:{number}: not a face line, ignored")
             continue
-        if not (row[2] > 0 and row[3] > 0 and all(np.isfinite(row[:4]))):
+        if not (row[2] > 0 and row[3] > 0 and all(abs(v) < FARTHEST_PX for v in row[:4])):
             problems.append(f"{path.name}:{number}: box without area, ignored")
             continue
         entries[-1][1].append(row)
@@ -101,9 +105,10 @@ def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], l
 def _is_plain_name(name: str, problems: list[str]) -> bool:
     # A label file is untrusted: a name must not lead out of its folder.
     parts = Path(name).parts
-    good = bool(name) and not Path(name).is_absolute() and ".." not in parts
+    plain = name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    good = bool(name) and plain and not Path(name).is_absolute() and ".." not in parts
     if not good:
-        problems.append(f"{name!r}: not a file name inside the images folder, ignored")
+        problems.append(f"{name[:40]!r}: not a file name inside the images folder, ignored")
     return good
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import cv2
@@ -44,13 +44,18 @@ class InputSpec:
             InputRefused: a field is missing, unknown or out of range.
         """
         try:
+            unknown = set(data) - {field.name for field in fields(InputSpec)}
             height, width = (int(v) for v in data["size"])
             mean = tuple(float(v) for v in data["mean"])
             std = tuple(float(v) for v in data["std"])
             order = str(data["channel_order"])
             fill = None if data.get("fill") is None else float(data["fill"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InputRefused(f"the input specification is not readable: {error}") from error
+        if unknown:
+            raise InputRefused(f"the input specification has unknown fields {sorted(unknown)}")
+        if not all(np.isfinite((*mean, *std, fill or 0.0))):
+            raise InputRefused("the input specification holds a number that is not finite")
         if not (0 < height <= 8192 and 0 < width <= 8192):
             raise InputRefused(f"the input size {height}x{width} is out of range 1..8192")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or order not in ("bgr", "rgb"):

@@ -36,6 +36,12 @@ class MultiTaskNetwork(nn.Module, ABC):
         self, arguments: Mapping[str, Any], tasks: Sequence[Task], input_spec: InputSpec
     ) -> None:
         super().__init__()
+        names = [task.name for task in tasks]
+        absent = {name for task in tasks for name in task.requires if name not in names}
+        if absent or len(set(names)) != len(names):
+            raise ValueError(
+                f"tasks {names} need different names and the tasks they require ({sorted(absent)})"
+            )
         self.arguments = dict(arguments)
         self.tasks: tuple[Task, ...] = tuple(tasks)
         self.input_spec = input_spec
@@ -58,6 +64,16 @@ class MultiTaskNetwork(nn.Module, ABC):
     def task(self, name: str) -> Task:
         """The task of this name (KeyError if there is none)."""
         return {task.name: task for task in self.tasks}[name]
+
+    def requested(self, names: Sequence[str] | None) -> tuple[Task, ...]:
+        """Exactly the named tasks, in order (all for None): what :meth:`forward` computes.
+
+        Raises:
+            UsageError: a name the network does not have.
+        """
+        if names is None:
+            return self.tasks
+        return tuple(task for task in self.selected(names) if task.name in names)
 
     def selected(self, names: Sequence[str] | None) -> tuple[Task, ...]:
         """The named tasks plus those they require, in order (all for None)."""

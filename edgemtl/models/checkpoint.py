@@ -13,12 +13,13 @@ freshly built architecture before the weights are loaded.
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -70,12 +71,26 @@ class Checkpoint:
         return network.eval()
 
 
+def is_plain_tensor(value: Any) -> bool:
+    """Whether this is a dense tensor of real numbers in memory, as a weight has to be."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
+
+
 def load_weights(network: MultiTaskNetwork, state: Mapping[str, Tensor]) -> None:
     """Load a state dict strictly.
 
     Raises:
         InputRefused: keys or shapes do not fit, or a weight is NaN or infinite.
     """
+    odd = [name for name, value in state.items() if not is_plain_tensor(value)]
+    if odd:
+        raise InputRefused(f"'{odd[0]}' is not a dense tensor of real numbers")
     broken = [
         name
         for name, value in state.items()
@@ -137,7 +152,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "pruning": [dict(record) for record in checkpoint.pruning],
         "meta": dict(checkpoint.meta),
     }
-    write_atomically(path, lambda stream: torch.save(payload, stream))
+    # Into memory first: torch turns a full disk into an internal error that names no cause.
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    write_atomically(path, lambda stream: stream.write(buffer.getbuffer()))
 
 
 def load_tensors(path: Path) -> Any:
@@ -187,9 +205,10 @@ def load(path: Path) -> Checkpoint:
             hint="published weights join by 'edgemtl import SOURCE --family F'; your own network "
             "by --factory package.module:build",
         )
-    if payload[FORMAT_KEY] != FORMAT:
+    version = payload[FORMAT_KEY]
+    if type(version) is not int or version != FORMAT:
         raise InputRefused(
-            f"checkpoint format {payload[FORMAT_KEY]!r} is not supported (this version reads "
+            f"checkpoint format {str(version)[:40]!r} is not supported (this version reads "
             f"{FORMAT})",
             where=str(path),
         )
@@ -205,7 +224,10 @@ def load(path: Path) -> Checkpoint:
     for key, kind in wanted.items():
         if not isinstance(payload.get(key), kind):
             raise InputRefused(f"the field '{key}' is missing or malformed", where=str(path))
-    if not all(isinstance(value, Tensor) for value in payload["state_dict"].values()):
+    for key in ("tasks", "pruning"):
+        if not all(isinstance(item, dict) for item in payload[key]):
+            raise InputRefused(f"the field '{key}' is missing or malformed", where=str(path))
+    if not _is_state_dict(payload["state_dict"]):
         raise InputRefused("the state dict holds something that is no tensor", where=str(path))
     return Checkpoint(
         payload["family"],
@@ -215,6 +237,12 @@ def load(path: Path) -> Checkpoint:
         payload["input"],
         tuple(payload["pruning"]),
         payload["meta"],
+    )
+
+
+def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     )
 
 
@@ -239,7 +267,7 @@ def load_network(path: Path, factory: str | None = None) -> MultiTaskNetwork:
     network = registry.from_factory(factory)
     payload = load_tensors(path)
     state = payload.get("state_dict", payload) if isinstance(payload, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not _is_state_dict(state):
         raise InputRefused("the file holds no state dict", where=str(path))
     load_weights(network, state)
     return network.eval()

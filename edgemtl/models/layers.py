@@ -77,14 +77,15 @@ def deform_conv2d_portable(
     shifts = offset.view(batch, taps, 2, height, width)
     y = rows + tap_row - padding + shifts[:, :, 0]
     z = columns + (tap - tap_row * kernel) - padding + shifts[:, :, 1]
-    # grid_sample wants -1..1; with align_corners the outermost pixel centres are -1 and 1.
-    grid = torch.stack([z * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], dim=-1)
+    # grid_sample wants the picture's outer edges at -1 and 1. (Its other convention, with pixel
+    # centres there, cannot express a shift in a map of one column.)
+    grid = torch.stack([(2 * z + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     sampled = F.grid_sample(
         x,
         grid.reshape(batch, taps * height, width, 2),
         mode="bilinear",
         padding_mode="zeros",
-        align_corners=True,
+        align_corners=False,
     )
     sampled = sampled.view(batch, channels, taps, height, width) * mask.unsqueeze(1)
     flat = sampled.reshape(batch, channels * taps, height, width)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from edgemtl.errors import InputRefused, UsageError
+from edgemtl.errors import EdgemtlError, InputRefused, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
 NetworkT = TypeVar("NetworkT", bound=MultiTaskNetwork)
@@ -67,9 +67,12 @@ def build(name: str, arguments: Mapping[str, Any]) -> MultiTaskNetwork:
     cls = family(name)
     try:
         return cls(**dict(arguments))
-    except (TypeError, ValueError, KeyError) as error:
+    except EdgemtlError:
+        raise
+    except Exception as error:  # arguments come from a file: any way they do not fit refuses it
         raise InputRefused(
-            f"family '{name}' cannot be built with the stored arguments: {error}"
+            f"family '{name}' cannot be built with the stored arguments: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -86,12 +89,20 @@ def from_factory(reference: str) -> MultiTaskNetwork:
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module does when it is imported
         raise UsageError(
-            f"the factory '{reference}' cannot be imported: {error}",
+            f"the factory '{reference}' cannot be imported: {type(error).__name__}: {error}",
             hint="is its folder on PYTHONPATH?",
         ) from error
-    network = factory()
+    try:
+        network = factory()
+    except EdgemtlError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the factory '{reference}' failed: {type(error).__name__}: {error}",
+            hint=f"call it alone: python -c 'import {module_name}; {module_name}.{attribute}()'",
+        ) from error
     if not isinstance(network, MultiTaskNetwork):
         raise UsageError(
             f"the factory '{reference}' returned {type(network).__name__}",

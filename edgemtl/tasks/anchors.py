@@ -60,8 +60,10 @@ class AnchorSpec:
         variances = tuple(float(v) for v in data["variances"])
         if len(strides) != len(sizes) or len({len(level) for level in sizes}) != 1:
             raise ValueError("anchors need one list of sizes per stride, all of one length")
-        if len(variances) != 2 or min(variances) <= 0 or min(strides) < 1:
-            raise ValueError("anchors need positive strides and two positive variances")
+        if min(strides, default=0) < 1 or min((min(s, default=0) for s in sizes), default=0) < 1:
+            raise ValueError("anchors need positive strides and sizes")
+        if len(variances) != 2 or not all(0 < v < math.inf for v in variances):
+            raise ValueError("anchors need two positive variances")
         return AnchorSpec(strides, sizes, (variances[0], variances[1]))
 
     def count(self, canvas_size: tuple[int, int]) -> int:

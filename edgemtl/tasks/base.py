@@ -6,6 +6,7 @@ name and asks the :class:`Task` object, so a new kind of task never adds an ``if
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,12 +43,15 @@ class MetricSpec:
         """How much worse ``after`` is, relative to ``before``; positive is worse.
 
         0.02 means 2 % worse. A reference of zero makes any loss infinite and no change zero, so
-        that a task without a meaningful reference can never pass by division.
+        that a task without a meaningful reference can never pass by division; what is not a number
+        is infinitely worse.
         """
         worse = before - after if self.direction == "higher" else after - before
+        if math.isnan(worse):
+            return math.inf
         if worse == 0:
             return 0.0
-        return worse / abs(before) if before != 0 else float("inf") * (1 if worse > 0 else -1)
+        return worse / abs(before) if before != 0 else math.inf * (1 if worse > 0 else -1)
 
 
 @dataclass(frozen=True)

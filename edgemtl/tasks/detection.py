@@ -25,6 +25,7 @@ from edgemtl.tasks.anchors import (
     priors,
 )
 from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.drawing import pixel
 from edgemtl.tasks.registry import register_task
 
 #: detections below this score are not even candidates (RetinaFace's and WIDER FACE's usual value)
@@ -161,6 +162,9 @@ class Detection(Task):
         grid = priors(self.anchors, view.canvas_size)[candidates]
         boxes = decode_boxes(outputs[self.outputs[1]][candidates], grid, self.anchors)
         boxes = view.to_picture(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        # A damaged network can answer NaN; such a box lies nowhere and overlaps nothing.
+        real = np.isfinite(boxes).all(axis=1)
+        boxes, candidates = boxes[real], candidates[real]
         kept = suppress(boxes, scores[candidates])[:TOP_KEPT]
         return Detections(boxes[kept], scores[candidates][kept], candidates[kept].astype(np.int64))
 
@@ -173,8 +177,8 @@ class Detection(Task):
         for box, score in zip(found.boxes, found.scores, strict=True):
             if score < OPERATING_SCORE:
                 continue
-            x1, y1, x2, y2 = (round(float(v)) for v in box)
-            cv2.rectangle(picture, (x1, y1), (x2, y2), (80, 220, 60), thickness, cv2.LINE_AA)
+            (x1, y1), end = pixel(box[0], box[1]), pixel(box[2], box[3])
+            cv2.rectangle(picture, (x1, y1), end, (80, 220, 60), thickness, cv2.LINE_AA)
             cv2.putText(
                 picture,
                 f"{score:.2f}",
@@ -263,14 +267,20 @@ def average_precision(
 ) -> float:
     """Area under the precision envelope over recall, all points; in 0..1.
 
+    Detections of equal score enter together, so the order of the pictures does not matter.
+
     Args:
         scores: (n,) of all detections of the data set.
         hits: (n,) whether each is a first hit of a labelled face.
         positives: number of labelled faces, at least 1.
     """
-    order = np.argsort(-scores, kind="stable")
-    true = np.cumsum(hits[order])
-    precision = true / np.arange(1, len(order) + 1)
+    if len(scores) == 0:
+        return 0.0
+    order = np.argsort(-scores)
+    ranked = scores[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)
+    true = np.cumsum(hits[order])[last]
+    precision = true / np.arange(1, len(order) + 1)[last]
     recall = true / positives
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(np.concatenate([[0.0], recall]))

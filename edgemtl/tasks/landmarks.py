@@ -23,6 +23,7 @@ from edgemtl.tasks.anchors import (
 )
 from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
 from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
+from edgemtl.tasks.drawing import pixel
 from edgemtl.tasks.registry import register_task
 
 
@@ -99,8 +100,7 @@ class Landmarks(Task):
             if score < OPERATING_SCORE:
                 continue
             for x, y in points:
-                centre = (round(float(x)), round(float(y)))
-                cv2.circle(picture, centre, radius, (40, 160, 255), -1, cv2.LINE_AA)
+                cv2.circle(picture, pixel(x, y), radius, (40, 160, 255), -1, cv2.LINE_AA)
         return picture
 
     def describe(self, decoded: NDArray[np.float32]) -> Any:
@@ -148,6 +148,9 @@ class NormalisedMeanError(Metric):
             return MetricResult(
                 {"nme_percent": None, "missed_share": missed}, total, "no labelled face was found"
             )
-        return MetricResult(
-            {"nme_percent": float(np.mean(self._errors)), "missed_share": missed}, total
-        )
+        mean = float(np.mean(self._errors))
+        if not np.isfinite(mean):
+            return MetricResult(
+                {"nme_percent": None, "missed_share": missed}, total, "a landmark is not finite"
+            )
+        return MetricResult({"nme_percent": mean, "missed_share": missed}, total)

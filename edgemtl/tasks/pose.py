@@ -17,6 +17,7 @@ from edgemtl.data.samples import Sample
 from edgemtl.tasks.anchors import AnchorSpec, FaceBatch, collate_faces
 from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
 from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
+from edgemtl.tasks.drawing import pixel
 from edgemtl.tasks.registry import register_task
 
 BINS = 66
@@ -34,11 +35,12 @@ def expected_angle(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def bin_targets(angle: Tensor) -> Tensor:
-    """(n,) degrees -> (n, 66) target distribution whose expectation is exactly the angle.
+    """(n,) degrees -> (n, 66) target distribution whose expectation is the angle.
 
-    The angle's mass is split between its two neighbouring bins. A single hard bin, as in the
-    published training, puts the expectation up to one bin (3 degrees) below the label and leaves
-    it to the regression term to push back.
+    Exactly so from -99 to 96, the angles of the first and the last bin; what lies beyond becomes
+    the nearest of the two. The angle's mass is split between its two neighbouring bins: a single
+    hard bin, as in the published training, puts the expectation up to one bin (3 degrees) below
+    the label and leaves it to the regression term to push back.
     """
     position = ((angle - LOWEST_DEGREES) / BIN_DEGREES).clamp(0, BINS - 1)
     lower = position.floor().clamp(max=BINS - 2).long()
@@ -121,7 +123,7 @@ class HeadPose(Task):
             angle = angles[labelled, index]
             cross_entropy = F.cross_entropy(logits, bin_targets(angle))
             expected = logits.softmax(dim=1) @ bins
-            wanted = (angle - LOWEST_DEGREES) / BIN_DEGREES
+            wanted = ((angle - LOWEST_DEGREES) / BIN_DEGREES).clamp(0, BINS - 1)
             squared = F.mse_loss(expected, wanted)
             terms[axis] = cross_entropy + self.regression_weight * squared
         return terms
@@ -173,10 +175,9 @@ def _draw_axes(
         ((sy, -cy * sp), (255, 120, 60)),
     )
     thickness = max(1, round(length / 25))
-    start = (round(x), round(y))
     for (dx, dy), colour in ends:
-        end = (round(x + length * dx), round(y + length * dy))
-        cv2.line(picture, start, end, colour, thickness, cv2.LINE_AA)
+        end = pixel(x + length * dx, y + length * dy)
+        cv2.line(picture, pixel(x, y), end, colour, thickness, cv2.LINE_AA)
 
 
 class MeanAbsoluteAngle(Metric):
@@ -210,11 +211,12 @@ class MeanAbsoluteAngle(Metric):
         if total == 0:
             return MetricResult(dict.fromkeys(keys), 0, "no face with labelled pose")
         missed = self._missed / total
+        nothing: dict[str, float | None] = {**dict.fromkeys(keys), "missed_share": missed}
         if not self._errors:
-            values: dict[str, float | None] = dict.fromkeys(keys)
-            values["missed_share"] = missed
-            return MetricResult(values, total, "no labelled face was found")
+            return MetricResult(nothing, total, "no labelled face was found")
         mean = np.stack(self._errors).mean(axis=0)
+        if not np.isfinite(mean).all():
+            return MetricResult(nothing, total, "an angle is not finite")
         by_axis = {axis: float(value) for axis, value in zip(AXES, mean, strict=True)}
         return MetricResult(
             {"mae_deg": float(mean.mean()), **by_axis, "missed_share": missed}, total

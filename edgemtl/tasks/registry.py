@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from edgemtl.errors import InputRefused, UsageError
+from edgemtl.errors import EdgemtlError, InputRefused, UsageError
 from edgemtl.tasks.base import Task, TaskSpec
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -42,9 +42,12 @@ def build(spec: TaskSpec) -> Task:
         )
     try:
         return known[spec.kind](name=spec.name, **dict(spec.options))
-    except (TypeError, ValueError, KeyError) as error:
+    except EdgemtlError:
+        raise
+    except Exception as error:  # options come from a file: any way they do not fit refuses it
         raise InputRefused(
-            f"task '{spec.name}' of kind '{spec.kind}' has options that do not fit: {error}"
+            f"task '{spec.name}' of kind '{spec.kind}' has options that do not fit: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

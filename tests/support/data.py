@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ def random_image(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.
     return np.asarray(np.clip(noisy, 0, 255), np.uint8)
 
 
-def _write(path: Path, image: NDArray[np.generic]) -> None:
+def _write(path: Path, image: NDArray[np.integer[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     done, encoded = cv2.imencode(path.suffix, image)
     assert done

@@ -83,7 +83,7 @@ class TinyDense(MultiTaskNetwork):
         fine = self.fine(self.stem(images))
         coarse = self.coarse(fine)
         answers: dict[str, Tensor] = {}
-        for task in self.selected(tasks):
+        for task in self.requested(tasks):
             out = self.decoders[task.name](coarse, fine)
             if task.name == "distance":
                 out = F.softplus(F.pixel_shuffle(out, 2))

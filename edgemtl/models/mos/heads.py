@@ -7,6 +7,7 @@ channel by channel: ``out_i = sum_j w_ij * conv_j(x)``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -58,15 +59,13 @@ class CrossStitch(nn.Module):
 
         Exact: a channel-wise weighted sum of 1x1 convolutions is a 1x1 convolution.
         """
-        row = self.mix[self.streams.index(stream)]
-        weight = torch.zeros(NECK_WIDTH, NECK_WIDTH, 1, 1, dtype=row.dtype)
-        bias = torch.zeros(NECK_WIDTH, dtype=row.dtype)
-        for name, mix in zip(self.streams, row, strict=True):
+        weights, biases = [], []
+        for name, mix in zip(self.streams, self.mix[self.streams.index(stream)], strict=True):
             conv = self.convs[name]
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            weight = weight + mix.view(-1, 1, 1, 1) * conv.weight
-            bias = bias + mix * conv.bias
-        return weight, bias
+            weights.append(mix.view(-1, 1, 1, 1) * conv.weight)
+            biases.append(mix * conv.bias)
+        return torch.stack(weights).sum(dim=0), torch.stack(biases).sum(dim=0)
 
 
 class AngleHead(nn.Module):
@@ -121,26 +120,32 @@ class LevelHead(nn.Module):
         return answers
 
     @torch.no_grad()
-    def fold_from(self, source: LevelHead) -> None:
-        """Take the weights of a ``cross`` head into this ``folded`` one (MOS, section 8).
+    def folded(self) -> LevelHead:
+        """An equal head without its cross-stitch, which must be there (MOS, section 8); a copy.
 
         A linear 1x1 head composes with its folded 1x1 stitch into one convolution; an angle head
-        keeps the folded stitch as its entry.
+        keeps the folded stitch as its entry. Widths are read from the layers, which may be pruned.
         """
-        assert source.stitch is not None
+        assert self.stitch is not None
+        other = copy.deepcopy(self)
+        other.stitch = None
         for name in self.streams:
-            weight, bias = source.stitch.folded(name)
-            head, original = self.heads[name], source.heads[name]
+            weight, bias = self.stitch.folded(name)
+            head = other.heads[name]
             if isinstance(head, AngleHead):
-                assert isinstance(original, AngleHead) and isinstance(head.entry, nn.Conv2d)
-                head.hidden.load_state_dict(original.hidden.state_dict())
-                head.out.load_state_dict(original.out.state_dict())
-                head.entry.weight.copy_(weight)
-                assert head.entry.bias is not None
-                head.entry.bias.copy_(bias)
+                head.entry = _pointwise(weight, bias)
             else:
-                assert isinstance(head, nn.Conv2d) and isinstance(original, nn.Conv2d)
-                assert head.bias is not None and original.bias is not None
-                outer = original.weight.flatten(1)
-                head.weight.copy_((outer @ weight.flatten(1)).view_as(head.weight))
-                head.bias.copy_(outer @ bias + original.bias)
+                assert isinstance(head, nn.Conv2d) and head.bias is not None
+                outer = head.weight.flatten(1)
+                composed = (outer @ weight.flatten(1))[:, :, None, None]
+                other.heads[name] = _pointwise(composed, outer @ bias + head.bias)
+        return other.train(self.training)
+
+
+def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The 1x1 convolution with this weight (O, I, 1, 1) and bias (O,)."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
+    conv.weight.copy_(weight)
+    assert conv.bias is not None
+    conv.bias.copy_(bias)
+    return conv

@@ -15,6 +15,7 @@ from torch import Tensor
 from edgemtl.errors import InputRefused
 from edgemtl.models.checkpoint import load_weights
 from edgemtl.models.mos.heads import CrossStitch, LevelHead
+from edgemtl.models.mos.neck import NECK_WIDTH
 from edgemtl.models.mos.network import MOS
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -246,9 +247,11 @@ def import_published_mos(payload: Any, variant: str) -> MOS:
         for a, i in _STITCH_UNIT.items()
         for b, j in _STITCH_UNIT.items()
     }
-    missing = [key for key in units if key not in state]
-    if missing:
-        raise InputRefused(f"the file lacks {len(missing)} cross-stitch units, '{missing[0]}'")
+    bad = [key for key in units if key not in state or state[key].numel() != NECK_WIDTH]
+    if bad:
+        raise InputRefused(
+            f"the file lacks {len(bad)} cross-stitch units of {NECK_WIDTH} values, '{bad[0]}'"
+        )
     rest = {key: value for key, value in state.items() if key not in units}
     network = MOS(variant=variant, context="deformable")
     ours = _with_counters(network, rename(rest, names, dropped=("Conv_pose.",)))

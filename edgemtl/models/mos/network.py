@@ -121,7 +121,7 @@ class MOS(MultiTaskNetwork):
 
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """(B, 3, H, W) -> per output (B, N, values); see :class:`MultiTaskNetwork`."""
-        wanted = [task for task in self.tasks if tasks is None or task.name in tasks]
+        wanted = self.requested(tasks)
         streams = [stream for task in wanted for stream in TASK_STREAMS[task.kind]]
         pyramid = self.fpn(self.backbone(images))
         levels = [
@@ -137,14 +137,14 @@ class MOS(MultiTaskNetwork):
     def folded(self) -> MOS:
         """An equal network with every cross-stitch folded away (a copy; this one is unchanged).
 
-        Returns a plain copy when there is nothing to fold.
+        A plain copy when there is nothing to fold. The folded form of a pruned network is for
+        running and exporting: its pruning record speaks of the unfolded layers, so it is the
+        unfolded network that a checkpoint keeps.
         """
-        if self.arguments["stitch"] != "cross":
-            return copy.deepcopy(self)
-        other = MOS(**{**self.arguments, "stitch": "folded"})
-        for part in ("backbone", "fpn", "context"):
-            getattr(other, part).load_state_dict(getattr(self, part).state_dict())
-        for level, source in zip(other.levels, self.levels, strict=True):
-            assert isinstance(level, LevelHead) and isinstance(source, LevelHead)
-            level.fold_from(source)
-        return other.train(self.training)
+        other = copy.deepcopy(self)
+        if self.arguments["stitch"] == "cross":
+            other.arguments["stitch"] = "folded"
+            for index, level in enumerate(self.levels):
+                assert isinstance(level, LevelHead)
+                other.levels[index] = level.folded()
+        return other
