@@ -1,0 +1,1 @@
+"""Parts of the trainers in tools/: data mixtures, teachers, the resumable loop."""
