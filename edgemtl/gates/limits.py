@@ -1,0 +1,134 @@
+"""The recipe's ``[gates]``: what a result must keep to.
+
+The defaults are ratios to the uncompressed network, measured in the same run; absolute limits
+(milliseconds, bytes, a least accuracy) are the user's to set. ``false`` switches a default off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from edgemtl.errors import UsageError
+
+#: a task may lose this share of its primary figure
+DEFAULT_RELATIVE_DROP = 0.02
+
+
+def _off(value: Any) -> Any:
+    # TOML has no null, so "this default gate, off" is written as false. A plain true would
+    # otherwise be read as the number 1.
+    if isinstance(value, bool):
+        if value:
+            raise ValueError("write a number, or false to switch the gate off")
+        return None
+    return value
+
+
+_Off = BeforeValidator(_off, json_schema_input_type=float | Literal[False])
+Limit = Annotated[float | None, _Off]
+Positive = Annotated[Annotated[float, Field(gt=0)] | None, _Off]
+NotNegative = Annotated[Annotated[float, Field(ge=0)] | None, _Off]
+
+
+class _Limits(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TaskLimits(_Limits):
+    """``[gates.tasks.NAME]``: limits on the task's primary figure.
+
+    Attributes:
+        max_relative_drop: how much worse than the uncompressed network, as a share of its figure
+            (0.02 = 2 % worse), whichever direction is better.
+        min: least value; max: largest value (for figures where lower is better).
+    """
+
+    max_relative_drop: NotNegative = DEFAULT_RELATIVE_DROP
+    min: Limit = None
+    max: Limit = None
+
+
+class LatencyLimits(_Limits):
+    """``[gates.latency]``.
+
+    Attributes:
+        p50_ms, p90_ms, p99_ms: absolute limits on the artefact.
+        ratio: artefact over uncompressed reference, medians of interleaved runs. The default of
+            1.05 says that compression must not make the network slower; the 5 % are room for two
+            equal artefacts whose ratio is measured, not counted.
+    """
+
+    p50_ms: Positive = None
+    p90_ms: Positive = None
+    p99_ms: Positive = None
+    ratio: Positive = 1.05
+
+
+class CostLimits(_Limits):
+    """``[gates.cost]``: counted, so equal things are exactly equal and need little room.
+
+    Attributes:
+        macs_ratio: multiply-accumulates over the uncompressed network's.
+        flops_ratio: another name of the same limit, since the factor of two cancels.
+        parameters_ratio: parameters over the uncompressed network's.
+        size_ratio: artefact bytes over the uncompressed artefact's; the 1 % of room is for names
+            and notes in the file, which are no weights.
+        size_bytes: absolute limit on the artefact.
+    """
+
+    macs_ratio: Positive = 1.0
+    flops_ratio: Positive = None
+    parameters_ratio: Positive = None
+    size_ratio: Positive = 1.01
+    size_bytes: Positive = None
+
+    @model_validator(mode="after")
+    def _one_name(self) -> CostLimits:
+        if {"macs_ratio", "flops_ratio"} <= self.model_fields_set:
+            raise ValueError("macs_ratio and flops_ratio are one limit, set one of them")
+        return self
+
+    @property
+    def macs(self) -> float | None:
+        """The limit on the ratio of multiply-accumulates, whichever name it was given by."""
+        return self.flops_ratio if "flops_ratio" in self.model_fields_set else self.macs_ratio
+
+
+class GateLimits(_Limits):
+    """``[gates]``.
+
+    Attributes:
+        tasks: limits by task name; a task of the network that is not named gets the defaults.
+        allow_not_measured: gates that may go unmeasured without failing the run, by name
+            (``latency.p99_ms``) or by the front part of their names (``latency``, ``tasks.pose``).
+    """
+
+    tasks: dict[str, TaskLimits] = Field(default_factory=dict)
+    latency: LatencyLimits = LatencyLimits()
+    cost: CostLimits = CostLimits()
+    allow_not_measured: tuple[str, ...] = ()
+
+    def task(self, name: str) -> TaskLimits:
+        """The limits of a task, the defaults when it is not named."""
+        return self.tasks.get(name, TaskLimits())
+
+    def allows_not_measured(self, gate: str) -> bool:
+        """Whether this gate may go unmeasured."""
+        return any(gate == a or gate.startswith(f"{a}.") for a in self.allow_not_measured)
+
+
+def parse_limits(data: Mapping[str, Any], where: str = "[gates]") -> GateLimits:
+    """Parse a recipe's or a target's ``[gates]`` table.
+
+    Raises:
+        UsageError: unknown key or a value that makes no sense, naming the key.
+    """
+    try:
+        return GateLimits.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"'{key}': {first['msg']}", where=where) from error
