@@ -1,0 +1,238 @@
+"""From a torch network to an ONNX file: exact folds, then one static graph.
+
+Which exporter. Measured with torch 2.13.0 on mos-m, mos-s and mos-t (folded and cross-stitched,
+plain and deformable) and a two-task dense network, opset 17 asked:
+
+- ``torch.onnx.export(dynamo=True)`` writes opset 18 and converts down. For mos-s the result is
+  labelled 17 but holds an opset-18 Split, which onnx.checker refuses; for a network with
+  ``mean(dim=...)`` it stays at 18. It also stops with a SyntaxError when a submodule's name is a
+  Python keyword (the stream ``class`` of MOS), and takes about ten times as long.
+- ``dynamo=False`` writes opset 7 to 20 directly; all of the above were valid at 17 and within 1e-6
+  of torch. It records Python control flow as it went, so what it warns about is kept in
+  ``ExportResult.notes``.
+
+So the second is used. It is deprecated but present; parity (export/parity.py) checks every export.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgemtl.errors import StageFailed
+from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
+from edgemtl.export.folds import fold_batch_norms, inline_identities
+from edgemtl.export.naming import modules_of, name_after_modules
+from edgemtl.files import write_atomically
+from edgemtl.models.base import MultiTaskNetwork
+
+INPUT_NAME = "images"
+#: highest opset the exporter writes; a runtime that knows a later one reads an earlier one too
+HIGHEST_OPSET = 20
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported graph.
+
+    Attributes:
+        path: the ONNX file.
+        opset: opset it was written in (may differ from the one asked; ``notes`` then says why).
+        input_shape: (B, 3, H, W) of the input ``images``, float32.
+        outputs: output names in order.
+        tasks: task name -> its output names.
+        modules: ONNX node name -> torch module path (empty path: the network's own forward).
+        notes: what the reader must know; empty when there is nothing to say.
+    """
+
+    path: Path
+    opset: int
+    input_shape: tuple[int, ...]
+    outputs: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+    modules: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the path is reduced to its name, so that no machine shows."""
+        return {
+            "file": self.path.name,
+            "opset": self.opset,
+            "input_shape": list(self.input_shape),
+            "outputs": list(self.outputs),
+            "tasks": {name: list(outputs) for name, outputs in self.tasks.items()},
+            "modules": dict(self.modules),
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], folder: Path) -> ExportResult:
+        """Parse :meth:`to_dict`; the file lies in ``folder``."""
+        return ExportResult(
+            folder / Path(str(data["file"])).name,
+            int(data["opset"]),
+            tuple(int(v) for v in data["input_shape"]),
+            tuple(str(v) for v in data["outputs"]),
+            {str(k): tuple(str(v) for v in names) for k, names in data["tasks"].items()},
+            {str(k): str(v) for k, v in data["modules"].items()},
+            tuple(str(v) for v in data["notes"]),
+        )
+
+
+class _InOrder(nn.Module):
+    """The network as the exporter wants it: one tensor in, a tuple out."""
+
+    def __init__(self, network: MultiTaskNetwork, tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self._tasks = list(tasks)
+        self._outputs = network.output_names(tasks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        answers = self.network(images, self._tasks)
+        return tuple(answers[name] for name in self._outputs)
+
+
+def prepare(network: MultiTaskNetwork) -> MultiTaskNetwork:
+    """A copy with the family's own exact folds applied, in eval mode on the CPU, float32.
+
+    A family takes part by offering ``folded()``, which returns an equal network.
+    """
+    fold = getattr(network, "folded", None)
+    copied: MultiTaskNetwork = copy.deepcopy(network) if fold is None else fold()
+    return copied.to("cpu", torch.float32).eval()
+
+
+def export_onnx(
+    network: MultiTaskNetwork,
+    path: Path,
+    *,
+    opset: int,
+    tasks: Sequence[str] | None = None,
+    deformable: Literal["native", "portable"] = "portable",
+    batch: int = 1,
+) -> ExportResult:
+    """Write ``network`` as one ONNX file with static shapes.
+
+    The same network gives the same bytes; the file holds no path, time or stack trace.
+
+    Args:
+        network: left as it is.
+        path: where to write.
+        opset: ONNX opset wanted.
+        tasks: tasks to keep (plus those they require); all by default.
+        deformable: how deformable convolutions are written (see export/deformable.py).
+        batch: images per run.
+
+    Raises:
+        UsageError: a task the network does not have.
+        StageFailed: the exporter cannot write this network, or the place cannot be written.
+    """
+    import onnx
+
+    notes: list[str] = []
+    opset = _usable_opset(network, opset, deformable, notes)
+    selected = network.selected(tasks)
+    outputs = network.output_names(tasks)
+    copied = prepare(network)
+    wrapper = _InOrder(copied, [task.name for task in selected]).eval()
+    example = copied.example_input(batch)
+    buffer = io.BytesIO()
+    try:
+        with (
+            lowered(copied, deformable, opset),
+            warnings.catch_warnings(record=True) as caught,
+            _silenced(),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("always", torch.jit.TracerWarning)
+            torch.onnx.export(
+                wrapper,
+                (example,),
+                buffer,
+                input_names=[INPUT_NAME],
+                output_names=list(outputs),
+                opset_version=opset,
+                dynamo=False,
+            )
+        model = onnx.load_from_string(buffer.getvalue())
+        inline_identities(model)
+        name_after_modules(model, wrapper, "network.")
+        fold_batch_norms(model)
+        for node in model.graph.node:
+            node.ClearField("doc_string")
+            del node.metadata_props[:]
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the exporter raises many kinds for what it cannot write
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StageFailed(
+            f"the network cannot be exported to ONNX opset {opset}: {reason}",
+            hint="its forward must run with fixed shapes and no data-dependent Python branches",
+        ) from error
+    notes += sorted(
+        {
+            f"while tracing: {str(w.message).splitlines()[0]}"
+            for w in caught
+            if issubclass(w.category, torch.jit.TracerWarning)
+        }
+    )
+    data = model.SerializeToString(deterministic=True)
+    write_atomically(path, lambda stream: stream.write(data))
+    return ExportResult(
+        path,
+        opset,
+        tuple(example.shape),
+        outputs,
+        {task.name: task.outputs for task in selected},
+        modules_of(model),
+        tuple(notes),
+    )
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is written to the process's standard output.
+
+    On failure the exporter's C++ part prints the whole graph there, where ``--json`` promises
+    nothing but one document; it has to be dropped below Python.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
+
+
+def _usable_opset(
+    network: nn.Module, asked: int, deformable: Literal["native", "portable"], notes: list[str]
+) -> int:
+    """The opset to write, and a note wherever it is not the one asked."""
+    lowest = LOWEST_OPSET[deformable] if has_deformable(network) else 0
+    if asked < lowest:
+        notes.append(
+            f"opset raised from {asked} to {lowest}: {deformable} deformable convolution needs it"
+        )
+        return lowest
+    if asked > HIGHEST_OPSET:
+        notes.append(f"opset lowered from {asked} to {HIGHEST_OPSET}, the highest that is written")
+        return HIGHEST_OPSET
+    return asked
