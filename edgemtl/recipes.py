@@ -1,0 +1,199 @@
+"""The recipe: what a run does and what it is judged by, as TOML.
+
+Values are merged in this order, later ones win: built-in defaults, the target's own, the recipe
+file, environment variables ``EDGEMTL_<SECTION>__<KEY>``, ``--set section.key=value``. Unknown keys
+are refused at every step; ``edgemtl init`` writes a commented recipe and ``edgemtl schema`` its
+JSON Schema.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgemtl.errors import UsageError
+from edgemtl.gates.limits import GateLimits
+
+ENVIRONMENT_PREFIX = "EDGEMTL_"
+#: variables with the prefix that are not recipe keys
+RESERVED_VARIABLES = frozenset({"EDGEMTL_DATA", "EDGEMTL_CACHE"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """``[model]``: which tasks of the checkpoint are kept."""
+
+    tasks: tuple[str, ...] | None = Field(
+        None, description="tasks to keep (with those they require); all by default"
+    )
+
+
+class DataSection(_Section):
+    """``[data]``: labelled pictures. Without a root the embedded calibration set is used."""
+
+    root: Path | None = Field(
+        None, description="folder with the splits below; embedded synthetic set by default"
+    )
+    format: str = Field("auto", description="layout of the folder; found out by default")
+    calibration: str = Field("train", description="split whose pictures calibrate and check parity")
+    evaluation: str = Field("val", description="split that accuracy is measured on")
+    limit: int | None = Field(None, ge=1, description="use only the first so many pictures")
+    seed: int = Field(0, ge=0, description="of every random choice of pictures")
+
+
+class ExportSection(_Section):
+    """``[export]``: how the network becomes ONNX."""
+
+    opset: int | None = Field(None, ge=13, le=25, description="the target's by default")
+    deformable: Literal["native", "portable"] | None = Field(
+        None, description="how deformable convolution is written; the target's way by default"
+    )
+    parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
+
+
+class BenchSection(_Section):
+    """``[bench]``: how latency is measured."""
+
+    enabled: bool = Field(True, description="measure latency where this machine is the device")
+    threads: int = Field(1, ge=0, description="threads of the runtime; 0 lets it choose")
+    seconds: float = Field(3.0, gt=0, description="least seconds of timed runs")
+    min_runs: int = Field(50, ge=1, description="least number of timed runs")
+    max_seconds: float = Field(20.0, gt=0, description="stop after so many seconds in any case")
+    warmup_seconds: float = Field(1.0, ge=0)
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
+    gates: GateLimits = GateLimits()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data without unset values; :func:`validate` reads it back."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        return plain
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge of tables; ``over`` wins, lists and values are replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            out[key] = merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def validate(data: Mapping[str, Any], where: str) -> Recipe:
+    """Check a merged recipe.
+
+    Raises:
+        UsageError: unknown key or a value that makes no sense, naming the key.
+    """
+    try:
+        return Recipe.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                f"unknown key '{key}'", where=where, hint="'edgemtl init' shows all keys"
+            ) from error
+        raise UsageError(f"'{key}': {first['msg']}", where=where) from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Parse a recipe file and check it on its own, so that a message names the file.
+
+    Raises:
+        UsageError: missing, not TOML, or with unknown keys.
+    """
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError("there is no such recipe", where=str(path)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the recipe is not readable TOML: {error}", where=str(path)) from error
+    validate(data, str(path))
+    return data
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Recipe keys given as ``EDGEMTL_SECTION__KEY=value``."""
+    found = os.environ if environment is None else environment
+    assignments = [
+        f"{name[len(ENVIRONMENT_PREFIX) :].lower().replace('__', '.')}={value}"
+        for name, value in sorted(found.items())
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in RESERVED_VARIABLES
+    ]
+    return from_assignments(assignments, "environment")
+
+
+def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[str, Any]:
+    """Parse ``section.key=value``; the value is TOML, or a string when it is no TOML.
+
+    Raises:
+        UsageError: an assignment without ``=`` or without a section.
+    """
+    data: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or len(parts) < 2 or not all(parts):
+            raise UsageError(
+                f"'{assignment}' is not section.key=value",
+                where=where,
+                hint="for example --set gates.tasks.pose.max_relative_drop=0.05",
+            )
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        table: dict[str, Any] = {parts[-1]: value}
+        for part in reversed(parts[:-1]):
+            table = {part: table}
+        data = merge(data, table)
+    return data
+
+
+def resolve(
+    target_defaults: Mapping[str, Any],
+    file: Path | None,
+    assignments: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Recipe:
+    """The recipe of a run.
+
+    Args:
+        target_defaults: recipe keys that the target sets (its gates).
+        file: the user's recipe, if any.
+        assignments: values of ``--set``.
+        environment: variables to read; the process's by default.
+
+    Raises:
+        UsageError: any of them is not valid.
+    """
+    merged = dict(target_defaults)
+    validate(merged, "target")
+    if file is not None:
+        merged = merge(merged, read_file(file))
+    for where, layer in (
+        ("environment", from_environment(environment)),
+        ("--set", from_assignments(assignments)),
+    ):
+        merged = merge(merged, layer)
+        validate(merged, where)
+    return validate(merged, "recipe")
