@@ -7,19 +7,22 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.tasks.anchors import FaceBatch, encode_boxes
+from edgemtl.tasks.detection import Detection
 
 #: loss terms that share one learned uncertainty (MOS: class, box, landmark, pose)
 TERM_GROUPS = {
@@ -96,13 +99,25 @@ def to_batch(
     return tensor, [s.labels["faces"] for s in samples]
 
 
-def small_face_share(faces: Sequence[Faces], side: int) -> float:
-    """Share of a batch's faces with an area below 32 x 32 px at 640 px, scaled to this side."""
-    limit = (32 * side / 640) ** 2
-    areas = [np.prod(f.boxes[:, 2:] - f.boxes[:, :2], axis=1) for f in faces if len(f)]
-    if not areas:
+@torch.no_grad()
+def small_face_loss_share(
+    task: Detection, outputs: Mapping[str, Tensor], targets: FaceBatch
+) -> float:
+    """Share of a batch's box loss that comes from small faces (MOS, section 5: the feedback).
+
+    Small is an area below 32 x 32 px at the published 640 px, scaled to this canvas.
+    """
+    match = targets.match(task.anchors)
+    if len(match.prior) == 0:
         return 0.0
-    return float((np.concatenate(areas) < limit).mean())
+    boxes = targets.boxes()[match.face]
+    grid = targets.grid(task.anchors)[match.prior]
+    predicted = outputs[task.outputs[1]][match.image, match.prior].float()
+    wanted = encode_boxes(boxes, grid, task.anchors)
+    loss = F.smooth_l1_loss(predicted, wanted, reduction="none").sum(dim=1)
+    limit = (32 * targets.canvas_size[0] / 640) ** 2
+    small = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) < limit
+    return float(loss[small].sum() / loss.sum().clamp(min=1e-9))
 
 
 @dataclass
@@ -230,7 +245,8 @@ class Trainer:
                     value.copy_(current[name])
         self.step += 1
         values = {name: float(value.detach()) for name, value in terms.items()}
-        values["small"] = small_face_share(faces, self.side)
+        detection = next(t for t in self.network.tasks if isinstance(t, Detection))
+        values["small"] = small_face_loss_share(detection, outputs, targets)
         return values
 
     def run(self, draw: Callable[[np.random.Generator, bool], Sample]) -> MultiTaskNetwork:
