@@ -98,12 +98,12 @@ def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], l
     return [
         LabelledPicture(name, images / name, _faces(rows))
         for name, rows in entries
-        if _is_plain_name(name, problems)
+        if is_plain_name(name, problems)
     ], problems
 
 
-def _is_plain_name(name: str, problems: list[str]) -> bool:
-    # A label file is untrusted: a name must not lead out of its folder.
+def is_plain_name(name: str, problems: list[str]) -> bool:
+    """Whether an untrusted name stays inside its folder; says so in ``problems`` when not."""
     parts = Path(name).parts
     plain = name.isprintable() and len(name.encode()) <= LONGEST_NAME
     good = bool(name) and plain and not Path(name).is_absolute() and ".." not in parts
