@@ -1,0 +1,244 @@
+"""``python runner.pyz verify|bench|info``: one JSON document on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import runtimes
+from .arrays import load_float32
+from .container import Files, check_all, checked_blocks, extract, open_files
+from .errors import OK, STAGE_FAILED, UNEXPECTED, UNSTABLE, USAGE, VERIFICATION, RunnerError
+from .facts import clocks, device_facts, peak_memory_bytes
+from .latency import instability, sample, summary
+from .manifest import Manifest, read_manifest
+from .selftest import compare, failure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: of the JSON document
+RESULTS_VERSION = 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RunnerError(USAGE, message)
+
+
+def _arguments(argv: Sequence[str], default_bundle: str) -> argparse.Namespace:
+    parser = _Parser(prog="runner", description="Verifies and measures a bundle on this device.")
+    verbs = parser.add_subparsers(dest="verb", metavar="verify|bench|info")
+    helps = {
+        "verify": "check every hash and re-run the self-test",
+        "bench": "verify, then measure the latency",
+        "info": "what the bundle and this device are; runs nothing",
+    }
+    for verb, text in helps.items():
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument(
+            "--bundle",
+            default=default_bundle,
+            help="bundle file or the folder it was unpacked to (default: where this runner lies)",
+        )
+        sub.add_argument("--output", help="also write the JSON document to this file")
+        if verb != "info":
+            sub.add_argument(
+                "--threads", type=int, help="worker threads, 0 lets the runtime choose"
+            )
+        if verb == "bench":
+            sub.add_argument("--warm-up", type=float, default=1.0, help="seconds (default 1)")
+            sub.add_argument("--min-runs", type=int, default=50, help="timed runs (default 50)")
+            sub.add_argument("--min-seconds", type=float, default=3.0, help="(default 3)")
+    arguments = parser.parse_args(argv)
+    if arguments.verb is None:
+        parser.error("say what to do: verify, bench or info")
+    if (getattr(arguments, "threads", None) or 0) < 0:
+        parser.error("--threads must not be negative")
+    if arguments.verb == "bench" and arguments.min_runs < 1:
+        parser.error("--min-runs must be at least 1")
+    return arguments
+
+
+@contextlib.contextmanager
+def _artefact_folder(files: Files, manifest: Manifest) -> Iterator[str]:
+    """Path of the artefact's main file, checked and in a private temporary folder."""
+    entries = {member: manifest.files[member] for _, member in manifest.artefact}
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        extract(files, entries, folder)
+        yield str(Path(folder, manifest.artefact[0][1]))
+
+
+def _load_cases(
+    files: Files, manifest: Manifest
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    def array(member: str) -> NDArray[np.float32]:
+        data = b"".join(checked_blocks(files, member, manifest.files[member]))
+        return load_float32(data, member)
+
+    inputs = array(manifest.selftest_input)
+    expected = {entry.output: array(entry.member) for entry in manifest.expected}
+    wanted = manifest.input_shape
+    if inputs.shape[1:] != wanted or not len(inputs):
+        raise RunnerError(
+            VERIFICATION, f"the self-test input has shape {inputs.shape}, not (cases, *{wanted})"
+        )
+    for name, values in expected.items():
+        if len(values) != len(inputs):
+            raise RunnerError(
+                VERIFICATION, f"the self-test records {len(values)} of {len(inputs)} '{name}'"
+            )
+    return inputs, expected
+
+
+def _document(files: Files, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "schema_version": RESULTS_VERSION,
+        "bundle": manifest.name,
+        "target": manifest.target,
+        "manifest_sha256": manifest.sha256,
+        "device": device_facts(),
+    }
+
+
+def _info(files: Files, manifest: Manifest) -> dict[str, Any]:
+    document = _document(files, manifest)
+    document["backend"] = manifest.backend
+    document["backend_device"] = manifest.device
+    document["input"] = {"name": manifest.input_name, "shape": list(manifest.input_shape)}
+    document["outputs"] = [entry.output for entry in manifest.expected]
+    document["clocks"] = clocks()
+    return document
+
+
+def _verify_and_measure(
+    files: Files, manifest: Manifest, arguments: argparse.Namespace
+) -> tuple[dict[str, Any], int, str]:
+    """The document, the exit code, and the sentence about it (empty when all is well)."""
+    document = _document(files, manifest)
+    document["files_checked"] = len(manifest.files)
+    document["extra_files"] = check_all(files, manifest.files)
+    inputs, expected = _load_cases(files, manifest)
+    threads = manifest.threads if arguments.threads is None else arguments.threads
+    with _artefact_folder(files, manifest) as model:
+        start = time.perf_counter()
+        session = runtimes.load(
+            manifest.backend,
+            model,
+            manifest.device,
+            threads,
+            manifest.precision_hint,
+            list(expected),
+        )
+        load_ms = (time.perf_counter() - start) * 1e3
+        start = time.perf_counter()
+        session.run(inputs[0].copy())
+        first_ms = (time.perf_counter() - start) * 1e3
+        document["runtime"] = {
+            "name": session.runtime,
+            "version": session.version,
+            "device": manifest.device,
+            "threads": threads,
+            "precision_hint": manifest.precision_hint,
+            **session.facts,
+        }
+        allowed = {entry.output: entry.max_abs_error for entry in manifest.expected}
+        checks = compare(session.run, inputs, expected, allowed)
+        problem = failure(checks)
+        document["selftest"] = {
+            "passed": problem is None,
+            "cases": len(inputs),
+            "outputs": [check._asdict() for check in checks],
+        }
+        if problem is not None:
+            return document, VERIFICATION, problem
+        if arguments.verb == "verify":
+            return document, OK, ""
+        return _measure(document, session, inputs[0].copy(), load_ms, first_ms, arguments)
+
+
+def _measure(
+    document: dict[str, Any],
+    session: runtimes.Session,
+    images: NDArray[np.float32],
+    load_ms: float,
+    first_ms: float,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], int, str]:
+    before = clocks()
+    samples = sample(
+        lambda: session.run(images),
+        warm_up_s=arguments.warm_up,
+        min_runs=arguments.min_runs,
+        min_s=arguments.min_seconds,
+    )
+    reason = instability(samples)
+    document["latency"] = {
+        **summary(samples),
+        "load_ms": load_ms,
+        "first_inference_ms": first_ms,
+        "stable": not reason,
+        "reason": reason,
+        "samples_ms": [round(value, 5) for value in samples],
+    }
+    document["clocks"] = {"before": before, "after": clocks()}
+    document["peak_memory_bytes"] = peak_memory_bytes()
+    if reason:
+        hint = "let the device idle or fix its clock and measure again"
+        return document, UNSTABLE, f"the latency was not stable: {reason}; {hint}"
+    return document, OK, ""
+
+
+def _write(path: str, text: str) -> None:
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(text.encode("utf-8"))
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunnerError(STAGE_FAILED, f"cannot write {path} ({error.strerror})") from error
+
+
+def main(argv: list[str], default_bundle: str) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments without the program's name.
+        default_bundle: the bundle when ``--bundle`` is not given.
+
+    Returns:
+        The exit code; errors are one sentence on standard error.
+    """
+    try:
+        arguments = _arguments(argv, default_bundle)
+        files = open_files(arguments.bundle)
+        try:
+            manifest = read_manifest(files)
+            if arguments.verb == "info":
+                document, code, sentence = _info(files, manifest), OK, ""
+            else:
+                document, code, sentence = _verify_and_measure(files, manifest, arguments)
+        finally:
+            files.close()
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        if arguments.output:
+            _write(arguments.output, text)
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.flush()
+    except RunnerError as error:
+        code, sentence = error.code, error.message
+    except KeyboardInterrupt:
+        code, sentence = UNEXPECTED, "interrupted"
+    if sentence:
+        sys.stderr.write(f"error: {sentence}\n")
+    return code

@@ -1,0 +1,119 @@
+"""What the runner reads of ``manifest.json``, in plain Python (a device has no pydantic)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .container import MANIFEST, Files, check_name, read_small
+from .errors import INPUT_REFUSED, RunnerError
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+class Expected(NamedTuple):
+    """A recorded output: its name, the file that holds it, the largest absolute error allowed."""
+
+    output: str
+    member: str
+    max_abs_error: float
+
+
+class Manifest(NamedTuple):
+    """The part of the manifest that matters on a device.
+
+    Attributes:
+        sha256: of ``manifest.json``; results carry it, so that they can be matched to the bundle.
+        name: of the bundle.
+        target: name of the target.
+        backend: which runtime module runs it.
+        device: the runtime's name of the device.
+        input_name: of the one input.
+        input_shape: (B, 3, H, W).
+        threads: worker threads, 0 lets the runtime choose.
+        precision_hint: "f32" or "auto".
+        artefact: (name inside the artefact, member of the bundle); the first is opened.
+        selftest_input: member with the recorded inputs, (cases, B, 3, H, W) float32.
+        expected: the recorded outputs, in the order of the graph.
+        files: member -> {"sha256", "size"}.
+    """
+
+    sha256: str
+    name: str
+    target: str
+    backend: str
+    device: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    threads: int
+    precision_hint: str
+    artefact: list[tuple[str, str]]
+    selftest_input: str
+    expected: list[Expected]
+    files: dict[str, Mapping[str, Any]]
+
+
+def read_manifest(files: Files) -> Manifest:
+    """Read and check the manifest.
+
+    Raises:
+        RunnerError: it is missing, not readable, or of another schema version.
+    """
+    raw = read_small(files, MANIFEST, MAX_MANIFEST_BYTES)
+    try:
+        data = json.loads(raw.decode("utf-8"))
+        version = data["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunnerError(INPUT_REFUSED, f"{files.path}: manifest.json is not readable") from error
+    if version != SCHEMA_VERSION:
+        raise RunnerError(
+            INPUT_REFUSED,
+            f"{files.path}: the manifest has schema version {version}, "
+            f"this runner reads {SCHEMA_VERSION}",
+        )
+    try:
+        return _parse(data, hashlib.sha256(raw).hexdigest())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RunnerError(
+            INPUT_REFUSED, f"{files.path}: manifest.json lacks or garbles a field ({error})"
+        ) from error
+
+
+def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
+    entries: dict[str, Mapping[str, Any]] = {}
+    for name, entry in data["files"].items():
+        if not re.match(r"^[0-9a-f]{64}$", entry["sha256"]) or int(entry["size"]) < 0:
+            raise ValueError(f"files.{name}")
+        entries[check_name(name)] = {"sha256": entry["sha256"], "size": int(entry["size"])}
+    artefact = [(check_name(f["name"]), str(f["member"])) for f in data["artefact"]["files"]]
+    expected = [
+        Expected(str(e["output"]), str(e["member"]), float(e["max_abs_error"]))
+        for e in data["selftest"]["expected"]
+    ]
+    first_input = data["inputs"][0]
+    manifest = Manifest(
+        sha256=sha256,
+        name=str(data["name"]),
+        target=str(data["target"]["name"]),
+        backend=str(data["artefact"]["backend"]),
+        device=str(data["target"]["device"]),
+        input_name=str(first_input["name"]),
+        input_shape=tuple(int(v) for v in first_input["shape"]),
+        threads=int(data["session"]["threads"]),
+        precision_hint=str(data["session"]["precision_hint"]),
+        artefact=artefact,
+        selftest_input=str(data["selftest"]["input"]),
+        expected=expected,
+        files=entries,
+    )
+    named = [member for _, member in artefact] + [e.member for e in expected]
+    for member in [*named, manifest.selftest_input]:
+        if member not in entries:
+            raise ValueError(f"'{member}' is not in files")
+    if not artefact or not expected:
+        raise ValueError("artefact or selftest is empty")
+    return manifest

@@ -1,0 +1,72 @@
+"""One module per runtime, chosen by the manifest's backend and imported only then.
+
+A module has ``load(model, device, threads, precision_hint, outputs) -> Session``. It raises
+:class:`~.errors.RunnerError` with ``UNAVAILABLE`` where the runtime or the device is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UNAVAILABLE, RunnerError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: backend of the manifest -> module of this package
+MODULES = {"onnxruntime": "onnx_runtime", "openvino": "open_vino"}
+
+
+class Session:
+    """A loaded artefact; what every runtime module returns.
+
+    Attributes:
+        runtime: name of the runtime.
+        version: its version, as it reports itself.
+        facts: plain data worth keeping with the results.
+    """
+
+    runtime: str = ""
+    version: str = ""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
+    def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """Run once on (B, 3, H, W) float32; output name -> array, batch first."""
+        raise NotImplementedError
+
+
+def load(
+    backend: str,
+    model: str,
+    device: str,
+    threads: int,
+    precision_hint: str,
+    outputs: Sequence[str],
+) -> Session:
+    """Load an artefact.
+
+    Args:
+        backend: as in the manifest.
+        model: path of the file that the runtime opens.
+        device: the runtime's name of the device.
+        threads: 0 lets the runtime choose.
+        precision_hint: "f32" computes as written, "auto" lets the runtime choose.
+        outputs: names of the outputs to fetch.
+
+    Raises:
+        RunnerError: this runner has no module for the backend, the runtime or device is not here,
+            or the runtime refuses the file.
+    """
+    if backend not in MODULES:
+        raise RunnerError(
+            UNAVAILABLE,
+            f"this runner has no runtime for backend '{backend}' (it has {', '.join(MODULES)})",
+        )
+    module = import_module(f".{MODULES[backend]}", __name__)
+    session: Session = module.load(model, device, threads, precision_hint, outputs)
+    return session
