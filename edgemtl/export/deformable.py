@@ -106,12 +106,12 @@ def lowered(network: nn.Module, lowering: Lowering, opset: int) -> Iterator[None
     layers = [module for module in network.modules() if isinstance(module, DeformableConv2d)]
     before = [layer.lowering for layer in layers]
     symbolic = _native if lowering == "native" else _portable
-    torch.onnx.register_custom_op_symbolic(_OPERATOR, symbolic, opset)
+    torch.onnx.register_custom_op_symbolic(_OPERATOR, symbolic, opset)  # type: ignore[attr-defined]
     try:
         for layer in layers:
             layer.lowering = "native"  # so that the trace sees the operator, not its inside
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic(_OPERATOR, opset)
+        torch.onnx.unregister_custom_op_symbolic(_OPERATOR, opset)  # type: ignore[attr-defined]
         for layer, original in zip(layers, before, strict=True):
             layer.lowering = original

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from edgemtl.errors import StageFailed
 from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
@@ -157,11 +158,11 @@ def export_onnx(
             _silenced(),
             torch.no_grad(),
         ):
-            warnings.simplefilter("always", torch.jit.TracerWarning)
+            warnings.simplefilter("always", TracerWarning)
             torch.onnx.export(
                 wrapper,
                 (example,),
-                buffer,
+                buffer,  # type: ignore[arg-type] # this exporter takes a stream too
                 input_names=[INPUT_NAME],
                 output_names=list(outputs),
                 opset_version=opset,
@@ -185,7 +186,7 @@ def export_onnx(
         {
             f"while tracing: {str(w.message).splitlines()[0]}"
             for w in caught
-            if issubclass(w.category, torch.jit.TracerWarning)
+            if issubclass(w.category, TracerWarning)
         }
     )
     data = model.SerializeToString(deterministic=True)
