@@ -240,7 +240,7 @@ class AveragePrecision(Metric):
             taken = np.zeros(len(faces), bool)
             for index in range(len(detections)):
                 face = int(overlap[index].argmax())
-                if overlap[index, face] < FOUND_IOU:
+                if not overlap[index, face] >= FOUND_IOU:  # NaN, of a damaged network, is no hit
                     continue
                 # A repeat on a large face is a false alarm; on a small one it is ignored with it.
                 outcome[index] = -sizes[face] if taken[face] else sizes[face]
