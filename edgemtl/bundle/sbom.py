@@ -27,8 +27,12 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
-def package_licence(name: str) -> str | None:
-    """What an installed package's metadata says about its licence, in its own words."""
+def package_licence(name: str) -> tuple[str, bool] | None:
+    """What an installed package's metadata says about its licence, in its own words.
+
+    Returns:
+        The text, and whether it is an SPDX expression; None when nothing is said.
+    """
     try:
         data = metadata(name)
     except PackageNotFoundError:
@@ -36,10 +40,10 @@ def package_licence(name: str) -> str | None:
     for key in ("License-Expression", "License"):
         text = data[key].strip() if key in data else ""
         if text and "\n" not in text:
-            return text
+            return text, key == "License-Expression"
     for classifier in data.get_all("Classifier") or []:
         if classifier.startswith("License :: "):
-            return str(classifier).rsplit(" :: ", 1)[-1]
+            return str(classifier).rsplit(" :: ", 1)[-1], False
     return None
 
 
@@ -62,18 +66,22 @@ def sbom_bytes(
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
+    from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
     from cyclonedx.output.json import JsonV1Dot6
 
     def package(distribution: str) -> Component:
-        licence = package_licence(distribution)
-        versions = tool_versions()
+        found = package_licence(distribution)
+        licences: list[DisjunctiveLicense | LicenseExpression] = []
+        if found is not None:
+            text, is_expression = found
+            expression = LicenseExpression(value=text) if is_expression else None
+            licences = [expression or DisjunctiveLicense(name=text)]
         return Component(
             name=distribution,
             type=ComponentType.LIBRARY,
-            version=versions.get(distribution),
+            version=tool_versions().get(distribution),
             bom_ref=f"package:{distribution}",
-            licenses=[DisjunctiveLicense(name=licence)] if licence else None,
+            licenses=licences,
         )
 
     def sha256(content: str) -> HashType:
@@ -87,7 +95,7 @@ def sbom_bytes(
         licenses=[DisjunctiveLicense(name=licence_note)] if licence_note else None,
         properties=[Property(name="edgemtl:source_sha256", value=source_sha256)],
     )
-    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, f"{name}:{onnx_sha256}"))
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, f"{name}:{backend}:{onnx_sha256}"))
     bom.metadata.component = model
     own = package("edgemtl")
     needed = [package(p) for p in RUNTIME_PACKAGES.get(backend, ("numpy",))]

@@ -88,7 +88,7 @@ def write_bundle(path: Path, contents: BundleContents) -> None:
         m.MODEL: _read(contents.onnx),
         m.RUNNER: runner_bytes(),
         m.MAIN: BUNDLE_MAIN,
-        m.README: _readme(contents, path.name).encode(),
+        m.README: _readme(contents).encode(),
         "LICENSES/edgemtl.txt": _OUR_NOTICE.encode(),
     }
     if contents.licence_note:
@@ -216,16 +216,16 @@ def _manifest(
     )
 
 
-def _readme(contents: BundleContents, file_name: str) -> str:
+def _readme(contents: BundleContents) -> str:
     return f"""\
 {contents.name}: a network compiled by EdgeMTL for target '{contents.target.name}'.
 The device needs Python 3.8 or later, NumPy and the runtime '{contents.artefact.backend}'.
 
-  python {file_name} verify                         hashes and self-test
-  python {file_name} bench --output results.json    the same, then the latency on this device
-  python {file_name} info                           what this bundle and this device are
+  python BUNDLE verify                         hashes and self-test
+  python BUNDLE bench --output results.json    the same, then the latency on this device
+  python BUNDLE info                           what this bundle and this device are
 
-Unpacked, the same works as: python runner.pyz verify
+BUNDLE is this file as you got it; unpacked, write runner.pyz in its place.
 Each prints one JSON document. Exit codes: 0 good, 2 wrong usage, 3 not a usable bundle,
-8 runtime or device not here, 9 latency not stable, 10 verification failed.
+4 the runtime failed, 8 runtime or device not here, 9 latency not stable, 10 verification failed.
 """

@@ -201,7 +201,7 @@ def _measure(
 def _write(path: str, text: str) -> None:
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -233,12 +233,14 @@ def main(argv: list[str], default_bundle: str) -> int:
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         if arguments.output:
             _write(arguments.output, text)
-        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     except RunnerError as error:
         code, sentence = error.code, error.message
     except KeyboardInterrupt:
         code, sentence = UNEXPECTED, "interrupted"
     if sentence:
-        sys.stderr.write(f"error: {sentence}\n")
+        # Names in it come from the bundle: no line break or terminal control may come along.
+        plain = "".join(c if c.isprintable() else " " for c in sentence)
+        sys.stderr.write(f"error: {plain}\n")
     return code

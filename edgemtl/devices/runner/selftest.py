@@ -52,7 +52,7 @@ def compare(
 
     worst: dict[str, list[float]] = {name: [] for name in expected}
     for case in range(len(inputs)):
-        results = run(np.ascontiguousarray(inputs[case]))
+        results = run(inputs[case].copy())
         for name, recorded in expected.items():
             if name not in results or results[name].shape != recorded.shape[1:]:
                 found = results[name].shape if name in results else "nothing"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -28,6 +30,38 @@ def test_same_inputs_same_bytes(tmp_path: Path) -> None:
     os.utime(other.onnx, (time.time() - 5000, time.time() - 5000))
     write_bundle(second, other)
     assert first.read_bytes() == second.read_bytes()
+
+
+_IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tiny_bundle import make_contents
+from edgemtl.bundle import write_bundle
+write_bundle(Path(sys.argv[2], "x.edgemtl"), make_contents(Path(sys.argv[2], "inputs")))
+"""
+
+
+def test_same_bytes_in_another_process(tmp_path: Path, bundle_path: Path) -> None:
+    # Another process orders its sets and dictionaries of strings by another hash.
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    subprocess.run(
+        [sys.executable, "-c", _IN_ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        check=True,
+        timeout=120,
+    )
+    assert (tmp_path / "x.edgemtl").read_bytes() == bundle_path.read_bytes()
+
+
+def test_without_a_licence_note_nothing_is_claimed(
+    tmp_path: Path, contents: BundleContents
+) -> None:
+    path = tmp_path / "x.edgemtl"
+    write_bundle(path, replace(contents, licence_note=""))
+    members = members_of(path)
+    assert "LICENSES/model.txt" not in members
+    assert "licenses" not in json.loads(members["sbom.cdx.json"])["metadata"]["component"]
 
 
 def test_a_changed_input_changes_the_bytes(tmp_path: Path, contents: BundleContents) -> None:
@@ -133,6 +167,7 @@ def test_sbom_names_the_model_and_its_runtime(bundle_path: Path, contents: Bundl
 def test_sbom_is_valid_cyclonedx(bundle_path: Path) -> None:
     from cyclonedx.model.bom import Bom
 
+    # Raises for unknown fields and types.
     bom = Bom.from_json(json.loads(members_of(bundle_path)["sbom.cdx.json"]))
     assert bom.validate()
 

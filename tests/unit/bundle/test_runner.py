@@ -177,6 +177,19 @@ def test_bad_manifests(bundle_path: Path, key: str, value: Any, code: int, capfd
     assert err.count("\n") == 1
 
 
+def test_names_from_the_bundle_cannot_steer_the_terminal(bundle_path: Path, capfd: Any) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["name"] = "\ud800"
+        manifest["target"]["device"] = "\x1b[2J\nall good\n"
+
+    path = str(with_manifest(bundle_path, edit))
+    code, _, err = run(capfd, "verify", "--bundle", path)
+    assert code == 8
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+    assert run(capfd, "info", "--bundle", path)[0] == 0
+
+
 def test_a_backend_without_a_module(bundle_path: Path, capfd: Any) -> None:
     def edit(manifest: dict[str, Any]) -> None:
         manifest["artefact"]["backend"] = "abacus"
