@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -98,16 +100,17 @@ def test_a_zip_bomb_is_refused(bundle_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_zip_that_lies_about_a_size_is_caught(bundle_path: Path, tmp_path: Path) -> None:
-    members = members_of(bundle_path)
     content = bytes(range(256)) * 8
-    members["extra.bin"] = content
-    path = write_members(tmp_path / "liar.edgemtl", rehashed(members), zipfile.ZIP_DEFLATED)
-    size = len(content).to_bytes(4, "little")
+    members = rehashed({**members_of(bundle_path), "extra.bin": content})
+    manifest = json.loads(members["manifest.json"])
+    manifest["files"]["extra.bin"] = {"size": 1, "sha256": hashlib.sha256(b"\0").hexdigest()}
+    members["manifest.json"] = json.dumps(manifest).encode()
+    path = write_members(tmp_path / "liar.edgemtl", members, zipfile.ZIP_DEFLATED)
+    # Both headers and the manifest now announce one byte; inflating gives 2048.
+    true_size = len(content).to_bytes(4, "little")
     data = path.read_bytes()
-    assert data.count(size) >= 2
-    # Both headers now announce one byte; inflating gives 2048.
-    manifest_free = data.replace(size, (1).to_bytes(4, "little"))
-    path.write_bytes(manifest_free)
+    assert data.count(true_size) == 2
+    path.write_bytes(data.replace(true_size, (1).to_bytes(4, "little")))
     with pytest.raises(VerificationFailed, match=r"extra\.bin"):
         open_bundle(path).extract(tmp_path / "out")
     assert not (tmp_path / "out" / "extra.bin").exists()
