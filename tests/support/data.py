@@ -102,7 +102,7 @@ def write_dense_folder(
         depth = np.full(size, 3000, np.uint16)
         depth -= np.linspace(0, 1500, size[0]).astype(np.uint16)[:, None]
         for cls in range(1, len(classes)):
-            y, x = (int(rng.integers(0, side - 20)) for side in size)
+            y, x = (int(rng.integers(0, max(side - 20, 1))) for side in size)
             h, w = (int(v) for v in rng.integers(16, 40, 2))
             label[y : y + h, x : x + w] = cls
             depth[y : y + h, x : x + w] = 600 + 300 * cls
