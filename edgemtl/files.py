@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from edgemtl.errors import StageFailed
+from edgemtl.errors import InputRefused, StageFailed
 
 
 def output_error(error: OSError, path: Path) -> StageFailed:
@@ -70,3 +70,17 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours.
+
+    Raises:
+        InputRefused: missing, not UTF-8, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputRefused("there is no such file", where=str(path)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputRefused(f"not readable JSON: {error}", where=str(path)) from error

@@ -35,6 +35,8 @@ class GateFacts:
         latency: ``LatencyResult.to_dict()`` of the artefact, or None.
         comparison: ``Comparison.to_dict()`` with the artefact as A and the uncompressed reference
             as B, or None.
+        identical: whether the artefact is the uncompressed one, byte for byte, so that there is
+            nothing to time against each other.
     """
 
     metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class GateFacts:
     cost_after: Figures = field(default_factory=dict)
     latency: Mapping[str, Any] | None = None
     comparison: Mapping[str, Any] | None = None
+    identical: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,11 +248,13 @@ def _latency(limits: GateLimits, facts: GateFacts) -> Iterator[GateOutcome]:
         else:
             yield _at_most(name, float(found["summary"][key]), limit, "ms")
     if limits.latency.ratio is not None:
-        yield _ratio(limits.latency.ratio, facts.comparison)
+        yield _ratio(limits.latency.ratio, facts)
 
 
-def _ratio(limit: float, comparison: Mapping[str, Any] | None) -> GateOutcome:
-    name = "latency.ratio"
+def _ratio(limit: float, facts: GateFacts) -> GateOutcome:
+    name, comparison = "latency.ratio", facts.comparison
+    if facts.identical:
+        return _at_most(name, 1.0, limit, detail="byte for byte the uncompressed artefact")
     if comparison is None:
         detail = "artefact and uncompressed reference were not timed against each other"
         return GateOutcome(name, "not-measured", None, limit, "", detail)

@@ -1,0 +1,65 @@
+"""What verbs share for talking to a person, a log file or a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgemtl.pipeline.stage import StageRecord
+
+#: flags that several verbs have
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
+]
+FactoryFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--factory",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Build your own network with this function (it is imported and run).",
+    ),
+]
+DataFlag = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with labelled pictures (DIR/SPLIT/images, label.txt)."),
+]
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+class StageLines:
+    """Tells how a run goes, one line per stage; on a terminal the current one is shown too."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._head = ""
+
+    def started(self, position: int, total: int, stage: str) -> None:
+        """A stage has begun."""
+        self._head = f"[{position:>2}/{total}] {stage:<20}"
+        if self._terminal and not self.quiet:
+            print(f"{self._head} ...", end="\r", file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """Something worth knowing; the record of the finished stage carries it."""
+
+    def finished(self, record: StageRecord) -> None:
+        """A stage has ended."""
+        if self.quiet:
+            return
+        how = "cached" if record.status == "cached" else f"{record.seconds:.1f} s"
+        if record.status == "failed":
+            how = "FAILED"
+        said = record.notes or ("",)
+        print(f"{self._head} {how:>8}  {said[0]}", file=sys.stderr)
+        for line in said[1:]:
+            print(f"{'':<28} {'':>8}  {line}", file=sys.stderr)

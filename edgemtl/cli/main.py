@@ -1,0 +1,94 @@
+"""The command line: one Typer app, one module per family of verbs.
+
+Modules here parse, call and print. Nothing heavy is imported before a verb runs, so that
+``edgemtl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from edgemtl import __version__
+from edgemtl.cli import bundles, compiling, information, measuring, models, results
+from edgemtl.errors import EdgemtlError, ExitCode
+from edgemtl.files import output_error
+
+app = typer.Typer(
+    name="edgemtl",
+    help="From a trained multi-task network to a verified bundle for an edge device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 2 usage, 3 input refused, 4 stage failed, 5 parity, 6 accuracy gate, "
+    "7 cost gate, 8 not available, 9 unstable measurement, 10 verification failed.",
+)
+for module in (compiling, models, measuring, results, bundles, information):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgemtl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Every verb tells its flags with --help."""
+
+
+def main() -> None:
+    """Run the command line and leave with a documented exit code, never a traceback.
+
+    ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
+    """
+    if os.environ.get("EDGEMTL_DEBUG") == "1":
+        sys.exit(app(standalone_mode=False))
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print("stopped; the next run goes on from the last finished stage", file=sys.stderr)
+        code = 130
+    except EdgemtlError as error:
+        print_error(error)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to tell anybody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.OK
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else "."
+        problem = output_error(error, Path(place))
+        print_error(problem)
+        code = problem.exit_code
+    except Exception as error:
+        print(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            "next:  this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
+            file=sys.stderr,
+        )
+        code = ExitCode.UNEXPECTED
+    sys.exit(int(code or 0))
+
+
+def print_error(error: EdgemtlError) -> None:
+    """Print what was wrong, where, and what to do next, on standard error."""
+    place = "" if error.where is None else f"{error.where}: "
+    print(f"error: {place}{error.message}", file=sys.stderr)
+    if error.hint is not None:
+        print(f"next:  {error.hint}", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""Stages that find out: parity, accuracy, cost, latency, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.backends.base import Session
+from edgemtl.data.preprocess import letterbox
+from edgemtl.errors import InputRefused
+from edgemtl.export.cost import count_cost
+from edgemtl.files import read_json, sha256_file, write_json
+from edgemtl.gates.judge import GateFacts, judge
+from edgemtl.gates.junit import write_junit
+from edgemtl.measure.accuracy import AccuracyReport, Run, evaluate, network_runner
+from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
+from edgemtl.pipeline.stage import ARTEFACT, ONNX, Context, Stage, Tell
+from edgemtl.tasks.base import MetricSpec
+
+ACCURACY = "accuracy.json"
+COST = "cost.json"
+GATES = "gates.json"
+JUNIT = "junit.xml"
+#: seconds that a comparison may take, in pairs of blocks
+COMPARE = InterleaveRule(pairs=24, min_pairs=8, block_seconds=0.2, max_seconds=30.0)
+
+
+@contextmanager
+def open_session(context: Context, compile_stage: str) -> Iterator[Session]:
+    """The artefact of a compile stage, loaded; closed again on leaving."""
+    session = context.backend.load(context.artefact(compile_stage), context.session_options)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def real_inputs(context: Context, count: int) -> NDArray[np.float32]:
+    """(count, 3, H, W): the first calibration pictures that decode, letterboxed.
+
+    Raises:
+        InputRefused: none decodes.
+    """
+    spec = context.dense.input_spec
+    canvases = [letterbox(s.image, spec)[0] for s in islice(context.calibration, count)]
+    if not canvases:
+        raise InputRefused("no calibration picture could be read", where=context.calibration.name)
+    return np.stack(canvases)
+
+
+class Accuracy(Stage):
+    """Accuracy per task of the uncompressed network, or of an artefact.
+
+    Args:
+        name: of the stage.
+        source: "model" for the uncompressed torch network, else the compile stage to evaluate.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        super().__init__(name, (source,))
+        self.source = source
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        return {
+            "data": context.evaluation_fingerprint,
+            "data_name": context.evaluation.name,
+            "threads": context.recipe.bench.threads,
+        }
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Evaluate and write ``accuracy.json``."""
+        if self.source == "model":
+            report = self._evaluate(context, network_runner(context.dense, context.task_names))
+        else:
+            with open_session(context, self.source) as session:
+                report = self._evaluate(context, session.run)
+        write_json(folder / ACCURACY, report.to_dict())
+        tell(f"{report.images} pictures of {report.data}")
+        if report.skipped:
+            tell(f"{len(report.skipped)} could not be used, first: {report.skipped[0]}")
+
+    @staticmethod
+    def _evaluate(context: Context, run: Run) -> AccuracyReport:
+        return evaluate(run, context.tasks, context.dense.input_spec, context.evaluation)
+
+
+class Cost(Stage):
+    """MACs, parameters and bytes of a graph and of the artefact made from it."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        return {}
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Count and write ``cost.json``; ``size_bytes`` is the artefact's."""
+        export, compiled = self.after
+        cost = count_cost(context.folders[export] / ONNX)
+        data = cost.to_dict()
+        data["size_bytes"] = read_json(context.folders[compiled] / ARTEFACT)["size_bytes"]
+        write_json(folder / COST, data)
+        tell(f"{cost.macs / 1e6:,.1f} M MACs, {cost.parameters:,} parameters")
+
+
+class Bench(Stage):
+    """Latency of the artefact, in turns with the uncompressed one where the two differ."""
+
+    cacheable = False
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        return {"bench": context.recipe.bench.model_dump()}
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Measure and write ``artefact.json`` and, after a comparison, the other two files."""
+        recipe = context.recipe.bench
+        if not recipe.enabled or not context.target.measured_here:
+            why = "switched off" if not recipe.enabled else "this machine is not the device"
+            write_json(folder / "skipped.json", {"reason": why})
+            tell(f"latency not measured: {why}")
+            return
+        artefact, reference = (self._request(context, name) for name in self.after)
+        result = bench(artefact, tell)
+        write_json(folder / "artefact.json", result.to_dict())
+        summary = result.summary
+        tell(
+            f"p50 {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms, {recipe.threads} thread(s)"
+        )
+        if not result.stable:
+            tell(f"not stable: {result.reason}")
+        if same_artefact(context, *self.after):
+            write_json(folder / "identical.json", {"identical": True})
+            tell("the artefact is the uncompressed one, byte for byte: nothing to compare")
+            return
+        comparison = compare(artefact, reference, COMPARE, context.recipe.data.seed)
+        write_json(folder / "comparison.json", comparison.to_dict())
+        write_json(folder / "reference.json", comparison.b.to_dict())
+        ratio = comparison.speedup
+        tell(f"{ratio.value:.2f} x the uncompressed one ({ratio.low:.2f} to {ratio.high:.2f})")
+
+    @staticmethod
+    def _request(context: Context, stage: str) -> BenchRequest:
+        recipe = context.recipe.bench
+        seconds = min(recipe.seconds, recipe.max_seconds)
+        return BenchRequest(
+            context.artefact(stage),
+            context.session_options,
+            tasks=tuple(task.spec().to_dict() for task in context.tasks),
+            input_spec=context.dense.input_spec.to_dict(),
+            picture=_some_picture(context),
+            stop=StopRule(
+                warmup_seconds=recipe.warmup_seconds,
+                min_runs=recipe.min_runs,
+                min_seconds=seconds,
+                max_seconds=recipe.max_seconds,
+            ),
+            seed=context.recipe.data.seed,
+        )
+
+
+def _some_picture(context: Context) -> Path | None:
+    """A real picture for timing pre- and post-processing, where the data set keeps files."""
+    entries = getattr(context.calibration, "entries", None)
+    path = getattr(entries[0], "path", None) if entries else None
+    return path if isinstance(path, Path) and path.exists() else None
+
+
+def same_artefact(context: Context, a: str, b: str) -> bool:
+    """Whether two compile stages left the same bytes."""
+    first, second = context.artefact(a), context.artefact(b)
+    return first.files == second.files and all(
+        sha256_file(first.folder / name) == sha256_file(second.folder / name)
+        for name in first.files
+    )
+
+
+def metric_specs(context: Context) -> dict[str, Any]:
+    """Per task its figures as plain data: how a reader labels and orders them."""
+
+    def plain(metric: MetricSpec) -> dict[str, str]:
+        return {
+            "key": metric.key,
+            "label": metric.label,
+            "direction": metric.direction,
+            "unit": metric.unit,
+        }
+
+    return {
+        task.name: {
+            "primary": plain(task.primary),
+            "secondary": [plain(metric) for metric in task.secondary],
+        }
+        for task in context.tasks
+    }
+
+
+class Gates(Stage):
+    """Hold what was found against the recipe's limits."""
+
+    cacheable = False
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        return {"gates": context.recipe.gates.model_dump(mode="json")}
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Judge and write ``gates.json`` and ``junit.xml``; never raises for a failed gate."""
+        report = judge(context.recipe.gates, gate_facts(context))
+        write_json(folder / GATES, report.to_dict())
+        write_junit(report, folder / JUNIT)
+        counts = [outcome.status for outcome in report.outcomes]
+        tell(", ".join(f"{counts.count(s)} {s}" for s in dict.fromkeys(counts)) or "no gates")
+
+
+def gate_facts(context: Context) -> GateFacts:
+    """Everything the gates judge, from the folders of the stages before."""
+    before = read_json(context.folders["accuracy-reference"] / ACCURACY)
+    after = read_json(context.folders["accuracy"] / ACCURACY)
+    bench_folder = context.folders["bench"]
+    return GateFacts(
+        metrics={task.name: task.primary for task in context.tasks},
+        accuracy_before=before["tasks"],
+        accuracy_after=after["tasks"],
+        notes={**before["notes"], **after["notes"]},
+        cost_before=_figures(context.folders["cost-reference"] / COST),
+        cost_after=_figures(context.folders["cost"] / COST),
+        latency=_optional(bench_folder / "artefact.json"),
+        comparison=_optional(bench_folder / "comparison.json"),
+        identical=(bench_folder / "identical.json").exists(),
+    )
+
+
+def _figures(path: Path) -> dict[str, float | None]:
+    data = read_json(path)
+    return {key: float(data[key]) for key in ("macs", "parameters", "size_bytes")}
+
+
+def _optional(path: Path) -> Any:
+    return read_json(path) if path.exists() else None

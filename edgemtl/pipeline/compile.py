@@ -1,0 +1,304 @@
+"""The main job: a checkpoint in, a gated bundle and a report out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import tomlkit
+from filelock import FileLock, Timeout
+
+from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most_serious
+from edgemtl.files import read_json, write_text
+from edgemtl.gates.judge import GateReport
+from edgemtl.pipeline.build_stages import CheckModel, Compile, Export, check_recipe
+from edgemtl.pipeline.cache import StageCache, default_folder, key_of
+from edgemtl.pipeline.check_stages import (
+    ACCURACY,
+    COST,
+    GATES,
+    JUNIT,
+    Accuracy,
+    Bench,
+    Cost,
+    Gates,
+    metric_specs,
+)
+from edgemtl.pipeline.package_stages import BUNDLE, MakeBundle, Pictures
+from edgemtl.pipeline.parity_stage import PARITY, Parity
+from edgemtl.pipeline.run_folder import RunFolder, new_name
+from edgemtl.pipeline.stage import ONNX, Context, Stage, StageRecord
+from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
+
+
+class Reporter(Protocol):
+    """Told how a run goes; the command line prints it."""
+
+    def started(self, position: int, total: int, stage: str) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def finished(self, record: StageRecord) -> None: ...
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """One model for one target.
+
+    Attributes:
+        model: checkpoint.
+        target: what it is built for.
+        recipe: resolved.
+        factory: ``package.module:function`` of the user's own network, or None.
+        output: run folder; a new one under ``runs/`` by default.
+        cache: folder of stage results; the user's cache by default.
+        use_cache: False makes everything anew.
+        from_stage: make this stage and all after it anew.
+        until_stage: stop after this stage.
+    """
+
+    model: Path
+    target: Target
+    recipe: Recipe
+    factory: str | None = None
+    output: Path | None = None
+    cache: Path | None = None
+    use_cache: bool = True
+    from_stage: str | None = None
+    until_stage: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        folder: the run folder.
+        exit_code: what the command line leaves with.
+        gates: the verdicts; None when the run stopped before them.
+        bundle: the bundle; None when the run stopped before it.
+        error: what stopped the run, if anything did.
+    """
+
+    folder: Path
+    exit_code: ExitCode
+    gates: GateReport | None = None
+    bundle: Path | None = None
+    error: EdgemtlError | None = None
+
+
+def plan(recipe: Recipe) -> list[Stage]:
+    """The stages of a run, in order.
+
+    Nothing compresses yet: what is exported is the uncompressed network, and stages named
+    "…-reference" have the same result as their plain namesakes.
+    """
+    reference: list[Stage] = [
+        CheckModel("model"),
+        Export("export", ("model",)),
+        Compile("compile", ("export",)),
+    ]
+    return [
+        *reference,
+        Parity("parity", ("model", "export", "compile")),
+        Accuracy("accuracy-reference", "model"),
+        Accuracy("accuracy", "compile"),
+        Cost("cost-reference", ("export", "compile")),
+        Cost("cost", ("export", "compile")),
+        MakeBundle(
+            "bundle",
+            (
+                "export",
+                "compile",
+                "parity",
+                "accuracy-reference",
+                "accuracy",
+                "cost-reference",
+                "cost",
+            ),
+        ),
+        Pictures("pictures", ("model", "compile")),
+        Bench("bench", ("compile", "compile")),
+        Gates("gates", ("accuracy", "accuracy-reference", "cost", "cost-reference", "bench")),
+    ]
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """Names of the stages of a run."""
+    return [stage.name for stage in plan(recipe)]
+
+
+def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
+    """Run every stage, leave the run folder, judge the gates.
+
+    An error of a stage is not raised: it is in the result, after the run folder and the report
+    have been written as far as the run came.
+
+    Raises:
+        EdgemtlError: before any stage began (recipe, model, output folder).
+    """
+    stages = _chosen(request)
+    context = _context(request)
+    _ = context.dense  # refuse a bad model before anything is written
+    check_recipe(context)
+    context.backend.require()
+    key = key_of({"model": context.model_sha256, "recipe": request.recipe.to_dict()})
+    folder = request.output or Path("runs") / new_name(request.model, key)
+    run = RunFolder(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock:
+            return _run(request, context, run, stages, reporter)
+    except Timeout as error:
+        raise StageFailed(
+            "another run is using this folder",
+            where=str(folder),
+            hint="wait for it, or choose another with --output",
+        ) from error
+
+
+def _context(request: CompileRequest) -> Context:
+    private = (request.output or Path("runs") / ".private") / ".private"
+    cache_folder = request.cache or default_folder()
+    return Context(
+        request.model,
+        request.factory,
+        request.recipe,
+        request.target,
+        StageCache(cache_folder / "stages", fresh=not request.use_cache),
+        private,
+    )
+
+
+def _chosen(request: CompileRequest) -> list[Stage]:
+    stages = plan(request.recipe)
+    names = [stage.name for stage in stages]
+    for flag, name in (
+        ("--from-stage", request.from_stage),
+        ("--until-stage", request.until_stage),
+    ):
+        if name is not None and name not in names:
+            raise UsageError(
+                f"there is no stage '{name}'", where=flag, hint=f"stages: {', '.join(names)}"
+            )
+    if request.until_stage is not None:
+        return stages[: names.index(request.until_stage) + 1]
+    return stages
+
+
+def _run(
+    request: CompileRequest,
+    context: Context,
+    run: RunFolder,
+    stages: Sequence[Stage],
+    reporter: Reporter,
+) -> RunResult:
+    run.begin(_facts(request, context))
+    context.private = run.folder / ".private"
+    write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(request.recipe.to_dict()))
+    error: EdgemtlError | None = None
+    fresh = not request.use_cache
+    for position, stage in enumerate(stages, 1):
+        reporter.started(position, len(stages), stage.name)
+        fresh = fresh or stage.name == request.from_stage
+        context.cache = StageCache(context.cache.folder, fresh=fresh)
+        began = time.monotonic()
+        try:
+            record = stage.execute(context, reporter.note)
+        except EdgemtlError as problem:
+            error = problem
+            key = context.keys.get(stage.name, "")
+            notes = (str(problem),)
+            record = StageRecord(stage.name, "failed", time.monotonic() - began, key, notes)
+        run.add_stage(position, record)
+        reporter.finished(record)
+        if error is not None:
+            break
+    return _finish(request, context, run, error)
+
+
+def _facts(request: CompileRequest, context: Context) -> dict[str, Any]:
+    target, network = request.target, context.dense
+    return {
+        "name": request.model.stem,
+        "model": {
+            "path": str(request.model),
+            "family": network.family or "(factory)",
+            "variant": str(network.arguments.get("variant", "")),
+            "source_sha256": context.model_sha256,
+            "parameters": sum(p.numel() for p in network.parameters()),
+        },
+        "target": {
+            "name": target.name,
+            "backend": target.backend,
+            "device": target.device,
+            "description": target.description,
+        },
+        "recipe": request.recipe.to_dict(),
+    }
+
+
+#: stage, its file, where it goes in the run folder
+_PUBLISHED = (
+    ("export", ONNX, "model/model.onnx"),
+    ("parity", PARITY, PARITY),
+    ("gates", GATES, GATES),
+    ("gates", JUNIT, JUNIT),
+    ("bench", "artefact.json", "bench/artefact.json"),
+    ("bench", "reference.json", "bench/reference.json"),
+    ("bench", "comparison.json", "bench/comparison.json"),
+    ("bench", "skipped.json", "bench/skipped.json"),
+)
+
+
+def _finish(
+    request: CompileRequest, context: Context, run: RunFolder, error: EdgemtlError | None
+) -> RunResult:
+    """Lay out the run folder, write the report, and settle the exit code."""
+    from edgemtl.report.html import write_report
+
+    folders = context.folders
+    for stage, source, name in _PUBLISHED:
+        if stage in folders:
+            run.publish(folders[stage] / source, name)
+    _publish_pairs(context, run)
+    for picture in sorted(folders["pictures"].glob("*.png")) if "pictures" in folders else ():
+        run.publish(picture, f"pictures/{picture.name}")
+    bundle: Path | None = None
+    if "bundle" in folders:
+        name = f"bundle/{request.model.stem}-{request.target.name}.edgemtl"
+        run.publish(folders["bundle"] / BUNDLE, name)
+        bundle = run.folder / name
+    gates = None
+    if "gates" in folders:
+        gates = GateReport.from_dict(read_json(folders["gates"] / GATES))
+    codes = [error.exit_code if error else ExitCode.OK]
+    codes.append(gates.exit_code() if gates else ExitCode.OK)
+    exit_code = most_serious(codes)
+    run.update(
+        status="failed" if error else ("passed" if exit_code == ExitCode.OK else "gates failed"),
+        exit_code=int(exit_code),
+        error=None if error is None else str(error),
+        bundle=None if bundle is None else str(bundle.relative_to(run.folder)),
+    )
+    write_report(run.folder)
+    return RunResult(run.folder, exit_code, gates, bundle, error)
+
+
+def _publish_pairs(context: Context, run: RunFolder) -> None:
+    """``accuracy.json`` and ``cost.json``: reference and artefact side by side."""
+    extra: Mapping[str, Mapping[str, Any]] = {ACCURACY: {"metrics": metric_specs(context)}}
+    for file, stage in ((ACCURACY, "accuracy"), (COST, "cost")):
+        if stage in context.folders and f"{stage}-reference" in context.folders:
+            run.publish_json(
+                file,
+                {
+                    "reference": read_json(context.folders[f"{stage}-reference"] / file),
+                    "artefact": read_json(context.folders[stage] / file),
+                    **extra.get(file, {}),
+                },
+            )

@@ -1,0 +1,152 @@
+"""The run folder: what a run leaves where a person looks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgemtl import __version__
+from edgemtl.errors import StageFailed
+from edgemtl.files import output_error, write_json
+from edgemtl.pipeline.cache import TOOLS
+from edgemtl.pipeline.stage import StageRecord
+
+RUN = "run.json"
+SCHEMA_VERSION = 1
+
+
+def new_name(model: Path, key: str) -> str:
+    """``<utc>-<name>-<hash8>``."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{model.stem}-{key[:8]}"
+
+
+def machine_facts() -> dict[str, Any]:
+    """What this machine is, for provenance."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what did the work."""
+    found = {"python": platform.python_version(), "edgemtl": __version__}
+    for tool in TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        folder: made if it is not there. One that holds other things than a run is refused, so that
+            a slip of ``--output`` cannot bury somebody's files.
+
+    Raises:
+        StageFailed: not writable, or not a run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            inside = {p.name for p in folder.iterdir()}
+        except NotADirectoryError as error:
+            raise StageFailed("this is not a folder", where=str(folder)) from error
+        except FileExistsError as error:
+            raise StageFailed("this is a file, not a folder", where=str(folder)) from error
+        except OSError as error:
+            raise output_error(error, folder) from error
+        if inside and RUN not in inside:
+            raise StageFailed(
+                "the output folder holds other files",
+                where=str(folder),
+                hint="choose an empty or new folder with --output",
+            )
+        self._facts: dict[str, Any] = {}
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write ``run.json`` for a run that has just begun; what an earlier run left goes."""
+        for name in ("report.html", "report.md", "gates.json", "junit.xml", "accuracy.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("stages", "bench", "pictures", "model"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._facts = {
+            "schema_version": SCHEMA_VERSION,
+            **facts,
+            "command": " ".join(["edgemtl", *sys.argv[1:]]),
+            "versions": tool_versions(),
+            "machine": machine_facts(),
+            "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "status": "running",
+            "stages": [],
+            "exit_code": None,
+            "error": None,
+            "bundle": None,
+        }
+        write_json(self.folder / RUN, self._facts)
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of ``run.json``."""
+        self._facts.update(changes)
+        write_json(self.folder / RUN, self._facts)
+
+    def add_stage(self, position: int, record: StageRecord) -> None:
+        """Record a stage and its log under ``stages/NN-name``."""
+        place = self.folder / "stages" / f"{position:02d}-{record.name}"
+        data = asdict(record)
+        write_json(place / "stage.json", data)
+        if record.notes:
+            (place / "log.txt").write_text("\n".join(record.notes) + "\n", "utf-8")
+        data.pop("notes")
+        data["seconds"] = round(record.seconds, 3)
+        self.update(stages=[*self._facts["stages"], data])
+
+    def publish(self, source: Path, name: str) -> None:
+        """Copy a stage's file to its place in the run folder, if the stage left it."""
+        if not source.exists():
+            return
+        target = self.folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.part")
+            shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise output_error(error, target) from error
+
+    def publish_json(self, name: str, data: Any) -> None:
+        """Write JSON into the run folder."""
+        write_json(self.folder / name, data)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a folder as plain data; empty when there is none that can be read."""
+    try:
+        data = json.loads((folder / RUN).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

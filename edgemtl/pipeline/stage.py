@@ -1,0 +1,212 @@
+"""What a stage is, and what all stages of a run share."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from edgemtl.backends import registry
+from edgemtl.backends.base import Artefact, Backend, SessionOptions
+from edgemtl.data.calibration import embedded
+from edgemtl.data.open import open_dataset
+from edgemtl.data.samples import Dataset
+from edgemtl.files import read_json, sha256_file
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.cache import StageCache, code_fingerprint, key_of
+from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
+from edgemtl.tasks.base import Task
+
+#: files that stages leave for others
+CHECKPOINT = "model.pt"
+ONNX = "model.onnx"
+ARTEFACT = "artefact.json"
+ARTEFACT_FOLDER = "artefact"
+
+Tell = Callable[[str], None]
+StageStatus = Literal["done", "cached", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How a stage went, for ``run.json``."""
+
+    name: str
+    status: StageStatus
+    seconds: float
+    key: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Context:
+    """What a run works on: one model, one target, one recipe.
+
+    Attributes:
+        model: checkpoint file.
+        factory: ``package.module:function`` of the user's own network, or None.
+        recipe: resolved.
+        target: what it is built for.
+        cache: where results are kept.
+        private: folder of this run alone, for what is never cached.
+        folders: stage name -> folder of its result, filled as the run goes on.
+        keys: stage name -> key of its result.
+    """
+
+    model: Path
+    factory: str | None
+    recipe: Recipe
+    target: Target
+    cache: StageCache
+    private: Path
+    folders: dict[str, Path] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def dense(self) -> MultiTaskNetwork:
+        """The uncompressed network, as it came."""
+        return load_network(self.model, self.factory)
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """Hash of the checkpoint's bytes."""
+        return sha256_file(self.model)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of this run."""
+        return self.dense.selected(self.recipe.model.tasks)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Their names."""
+        return [task.name for task in self.tasks]
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The target's backend."""
+        return registry.get(self.target.backend)
+
+    def network(self, stage: str) -> MultiTaskNetwork:
+        """The network that a stage left: the uncompressed one, or a compressed checkpoint."""
+        checkpoint = self.folders[stage] / CHECKPOINT
+        return load_network(checkpoint) if checkpoint.exists() else self.dense
+
+    def artefact(self, stage: str) -> Artefact:
+        """The artefact that a compile stage left."""
+        folder = self.folders[stage]
+        facts = read_json(folder / ARTEFACT)
+        return Artefact(
+            facts["backend"],
+            facts["target"],
+            folder / ARTEFACT_FOLDER,
+            tuple(facts["files"]),
+            facts["reproducible"],
+            facts["facts"],
+        )
+
+    @property
+    def session_options(self) -> SessionOptions:
+        """How artefacts of this run are run."""
+        hint = str(self.target.options.get("precision_hint", "f32"))
+        return SessionOptions(threads=self.recipe.bench.threads, precision_hint=hint)
+
+    @cached_property
+    def calibration(self) -> Dataset:
+        """Pictures for calibration and parity."""
+        return self._split(self.recipe.data.calibration)
+
+    @cached_property
+    def evaluation(self) -> Dataset:
+        """Pictures that accuracy is measured on."""
+        return self._split(self.recipe.data.evaluation)
+
+    def _split(self, split: str) -> Dataset:
+        data = self.recipe.data
+        dataset = (
+            embedded({task.label_kind for task in self.tasks}, split)
+            if data.root is None
+            else open_dataset(data.root, split, data.format)
+        )
+        if data.limit is not None and data.limit < len(dataset):
+            return dataset.subset(range(data.limit))
+        return dataset
+
+    @cached_property
+    def evaluation_fingerprint(self) -> str:
+        """Hash of the evaluation pictures and labels."""
+        return self.evaluation.fingerprint()
+
+    @cached_property
+    def calibration_fingerprint(self) -> str:
+        """Hash of the calibration pictures and labels."""
+        return self.calibration.fingerprint()
+
+
+class Stage(ABC):
+    """One step: reads the folders of the stages before it, writes its own.
+
+    Args:
+        name: of its folder and in reports.
+        after: names of the stages whose results it reads; their keys are part of its own.
+    """
+
+    #: False for what must be measured anew each time
+    cacheable: ClassVar[bool] = True
+
+    def __init__(self, name: str, after: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.after = after
+
+    @abstractmethod
+    def inputs(self, context: Context) -> dict[str, Any]:
+        """Plain data: everything beyond ``after`` and the code that can change the result."""
+
+    @abstractmethod
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Do the work and write results into ``folder``.
+
+        Raises:
+            EdgemtlError: with the exit code that the run then leaves with.
+        """
+
+    def check(self, context: Context) -> None:  # noqa: B027 - most results need no verdict
+        """Judge the result, whether just made or cached.
+
+        Raises:
+            EdgemtlError: the run stops here, with the result kept for the report.
+        """
+
+    def key(self, context: Context) -> str:
+        """Hash of everything that can change the result."""
+        return key_of(
+            {
+                "stage": self.name,
+                "code": code_fingerprint(),
+                "after": [context.keys[name] for name in self.after],
+                "inputs": self.inputs(context),
+            }
+        )
+
+    def execute(self, context: Context, tell: Tell) -> StageRecord:
+        """Run, or take the result from the cache."""
+        began = time.monotonic()
+        notes: list[str] = []
+
+        def note(line: str) -> None:
+            notes.append(line)
+            tell(line)
+
+        key = self.key(context)
+        cache = context.cache if self.cacheable else StageCache(context.private, fresh=True)
+        entry = cache.result(self.name, key, lambda folder: self.run(context, folder, note))
+        context.folders[self.name], context.keys[self.name] = entry.folder, key
+        self.check(context)
+        status: StageStatus = "cached" if entry.cached else "done"
+        return StageRecord(self.name, status, time.monotonic() - began, key, tuple(notes))

@@ -1,0 +1,84 @@
+"""Anything that can be evaluated or run on a picture: checkpoint, ONNX file or bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgemtl.backends import registry
+from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.bundle.read import open_bundle
+from edgemtl.data.preprocess import InputSpec
+from edgemtl.errors import InputRefused
+from edgemtl.export.metadata import read_metadata
+from edgemtl.measure.accuracy import Run, network_runner
+from edgemtl.models.checkpoint import load_network
+from edgemtl.tasks.base import Task
+
+Kind = Literal["checkpoint", "onnx", "bundle"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in any form, ready to run.
+
+    Attributes:
+        kind: what the file is.
+        run: (1, 3, H, W) float32 -> output name -> array.
+        tasks: what its outputs mean.
+        input_spec: how pictures become its input.
+    """
+
+    kind: Kind
+    run: Run
+    tasks: tuple[Task, ...]
+    input_spec: InputSpec
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file is, by its first bytes and its name.
+
+    Raises:
+        InputRefused: there is no such file.
+    """
+    if not path.exists():
+        raise InputRefused("there is no such file", where=str(path))
+    if path.suffix == ".onnx":
+        return "onnx"
+    return "bundle" if path.suffix == ".edgemtl" else "checkpoint"
+
+
+@contextmanager
+def open_subject(
+    path: Path, factory: str | None = None, options: SessionOptions | None = None
+) -> Iterator[Subject]:
+    """Open a checkpoint, an ONNX file of ours or a bundle; closed again on leaving.
+
+    Raises:
+        InputRefused: none of these, or refused.
+        TargetUnavailable: the bundle's runtime is not here.
+    """
+    kind = kind_of(path)
+    if kind == "checkpoint":
+        network = load_network(path, factory)
+        yield Subject(kind, network_runner(network), network.tasks, network.input_spec)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        if kind == "onnx":
+            tasks, spec = read_metadata(path)
+            artefact = Artefact("onnxruntime", "cpu", path.parent, (path.name,))
+            options = options or SessionOptions()
+        else:
+            bundle = open_bundle(path)
+            tasks, spec = bundle.tasks(), bundle.input_spec()
+            artefact = bundle.artefact(Path(folder))
+            options = options or bundle.session_options()
+        session = registry.get(artefact.backend).load(artefact, options)
+        try:
+            yield Subject(kind, session.run, tasks, spec)
+        finally:
+            session.close()
