@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -169,7 +170,10 @@ def load_tensors(path: Path) -> Any:
     try:
         if path.stat().st_size == 0:
             raise InputRefused("the checkpoint is empty", where=str(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch has to say about a foreign pickle, the refusal below says better.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputRefused("there is no such file", where=str(path)) from error
     except pickle.UnpicklingError as error:
