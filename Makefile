@@ -1,0 +1,59 @@
+# make demo and make test are all that a newcomer needs: both create .venv, install what they need
+# in the versions of constraints.txt, and install nothing again while pyproject.toml, setup.py and
+# constraints.txt stay as they are.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first of these that is Python 3.11 or newer; or say which: make test PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+RUN := .venv/bin/python -m
+INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt
+PINS := pyproject.toml setup.py constraints.txt
+
+COMPILE_ARGS ?= examples/mos_m.pt --target cpu
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint unit docs clean
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile
+
+demo: .venv/.core ## compile a trained network for this machine's CPU
+	.venv/bin/edgemtl compile $(COMPILE_ARGS)
+
+test: lint unit ## everything that CI checks, except the demo
+
+lint: .venv/.dev ## format, style, types, direction of imports
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	.venv/bin/lint-imports
+
+unit: .venv/.dev ## the tests; a part of them: make unit PYTEST_ARGS=tests/unit/tasks
+	$(RUN) pytest $(PYTEST_ARGS)
+
+docs: .venv/.core ## docs/api from the docstrings
+	$(RUN) tools.build_docs
+
+clean: ## remove what was built; .venv and runs/ stay
+	rm -rf build dist docs/api *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# The files .made, .core and .dev are stamps: written last, so that what was interrupted runs again.
+.venv/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; where is it? make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.core: .venv/.made $(PINS)
+	@echo "Installing the core into .venv (some minutes the first time) ..."
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.dev: .venv/.made $(PINS)
+	@echo "Installing the core and what the tests need into .venv (some minutes the first time) ..."
+	$(INSTALL) -e '.[dev,openvino]'
+	@touch .venv/.core $@
