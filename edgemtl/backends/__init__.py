@@ -1,0 +1,1 @@
+"""Compilers and runtimes: one interface, and who compiles for which target."""

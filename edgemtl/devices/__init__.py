@@ -1,0 +1,1 @@
+"""Where an artefact runs, and the runner that goes along in a bundle."""

@@ -1,0 +1,1 @@
+"""From a torch network to an ONNX file that computes the same, and what that file costs."""

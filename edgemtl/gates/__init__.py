@@ -1,0 +1,1 @@
+"""Limits and results in, verdicts out; what was not measured never passes."""

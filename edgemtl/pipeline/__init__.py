@@ -1,0 +1,1 @@
+"""Stages in order, their cache, resuming, and the run folder."""

@@ -1,0 +1,1 @@
+"""What a run found, for people: pages, tables and plots from stored results."""

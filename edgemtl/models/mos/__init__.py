@@ -1,0 +1,1 @@
+"""The MOS family: face detection, landmarks and head pose in one network."""

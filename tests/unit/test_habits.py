@@ -1,0 +1,188 @@
+"""What holds for the whole repository: imports, start-up, sizes, paths, pins, packaging."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from edgemtl import targets
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import check_licences  # noqa: E402 - lies in tools/
+
+#: what costs start-up time, and so is imported by the functions that need it
+HEAVY = {"cv2", "cyclonedx", "matplotlib", "nncf", "onnx", "onnxruntime", "onnxscript", "onnxslim"}
+HEAVY |= {"openvino", "scipy", "tensorrt_rtx", "torch_pruning", "tvm"}
+SOURCES = sorted((ROOT / "edgemtl").rglob("*.py"))
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files that git tracks, or a skip where this is no checkout."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: no list of tracked files")
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *patterns]
+    listed = subprocess.run(command, check=True, capture_output=True).stdout.decode()
+    return [ROOT / name for name in listed.split("\0") if (ROOT / name).is_file()]
+
+
+def test_imports_go_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_the_command_line_starts_without_heavy_packages() -> None:
+    program = "import json, sys, edgemtl.cli.main; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert "typer" in loaded  # it did import the command line
+    assert not loaded & (HEAVY | {"torch"})
+
+
+def imported_at_the_top(body: list[ast.stmt]) -> set[str]:
+    """Packages that importing a module with this body imports, ``if TYPE_CHECKING`` left out."""
+    found: set[str] = set()
+    for node in body:
+        match node:
+            case ast.Import():
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            case ast.ImportFrom(module=str(module), level=0):
+                found.add(module.partition(".")[0])
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                found |= imported_at_the_top(node.orelse)
+            case ast.If() | ast.Try():
+                found |= imported_at_the_top(node.body + node.orelse)
+    return found
+
+
+def test_runtimes_and_plots_are_imported_inside_functions() -> None:
+    # OpenCV and SciPy read and letterbox pictures everywhere in data/ and tasks/; those rooms are
+    # not imported at start-up (the test above).
+    lazy = HEAVY - {"cv2", "scipy"}
+    early = {
+        str(path.relative_to(ROOT)): sorted(lazy & imported_at_the_top(tree.body))
+        for path in SOURCES
+        for tree in [ast.parse(path.read_text("utf-8"))]
+        if lazy & imported_at_the_top(tree.body)
+    }
+    assert early == {}
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    assert lengths
+    assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > 400} == {}
+
+
+def test_no_tracked_file_names_a_path_of_one_machine() -> None:
+    machine = re.compile(rb"/(root|work|farm|tmp/[a-z]+|home/[a-z]+)/")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        if b"\0" not in (content := path.read_bytes())
+        for number, line in enumerate(content.splitlines(), 1)
+        if machine.search(line)
+    ]
+    assert found == []
+
+
+def test_every_target_loads_and_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    names = targets.names()
+    assert "cpu" in names
+    for name in names:
+        target = targets.load(name)
+        assert target.name == name
+        assert target.precisions
+        assert f"| `{name}` |" in readme
+
+
+def test_the_core_installs_nothing_under_gpl_or_agpl() -> None:
+    findings = check_licences.check("edgemtl")
+    assert {"torch", "numpy"} <= {finding.name for finding in findings}
+    bad = [finding for finding in findings if finding.verdict in ("refused", "unknown")]
+    assert bad == []
+
+
+def pins() -> dict[str, Version]:
+    """Package -> version of constraints.txt; every line pins exactly one version."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            found[str(canonicalize_name(name))] = Version(version)
+    return found
+
+
+def test_all_that_is_installed_for_the_core_is_pinned_as_installed() -> None:
+    pinned = pins()
+    installed = {
+        str(canonicalize_name(package.metadata["Name"])): Version(package.version)
+        for package in check_licences.closure("edgemtl", ["openvino"])
+    }
+    # "2.13.0+cpu" is a build of 2.13.0.
+    differing = {
+        name: (str(version), str(pinned.get(name)))
+        for name, version in installed.items()
+        if pinned.get(name) != Version(version.public)
+    }
+    assert differing == {}
+
+
+def test_pins_satisfy_what_pyproject_asks_for() -> None:
+    pinned = pins()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + extras["dev"] + extras["openvino"] + extras["nncf"]
+    for requirement in map(Requirement, asked):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, requirement.name
+        assert version in requirement.specifier, requirement.name
+
+
+def test_commit_hooks_fetch_nothing() -> None:
+    lines = (ROOT / ".pre-commit-config.yaml").read_text("utf-8").splitlines()
+    repositories = [line.strip() for line in lines if line.strip().startswith("- repo:")]
+    assert repositories == ["- repo: local"]
+
+
+def test_an_installation_has_targets_and_calibration_pictures(tmp_path: Path) -> None:
+    built = tmp_path / "lib"
+    build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    build += ["build", "--build-base", str(tmp_path / "build"), "--build-lib", str(built)]
+    made = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+
+    for path in tracked("edgemtl", "targets/*.toml", "calib_data"):
+        relative = path.relative_to(ROOT)
+        inside = relative if relative.parts[0] == "edgemtl" else f"edgemtl/_{relative}"
+        assert (built / inside).is_file(), f"{relative} is not in the installation"
+
+    program = (
+        "from edgemtl import targets; from edgemtl.data import calibration; "
+        "print(targets.names(), calibration.folder())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{targets.names()} {built / 'edgemtl' / '_calib_data'}"
