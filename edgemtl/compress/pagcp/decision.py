@@ -1,0 +1,63 @@
+"""Judging a trial after few pictures: a paired sequential test (design section 6 g)."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: a decision is made when the mean is this many standard errors clear of the limit
+STANDARD_ERRORS = 2.0
+#: pictures that a task must be labelled in before its standard error is believed
+FEWEST = 12
+
+
+class Verdict(enum.Enum):
+    """What the pictures seen so far say about a trial."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    OPEN = "open"
+
+
+def judge(
+    rises: NDArray[np.float64], slack: NDArray[np.float64], labelled: NDArray[np.bool_], last: bool
+) -> Verdict:
+    """Whether every task's mean rise stays within its slack.
+
+    Args:
+        rises: (n, tasks) per picture: loss of the trial minus loss of the committed state.
+        slack: (tasks,) how much the mean loss may rise.
+        labelled: (n, tasks) whether the picture says anything about the task; the mean is over
+            these, a task without any is not judged.
+        last: no picture is left; the means decide.
+
+    Returns:
+        REJECT as soon as one task is surely over its slack, ACCEPT when all are surely within.
+    """
+    if not np.isfinite(rises).all():
+        return Verdict.REJECT
+    sure = True
+    for task in range(rises.shape[1]):
+        values = rises[labelled[:, task], task]
+        if len(values) == 0:
+            sure = sure and last
+            continue
+        mean = float(values.mean())
+        if last:
+            if mean > slack[task]:
+                return Verdict.REJECT
+            continue
+        if not values.any():
+            # Not one picture changed: this task does not depend on what was removed.
+            sure = sure and slack[task] >= 0
+            continue
+        if len(values) < FEWEST:
+            sure = False
+            continue
+        margin = STANDARD_ERRORS * float(values.std(ddof=1)) / np.sqrt(len(values))
+        if mean - margin > slack[task]:
+            return Verdict.REJECT
+        sure = sure and mean + margin <= slack[task]
+    return Verdict.ACCEPT if sure else Verdict.OPEN

@@ -1,0 +1,56 @@
+"""Which widths a group may be cut to, and finding the smallest that passes in few checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+#: no group is cut below this share of its original width in one search
+FLOOR_SHARE = 0.125
+
+
+def candidates(original: int, current: int, multiple: int, floor: float = FLOOR_SHARE) -> list[int]:
+    """Widths below ``current`` that a group may be cut to, widest first.
+
+    All are multiples of ``multiple``, for the vector unit's sake, and at least
+    ``max(multiple, floor * original)``; empty when there is none.
+    """
+    lowest = max(multiple, math.ceil(original * floor / multiple) * multiple)
+    highest = (current - 1) // multiple * multiple
+    return list(range(highest, lowest - 1, -multiple))
+
+
+def most_checks(count: int) -> int:
+    """The most checks that :func:`farthest_passing` needs for ``count`` candidates."""
+    return math.ceil(math.log2(count + 1)) + 2 if count else 0
+
+
+def farthest_passing(count: int, start: int, passes: Callable[[int], bool]) -> int:
+    """The last index that passes, or -1, assuming that all before a passing one pass.
+
+    The first check is at ``start``, where a prediction expects the boundary, the second beside it,
+    so that a good prediction costs two checks; a wrong one falls back to bisection.
+
+    Args:
+        count: number of candidates.
+        start: index to check first.
+        passes: the check; called at most :func:`most_checks` times, never twice for one index.
+    """
+    below, above = -1, count
+    probe = min(max(start, 0), count - 1)
+    checks = 0
+    while above - below > 1:
+        checks += 1
+        if passes(probe):
+            below = probe
+        else:
+            above = probe
+        left = above - below - 1
+        if left <= 0:
+            break
+        # A step to the neighbour is taken once; afterwards halving keeps the number of checks low.
+        if checks == 1:
+            probe = below + 1 if below == probe else above - 1
+        else:
+            probe = below + (left + 1) // 2
+    return below
