@@ -252,6 +252,7 @@ _PUBLISHED = (
     ("bench", "reference.json", "bench/reference.json"),
     ("bench", "comparison.json", "bench/comparison.json"),
     ("bench", "skipped.json", "bench/skipped.json"),
+    ("bench", "identical.json", "bench/identical.json"),
 )
 
 

@@ -1,0 +1,89 @@
+"""Verbs about the tool itself: ``targets``, ``doctor``, ``cache``, ``schema``, ``init``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgemtl.cli.console import JsonFlag, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command("targets")(targets_verb)
+    app.command("doctor")(doctor_verb)
+    app.command("cache")(cache_verb)
+    app.command("schema")(schema_verb)
+    app.command("init")(init_verb)
+
+
+def targets_verb(as_json: JsonFlag = False) -> None:
+    """List the targets and whether their runtime works here."""
+    from edgemtl.pipeline.environment import target_list
+
+    found = target_list()
+    if as_json:
+        print_json(found)
+        return
+    for target in found:
+        state = f"{target['backend']} {target['version']}" if target["ok"] else "not here"
+        print(f"{target['name']:<20} {state:<28} {target['description']}")
+        if not target["ok"]:
+            print(f"{'':<20} {target['reason']}")
+
+
+def doctor_verb(as_json: JsonFlag = False) -> None:
+    """Tell what works on this machine, what does not, and what to do about it."""
+    from edgemtl.pipeline.environment import examine
+
+    found = examine()
+    if as_json:
+        print_json(found)
+        return
+    for check in found["checks"]:
+        print(f"{'ok ' if check['ok'] else 'NO '} {check['name']}: {check['detail']}")
+        if check["advice"]:
+            print(f"    next: {check['advice']}")
+
+
+def cache_verb(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all stage results.")] = False,
+) -> None:
+    """Show where stage results are kept and how much they take."""
+    from edgemtl.pipeline.cache import StageCache, default_folder
+
+    cache = StageCache(default_folder() / "stages")
+    if clear:
+        cache.clear()
+    print(f"{cache.folder}: {cache.size_bytes() / 1e6:.1f} MB")
+
+
+def schema_verb() -> None:
+    """Print the recipe's JSON Schema."""
+    from edgemtl.recipes import Recipe
+
+    print_json(Recipe.model_json_schema())
+
+
+def init_verb(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; printed by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented recipe with every key and its default."""
+    from edgemtl.errors import UsageError
+    from edgemtl.files import write_text
+    from edgemtl.pipeline.environment import commented_recipe
+
+    text = commented_recipe()
+    if output is None:
+        sys.stdout.write(text)
+        return
+    if output.exists() and not force:
+        raise UsageError("the file is there already", where=str(output), hint="--force overwrites")
+    write_text(output, text)
+    print(output)

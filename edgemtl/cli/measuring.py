@@ -1,0 +1,122 @@
+"""Verbs that measure: ``bench`` and ``parity``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from edgemtl.measure.results import Comparison, LatencyResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command("bench")(bench_verb)
+    app.command("parity")(parity_verb)
+
+
+def bench_verb(
+    bundle: Annotated[Path, typer.Argument(help="Bundle or ONNX file.", metavar="BUNDLE|ONNX")],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Measure in turns with this one and print the speed-up over it."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of the runtime; 0 lets it choose.")
+    ] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Least seconds of timed runs.")] = 3.0,
+    min_runs: Annotated[int, typer.Option(min=5, help="Least number of timed runs.")] = 100,
+    max_seconds: Annotated[float, typer.Option(min=0.5, help="Stop after so long.")] = 60.0,
+    warmup_seconds: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="Runtime for an ONNX file (a bundle knows its own).")
+    ] = "onnxruntime",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the results as JSON.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure latency on this machine, one artefact per process.
+
+    Exit code 9 when the measurement is not stable: the figures are printed, but not to be quoted.
+    """
+    from edgemtl.errors import ExitCode
+    from edgemtl.files import write_json
+    from edgemtl.pipeline.benchmarking import Timing, bench_files
+
+    timing = Timing(threads, seconds, min_runs, max_seconds, warmup_seconds, picture, backend, seed)
+
+    def tell(line: str) -> None:
+        if not as_json:
+            print(line, file=sys.stderr)
+
+    result = bench_files(bundle, against, timing, tell)
+    data = result.to_dict()
+    if output is not None:
+        write_json(output, data)
+    if as_json:
+        print_json(data)
+    else:
+        _print(result, bundle, against)
+    if not result.stable:
+        print(f"not stable: {result.reason}", file=sys.stderr)
+        raise typer.Exit(int(ExitCode.UNSTABLE))
+
+
+def _print(result: LatencyResult | Comparison, bundle: Path, against: Path | None) -> None:
+    from edgemtl.measure.results import LatencyResult
+    from edgemtl.report.latency import print_comparison, print_latency
+
+    if isinstance(result, LatencyResult):
+        print_latency(result, bundle.name)
+    else:
+        print_comparison(result, bundle.name, against.name if against else "")
+
+
+def parity_verb(
+    a: Annotated[Path, typer.Argument(help="Reference: checkpoint, ONNX or bundle.")],
+    b: Annotated[Path, typer.Argument(help="Compared with it.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with pictures; embedded set by default.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Real pictures to compare on.")] = 4,
+    precision: Annotated[
+        str, typer.Option(help="Tolerance: fp32, fp16, bf16 or int8 (these two inform only).")
+    ] = "fp32",
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Name the first layer that differs.")
+    ] = False,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two forms of a network, per output and per task; exit code 5 when they differ."""
+    from edgemtl.errors import ExitCode
+    from edgemtl.pipeline.paritycheck import compare_files
+
+    found = compare_files(a, b, data, images, precision, bisect, factory)
+    if as_json:
+        print_json(found)
+    else:
+        for output in found["outputs"]:
+            verdict = "ok" if output["ok"] else "DIFFERS"
+            problem = output.get("problem") or f"{output['max_relative']:.2e} of its range"
+            print(f"{verdict:<8} {output['task']:<14} {output['name']:<24} {problem}")
+        layer = found.get("bisect")
+        if layer is not None and layer["found"]:
+            print(
+                f"first layer that differs: {layer['op']} '{layer['node']}'"
+                f" (module {layer['module'] or '(network)'})"
+            )
+        elif layer is not None:
+            print(f"no layer differs ({layer['compared']} compared)")
+    if not found["passed"]:
+        raise typer.Exit(int(ExitCode.PARITY))

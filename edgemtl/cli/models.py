@@ -1,0 +1,135 @@
+"""Verbs on networks: ``inspect``, ``eval``, ``export``, ``import``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from edgemtl.measure.accuracy import AccuracyReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs."""
+    app.command("inspect")(inspect_verb)
+    app.command("eval")(eval_verb)
+    app.command("export")(export_verb)
+    app.command("import")(import_verb)
+
+
+def inspect_verb(
+    model: Annotated[Path, typer.Argument(help="Checkpoint or bundle.", metavar="MODEL|BUNDLE")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Also list what this target cannot run."),
+    ] = None,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="List every module with its MACs and parameters.")
+    ] = False,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show inputs, tasks, parameters and MACs, and what a target cannot run."""
+    from edgemtl.pipeline.inspection import inspect_file
+    from edgemtl.report.inspection import print_inspection
+
+    found = inspect_file(model, factory, target or [])
+    if as_json:
+        print_json(found)
+    else:
+        print_inspection(found, every_module=modules)
+
+
+def eval_verb(
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint, ONNX or bundle.", metavar="MODEL|ONNX|BUNDLE")
+    ],
+    data: DataFlag = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
+    layout: Annotated[
+        str, typer.Option("--format", help="Layout of the folder; found out by default.")
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first so many pictures.")
+    ] = None,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure accuracy per task; without --data on the embedded (synthetic) set."""
+    from edgemtl.pipeline.evaluation import evaluate_file
+
+    report = evaluate_file(model, data, split, layout, limit, factory)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    _print_accuracy(report)
+
+
+def _print_accuracy(report: AccuracyReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.images} pictures of {report.data}, {report.protocol}")
+    for column in ("task", "figure"):
+        table.add_column(column)
+    table.add_column("value", justify="right")
+    for name, task in report.tasks.items():
+        for key, value in task.values.items():
+            table.add_row(name, key, "not measured" if value is None else f"{value:.4f}")
+        if task.note:
+            table.add_row(name, "note", task.note)
+    Console().print(table)
+    if report.skipped:
+        print(f"{len(report.skipped)} not used:", file=sys.stderr)
+        for line in report.skipped[:10]:
+            print(f"  {line}", file=sys.stderr)
+
+
+def export_verb(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="MODEL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Opset and lowerings are this target's.")
+    ] = "cpu",
+    opset: Annotated[int | None, typer.Option(help="Instead of the target's.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Keep this task only; may be given again.")
+    ] = None,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a network as one simplified ONNX file and check that it computes the same."""
+    from edgemtl.pipeline.exporting import export_file
+
+    facts = export_file(model, output, target, opset, task, factory)
+    if as_json:
+        print_json(facts)
+        return
+    print(f"{output}: opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
+    for note in facts["notes"]:
+        print(f"note: {note}")
+
+
+def import_verb(
+    source: Annotated[Path, typer.Argument(help="Published weights.", metavar="SOURCE")],
+    family: Annotated[str, typer.Option("--family", help="mos-m, mos-s or retinaface.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.")],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="What the file does not say about itself (colour order, activation, anchors)."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Input side in pixels.")] = 640,
+) -> None:
+    """Turn published weights into a checkpoint, every key accounted for."""
+    from edgemtl.pipeline.importing import import_file
+
+    found: dict[str, Any] = import_file(source, family, preset, size, output)
+    print(f"{output}: {found['parameters']:,} parameters, tasks {', '.join(found['tasks'])}")
+    print(f"check it: edgemtl eval {output} --data DIR --split val")

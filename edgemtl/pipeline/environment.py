@@ -1,0 +1,110 @@
+"""What there is on this machine, and what a recipe may say."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.data import calibration
+from edgemtl.pipeline.cache import default_folder
+from edgemtl.recipes import Recipe
+
+
+def target_list() -> list[dict[str, Any]]:
+    """Every target with the state of its backend."""
+    found = []
+    for name in targets.names():
+        target = targets.load(name)
+        state = registry.get(target.backend).availability()
+        found.append(
+            {
+                "name": name,
+                "description": target.description,
+                "backend": target.backend,
+                "device": target.device,
+                "opset": target.opset,
+                "precisions": list(target.precisions),
+                "ok": state.ok,
+                "version": state.version,
+                "reason": state.reason,
+            }
+        )
+    return found
+
+
+def examine() -> dict[str, Any]:
+    """Checks of this installation; none of them changes anything."""
+    checks = []
+
+    def add(name: str, ok: bool, detail: str, advice: str = "") -> None:
+        checks.append({"name": name, "ok": ok, "detail": detail, "advice": advice})
+
+    for name in registry.names():
+        backend = registry.get(name)
+        state = backend.availability()
+        advice = "" if state.ok or not backend.extra else f"pip install 'edgemtl[{backend.extra}]'"
+        add(f"backend {name}", state.ok, state.version if state.ok else state.reason, advice)
+    place = default_folder()
+    add(
+        "cache",
+        _writable(place),
+        str(place),
+        "" if _writable(place) else "set EDGEMTL_CACHE to a writable folder",
+    )
+    embedded = calibration.folder() / "faces"
+    add("embedded calibration set", embedded.is_dir(), str(embedded))
+    add("processors", True, f"{os.cpu_count()} seen by Python")
+    return {"checks": checks}
+
+
+def _writable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def commented_recipe() -> str:
+    """A TOML recipe in which every key stands as a comment with its default and meaning."""
+    lines = ["# EdgeMTL recipe. Every key is optional; remove the '#' to set one.", ""]
+    for name, section in Recipe.model_fields.items():
+        model = section.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += _section(name, model)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(path: str, model: type[BaseModel]) -> list[str]:
+    lines = [f"[{path}]"]
+    nested: list[str] = []
+    for name, key in model.model_fields.items():
+        kind = key.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested += _section(f"{path}.{name}", kind)
+        elif name == "tasks" and path == "gates":
+            nested += ["# [gates.tasks.NAME]", "# max_relative_drop = 0.02", ""]
+        else:
+            lines.append(_line(name, key))
+    return [*lines, "", *nested]
+
+
+def _line(name: str, key: FieldInfo) -> str:
+    default = key.get_default(call_default_factory=True)
+    meaning = f"  # {key.description}" if key.description else ""
+    if default is None:
+        return f"# {name} ={meaning}"
+    if isinstance(default, bool):
+        return f"# {name} = {str(default).lower()}{meaning}"
+    if isinstance(default, tuple):
+        return f"# {name} = {list(default)}{meaning}"
+    return f"# {name} = {default!r}{meaning}"

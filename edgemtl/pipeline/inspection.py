@@ -1,0 +1,113 @@
+"""``inspect``: what a checkpoint or a bundle is, without measuring anything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.bundle.read import open_bundle
+from edgemtl.errors import UsageError
+from edgemtl.export.module_cost import module_costs
+from edgemtl.export.onnx_export import export_onnx
+from edgemtl.export.simplify import simplify
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.subject import kind_of
+from edgemtl.tasks.base import Task
+
+
+def inspect_file(
+    path: Path, factory: str | None = None, target_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Plain data about a checkpoint or a bundle.
+
+    Returns:
+        ``params``, ``macs``, per-task figures, input, tasks with outputs, and per target the list
+        of nodes it cannot run as written.
+
+    Raises:
+        InputRefused: the file is refused.
+        UsageError: an ONNX file, or an unknown target.
+    """
+    kind = kind_of(path)
+    if kind == "onnx":
+        raise UsageError("inspect takes a checkpoint or a bundle", where=str(path))
+    wanted = [targets.load(name) for name in target_names]
+    if kind == "bundle":
+        return _bundle(path)
+    network = load_network(path, factory)
+    found = _network(network)
+    if wanted:
+        found["targets"] = _target_problems(network, wanted)
+    return {"file": str(path), "kind": kind, **found}
+
+
+def _network(network: MultiTaskNetwork) -> dict[str, Any]:
+    cost = module_costs(network)
+    return {
+        "family": network.family or "(factory)",
+        "arguments": network.arguments,
+        "params": cost.parameters,
+        "macs": cost.macs,
+        "input": network.input_spec.to_dict(),
+        "tasks": {
+            task.name: {
+                "kind": task.kind,
+                "outputs": list(task.outputs),
+                "params": cost.tasks[task.name].parameters,
+                "macs": cost.tasks[task.name].macs,
+                "judged_by": task.primary.label,
+            }
+            for task in network.tasks
+        },
+        "modules": [asdict(module) for module in cost.modules],
+        "pruned": len(network.pruning),
+    }
+
+
+def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        for target in wanted:
+            backend = registry.get(target.backend)
+            state = backend.availability()
+            answer: dict[str, Any] = {"available": state.ok, "reason": state.reason}
+            if state.ok:
+                raw, simple = Path(folder) / "raw.onnx", Path(folder) / f"{target.name}.onnx"
+                export_onnx(network, raw, opset=target.opset, deformable=target.deformable)
+                simplify(raw, simple)
+                answer["problems"] = [asdict(p) for p in backend.problems(simple, target)]
+            answers[target.name] = answer
+    return answers
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    cost = manifest.cost.after or {}
+
+    def outputs(task: Task) -> list[str]:
+        return list(task.outputs)
+
+    return {
+        "file": str(path),
+        "kind": "bundle",
+        "name": manifest.name,
+        "target": manifest.target.model_dump(mode="json"),
+        "params": cost.get("parameters"),
+        "macs": cost.get("macs"),
+        "input": dict(manifest.inputs[0].spec),
+        "tasks": {
+            task.name: {"kind": task.kind, "outputs": outputs(task)} for task in bundle.tasks()
+        },
+        "accuracy": manifest.accuracy.model_dump(mode="json"),
+        "gates": manifest.gates,
+        "created_by": manifest.created_by,
+        "manifest_sha256": bundle.manifest_sha256,
+        "files": {name: entry.size for name, entry in manifest.files.items()},
+    }

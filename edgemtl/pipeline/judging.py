@@ -1,0 +1,139 @@
+"""``gate``: stored results of a run or a bundle, judged again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemtl import recipes
+from edgemtl.bundle.read import open_bundle
+from edgemtl.errors import InputRefused
+from edgemtl.files import read_json
+from edgemtl.gates.judge import GateFacts, GateReport, judge
+from edgemtl.pipeline.subject import kind_of
+from edgemtl.tasks.base import MetricSpec
+
+
+def judge_stored(
+    path: Path, config: Path | None, assignments: Sequence[str], results: Path | None
+) -> GateReport:
+    """Judge a run folder, or a bundle with what the runner measured on the device.
+
+    Args:
+        path: run folder or bundle.
+        config: recipe whose ``[gates]`` replace the stored ones.
+        assignments: values of ``--set`` on top.
+        results: ``results.json`` of the bundle's runner.
+
+    Raises:
+        InputRefused: no results there, or not readable.
+        UsageError: the recipe or an assignment is not valid.
+    """
+    if path.is_dir():
+        facts, stored = _run_facts(path)
+    elif kind_of(path) == "bundle":
+        facts, stored = _bundle_facts(path, results)
+    else:
+        raise InputRefused("neither a run folder nor a bundle", where=str(path))
+    base = {} if config is not None else {"gates": stored}
+    return judge(recipes.resolve(base, config, assignments, {}).gates, facts)
+
+
+def _run_facts(folder: Path) -> tuple[GateFacts, Mapping[str, Any]]:
+    run = read_json(folder / "run.json")
+    accuracy, cost = _pair(folder / "accuracy.json"), _pair(folder / "cost.json")
+    bench = folder / "bench"
+    try:
+        facts = _facts(
+            {name: metrics["primary"] for name, metrics in (accuracy.get("metrics") or {}).items()},
+            accuracy,
+            cost,
+            _optional(bench / "artefact.json"),
+            _optional(bench / "comparison.json"),
+            (bench / "identical.json").exists(),
+        )
+        return facts, dict(run["recipe"]["gates"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRefused(f"the run is not readable: {error!r}", where=str(folder)) from error
+
+
+def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[str, Any]]:
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    latency = None
+    if results is not None:
+        latency = _device_latency(read_json(results), bundle.manifest_sha256, results)
+    primary = {
+        task.name: {
+            "key": task.primary.key,
+            "label": task.primary.label,
+            "direction": task.primary.direction,
+            "unit": task.primary.unit,
+        }
+        for task in bundle.tasks()
+    }
+    accuracy = {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle}
+    cost = {"reference": manifest.cost.before, "artefact": manifest.cost.after}
+    identical = bool(cost["reference"]) and cost["reference"] == cost["artefact"]
+    return _facts(primary, accuracy, cost, latency, None, identical), manifest.gates
+
+
+def _device_latency(data: Any, manifest_sha256: str, where: Path) -> dict[str, Any]:
+    """The runner's latency in the shape that gates judge.
+
+    Raises:
+        InputRefused: another bundle's results, or none of a runner.
+    """
+    try:
+        if data["manifest_sha256"] != manifest_sha256:
+            raise InputRefused(
+                "these are the results of another bundle",
+                where=str(where),
+                hint="run 'python BUNDLE bench --output results.json' on the device",
+            )
+        latency = data["latency"]
+        return {
+            "kind": str(latency.get("kind", "measured")),
+            "stable": bool(latency["stable"]),
+            "reason": str(latency.get("reason", "")),
+            "summary": {key: float(latency[key]) for key in ("p50_ms", "p90_ms", "p99_ms")},
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
+
+
+def _facts(
+    primary: Mapping[str, Mapping[str, Any]],
+    accuracy: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    latency: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+    identical: bool,
+) -> GateFacts:
+    before, after = accuracy.get("reference") or {}, accuracy.get("artefact") or {}
+    return GateFacts(
+        metrics={name: MetricSpec(**metric) for name, metric in primary.items()},
+        accuracy_before=before.get("tasks", {}),
+        accuracy_after=after.get("tasks", {}),
+        notes={**before.get("notes", {}), **after.get("notes", {})},
+        cost_before=_figures(cost.get("reference")),
+        cost_after=_figures(cost.get("artefact")),
+        latency=latency,
+        comparison=comparison,
+        identical=identical,
+    )
+
+
+def _figures(data: Mapping[str, Any] | None) -> dict[str, float | None]:
+    keys = ("macs", "parameters", "size_bytes")
+    return {key: float(data[key]) for key in keys if data and key in data}
+
+
+def _pair(path: Path) -> dict[str, Any]:
+    data = _optional(path)
+    return data if isinstance(data, dict) else {}
+
+
+def _optional(path: Path) -> Any:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,59 @@
+"""``run``: a network in any form on one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from edgemtl.data.faces import read_image
+from edgemtl.data.preprocess import letterbox
+from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.files import write_atomically
+from edgemtl.measure.accuracy import decode_all
+from edgemtl.pipeline.subject import open_subject
+from edgemtl.report.drawing import draw_results
+
+
+def run_on_picture(
+    model: Path, image: Path, output: Path, factory: str | None = None
+) -> dict[str, Any]:
+    """Run, draw into a PNG, and describe the results.
+
+    Returns:
+        ``tasks``: per task what it found, as plain data; ``summary``: the same in a few words.
+
+    Raises:
+        InputRefused: the model or the picture is refused.
+        StageFailed: the PNG cannot be written.
+    """
+    if not image.exists():
+        raise InputRefused("there is no such picture", where=str(image))
+    picture = read_image(image)
+    if picture is None:
+        raise InputRefused("this is not a picture that can be decoded", where=str(image))
+    with open_subject(model, factory) as subject:
+        canvas, view = letterbox(picture, subject.input_spec)
+        outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
+        tasks = subject.tasks
+    decoded = decode_all(tasks, outputs, view)
+    good, encoded = cv2.imencode(".png", draw_results(picture, tasks, decoded))
+    if not good:
+        raise StageFailed("the picture could not be encoded", where=str(output))
+    write_atomically(output, lambda stream: stream.write(encoded.tobytes()))
+    described = {task.name: task.describe(decoded[task.name]) for task in tasks}
+    return {
+        "image": str(image),
+        "drawn": str(output),
+        "tasks": described,
+        "summary": {name: _few_words(value) for name, value in described.items()},
+    }
+
+
+def _few_words(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} found"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number}" for key, number in list(value.items())[:4])
+    return str(value)

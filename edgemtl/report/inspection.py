@@ -1,0 +1,69 @@
+"""What ``inspect`` prints for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> None:
+    """Print :func:`edgemtl.pipeline.inspection.inspect_file`'s answer as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    height, width = found["input"]["size"]
+    console.print(f"[bold]{found['file']}[/bold]: {found['kind']}", highlight=False)
+    if found["params"] is not None:
+        console.print(
+            f"{found['params']:,} parameters, {found['macs'] / 1e6:,.1f} M MACs at "
+            f"{height}x{width} {found['input']['channel_order']}",
+            highlight=False,
+        )
+    table = Table(title="tasks")
+    table.add_column("task")
+    table.add_column("kind")
+    table.add_column("outputs")
+    alone = all("macs" in task for task in found["tasks"].values())
+    if alone:
+        table.add_column("parameters alone", justify="right")
+        table.add_column("M MACs alone", justify="right")
+    for name, task in found["tasks"].items():
+        row = [name, task["kind"], ", ".join(task["outputs"])]
+        if alone:
+            row += [f"{task['params']:,}", f"{task['macs'] / 1e6:,.1f}"]
+        table.add_row(*row)
+    console.print(table)
+    if "modules" in found:
+        _print_modules(console, found, every_module)
+    for name, answer in found.get("targets", {}).items():
+        if not answer["available"]:
+            console.print(f"target {name}: not available here: {answer['reason']}")
+            continue
+        console.print(f"target {name}: {len(answer['problems'])} node(s) to look at")
+        for problem in answer["problems"]:
+            console.print(
+                f"  {problem['op']} '{problem['node']}': {problem['reason']} -> {problem['advice']}"
+            )
+
+
+def _print_modules(console: Any, found: Mapping[str, Any], every_module: bool) -> None:
+    from rich.table import Table
+
+    table = Table(title="modules" if every_module else "modules (--modules shows all)")
+    table.add_column("module")
+    table.add_column("kind")
+    table.add_column("parameters", justify="right")
+    table.add_column("M MACs", justify="right")
+    table.add_column("share", justify="right")
+    for module in found["modules"]:
+        if every_module or module["module"].count(".") <= 1:
+            share = module["macs"] / found["macs"] if found["macs"] else 0.0
+            table.add_row(
+                module["module"] or "(network)",
+                module["kind"],
+                f"{module['parameters']:,}",
+                f"{module['macs'] / 1e6:,.1f}",
+                f"{share:.1%}",
+            )
+    console.print(table)
