@@ -1,0 +1,240 @@
+"""OpenVINO: the artefact is its intermediate representation, ``model.xml`` and ``model.bin``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.backends.base import (
+    Artefact,
+    Availability,
+    Backend,
+    Problem,
+    Session,
+    SessionOptions,
+)
+from edgemtl.errors import StageFailed, TargetUnavailable
+from edgemtl.targets import Target
+
+MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
+#: how the ONNX front end names what it cannot convert
+_REFUSAL = re.compile(
+    r"(?:No conversion rule found for operations?|not supported operations?): (.*)"
+)
+
+
+def import_openvino() -> Any:
+    """The package ``openvino``, kept from calling home.
+
+    Importing it (2026.4) posts a usage event to a web analytics service through the package
+    ``openvino_telemetry``. Where that package cannot be imported OpenVINO does without, so it is
+    made not importable here, for the life of the process.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without OpenVINO's source positions; its messages have many lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [
+        ln for ln in lines if not re.match(r"(Exception from|Check '|While |Summary:?$)", ln)
+    ]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def _convert_deform_conv(node: Any) -> Any:
+    """ONNX DeformConv-19, which the ONNX front end lacks, as DeformableConvolution-8.
+
+    With ``bilinear_interpolation_pad`` samples beyond the border fade to zero as ONNX defines.
+    """
+    import openvino.opset8 as ops
+
+    inputs = [node.get_input(index) for index in range(node.get_input_size())]
+    kernel_size = 2
+    pads = list(node.get_attribute("pads", [0] * (2 * kernel_size)))
+    result = ops.deformable_convolution(
+        inputs[0],
+        inputs[2],
+        inputs[1],
+        list(node.get_attribute("strides", [1] * kernel_size)),
+        pads[:kernel_size],
+        pads[kernel_size:],
+        list(node.get_attribute("dilations", [1] * kernel_size)),
+        mask=inputs[4] if len(inputs) > 4 else None,
+        auto_pad="EXPLICIT",
+        group=int(node.get_attribute("group", 1)),
+        deformable_group=int(node.get_attribute("offset_group", 1)),
+        bilinear_interpolation_pad=True,
+    )
+    if len(inputs) > 3:
+        shape = ops.constant(np.array([1, -1, 1, 1], np.int64))
+        result = ops.add(result, ops.reshape(inputs[3], shape, False))
+    return result.outputs()
+
+
+def _read_onnx(path: Path) -> tuple[Any, Any]:
+    """(core, model); the core keeps the extension alive that the model was read with."""
+    openvino = import_openvino()
+    from openvino.frontend.onnx import ConversionExtension
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("DeformConv", _convert_deform_conv))
+    return core, core.read_model(str(path))
+
+
+def _name_by_position(model: Any, kept: Sequence[str]) -> None:
+    """Give nodes that came from no ONNX node a name that does not depend on the process.
+
+    OpenVINO numbers them with a counter that runs on from model to model.
+    """
+    known = set(kept)
+    for position, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name() not in known:
+            node.set_friendly_name(f"{node.get_type_name()}#{position}")
+
+
+class OpenVinoSession(Session):
+    """A compiled model with one inference request."""
+
+    def __init__(self, compiled: Any, outputs: Sequence[str]) -> None:
+        super().__init__(tuple(compiled.inputs[0].shape), tuple(outputs))
+        ports = {name: port for port in compiled.outputs for name in port.get_names()}
+        absent = [name for name in outputs if name not in ports]
+        if absent:
+            raise StageFailed(f"the compiled model has no output '{absent[0]}'")
+        self._ports = {name: ports[name] for name in outputs}
+        self._request = compiled.create_infer_request()
+
+    def run_impl(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        try:
+            values = self._request.infer([images], share_inputs=True, share_outputs=False)
+        except Exception as error:  # the runtime raises many kinds
+            raise StageFailed(f"OpenVINO failed: {_reason(error)}") from error
+        return {name: values[port] for name, port in self._ports.items()}
+
+    def close(self) -> None:
+        self._ports, self._request = {}, None
+
+
+class OpenVinoBackend(Backend):
+    """See the module."""
+
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str] = "openvino"
+
+    def availability_impl(self) -> Availability:
+        try:
+            openvino = import_openvino()
+        except ImportError as error:
+            return Availability(False, reason=f"the package 'openvino' is missing ({error})")
+        return Availability(True, str(openvino.get_version()))
+
+    def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
+        self.require()
+        try:
+            _read_onnx(onnx_path)
+        except Exception as error:  # the front end raises one kind for everything
+            found = _REFUSAL.search(str(error))
+            op = found.group(1).split(",")[0].strip() if found else ""
+            return [
+                Problem(
+                    "",
+                    op,
+                    f"OpenVINO cannot convert the graph: {_reason(error)}",
+                    "export with another opset, or replace the layer",
+                )
+            ]
+        problems = []
+        if target.options.get("precision_hint") == "auto":
+            problems.append(
+                Problem(
+                    "",
+                    "",
+                    "the runtime may compute in bfloat16 or float16 where the device has it",
+                    "set precision_hint = 'f32' to compute as written",
+                    fatal=False,
+                )
+            )
+        if target.device.startswith("NPU"):
+            problems.append(
+                Problem(
+                    "",
+                    "",
+                    "the NPU computes float32 graphs in float16",
+                    "judge it by the tasks' accuracy gates",
+                    fatal=False,
+                )
+            )
+        return problems
+
+    def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
+        import onnx
+
+        openvino = import_openvino()
+        graph = onnx.load(onnx_path, load_external_data=False).graph
+        outputs = [value.name for value in graph.output]
+        names = [node.name for node in graph.node if node.name]
+        names += [value.name for value in graph.input]
+        try:
+            _core, model = _read_onnx(onnx_path)
+            _name_by_position(model, names)
+            openvino.save_model(model, str(folder / MODEL_FILE), compress_to_fp16=False)
+        except Exception as error:  # the runtime raises one kind for everything
+            raise StageFailed(f"OpenVINO cannot write the model: {_reason(error)}") from error
+        return Artefact(
+            self.name,
+            target.name,
+            folder,
+            (MODEL_FILE, WEIGHTS_FILE),
+            facts={
+                "device": target.device,
+                "openvino": self.availability().version,
+                "outputs": outputs,
+            },
+        )
+
+    def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
+        device = str(artefact.facts.get("device", "CPU"))
+        core = import_openvino().Core()
+        present = core.available_devices
+        if device not in present and device not in {name.split(".")[0] for name in present}:
+            raise TargetUnavailable(
+                f"OpenVINO has no device '{device}' here (it sees {', '.join(present) or 'none'})",
+                hint="run the bundle on a machine that has it, with its driver installed",
+            )
+        try:
+            compiled = core.compile_model(
+                str(artefact.folder / artefact.files[0]), device, _settings(device, options)
+            )
+        except Exception as error:  # the runtime raises one kind for everything
+            raise StageFailed(
+                f"OpenVINO cannot load the model: {_reason(error)}", where=artefact.files[0]
+            ) from error
+        if len(compiled.inputs) != 1 or compiled.inputs[0].partial_shape.is_dynamic:
+            raise StageFailed("the model must have one input of static shape")
+        names = [str(n) for n in artefact.facts.get("outputs", ())]
+        return OpenVinoSession(compiled, names or [p.get_any_name() for p in compiled.outputs])
+
+
+def _settings(device: str, options: SessionOptions) -> dict[str, Any]:
+    """Properties of the compiled model."""
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    # Left to itself OpenVINO takes bfloat16 or float16 where the device has it; the NPU has only
+    # that and refuses the property.
+    if options.precision_hint == "f32" and not device.startswith("NPU"):
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    if options.threads and device.startswith("CPU"):
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    return settings

@@ -1,0 +1,47 @@
+"""Backends by name; third parties add theirs by the entry point ``edgemtl.backends``."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+
+from edgemtl.backends.base import Backend
+from edgemtl.errors import TargetUnavailable, UsageError
+
+#: built-in backends: module and class, imported only when asked for
+_BUILT_IN = {
+    "onnxruntime": ("edgemtl.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "openvino": ("edgemtl.backends.openvino", "OpenVinoBackend"),
+}
+_GROUP = "edgemtl.backends"
+
+
+def names() -> list[str]:
+    """Names of all backends, whether or not their runtime is installed."""
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def get(name: str) -> Backend:
+    """The backend of this name; its runtime is not imported yet.
+
+    Raises:
+        UsageError: there is no such backend.
+        TargetUnavailable: a third party's backend cannot be imported.
+    """
+    if name in _BUILT_IN:
+        module, attribute = _BUILT_IN[name]
+        backend: Backend = getattr(importlib.import_module(module), attribute)()
+        return backend
+    for point in entry_points(group=_GROUP, name=name):
+        try:
+            made = point.load()()
+        except Exception as error:  # whatever a third party's module does when imported
+            raise TargetUnavailable(
+                f"backend '{name}' cannot be imported: {error}", where=point.value
+            ) from error
+        if not isinstance(made, Backend):
+            raise TargetUnavailable(
+                f"backend '{name}' is no edgemtl.backends.base.Backend", where=point.value
+            )
+        return made
+    raise UsageError(f"unknown backend '{name}'", hint=f"backends: {', '.join(names())}")
