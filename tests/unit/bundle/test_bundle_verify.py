@@ -161,5 +161,4 @@ def test_tolerance_follows_the_size_of_the_output(tmp_path: Path) -> None:
 
 
 def test_the_registry_is_the_default_loader(bundle_path: Path) -> None:
-    pytest.importorskip("edgemtl.backends.registry")
     assert verify(bundle_path).cases == 2

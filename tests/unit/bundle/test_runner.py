@@ -224,6 +224,8 @@ def test_openvino_runs_the_same_bundle(bundle_path: Path, capfd: Any) -> None:
     assert code == 0
     assert document["runtime"]["name"] == "openvino"
     assert document["runtime"]["devices"] == ["CPU"]
+    # Importing OpenVINO must not report to anybody.
+    assert sys.modules["openvino_telemetry"] is None
 
 
 @pytest.mark.parametrize(

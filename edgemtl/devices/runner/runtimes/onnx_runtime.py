@@ -58,8 +58,12 @@ def load(
     if provider is None or provider not in onnxruntime.get_available_providers():
         raise RunnerError(UNAVAILABLE, f"ONNX Runtime has no device '{device}' here")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    # The settings of the product's own backend, so that both measure the same thing.
     options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ def load(
     model: str, device: str, threads: int, precision_hint: str, outputs: Sequence[str]
 ) -> Session:
     """Load an IR or ONNX file."""
+    # Importing OpenVINO posts a usage event to a web service through this package, and does without
+    # where it cannot be imported: a device must not call home because it is measured.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
@@ -52,10 +56,11 @@ def load(
             f"OpenVINO has no device '{device}' here (it sees {core.available_devices})",
         )
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if precision_hint == "f32":
-        # Left to itself OpenVINO takes bfloat16 where the processor has it.
+    if precision_hint == "f32" and not device.startswith("NPU"):
+        # Left to itself OpenVINO takes bfloat16 where the processor has it; the NPU has only
+        # float16 and refuses the property.
         config["INFERENCE_PRECISION_HINT"] = "f32"
-    if threads:
+    if threads and device.startswith("CPU"):
         config["INFERENCE_NUM_THREADS"] = threads
     try:
         compiled = core.compile_model(model, device, config)
