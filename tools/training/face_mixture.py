@@ -51,10 +51,7 @@ class FaceMixture:
 
     def draw(self, rng: np.random.Generator, small: bool) -> Sample:
         """One picture; with ``small`` a mosaic of four (online feedback sampling)."""
-        if small:
-            sample = mosaic([self._one(rng) for _ in range(4)])
-        else:
-            sample = self._one(rng)
+        sample = mosaic([self._one(rng) for _ in range(4)]) if small else self._one(rng)
         if rng.random() < 0.5:
             sample = mirror(sample)
         image = degrade(jitter_colours(sample.image, rng), rng)
