@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from tiny_bundle import (
     write_network,
 )
 
+from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, Session, SessionOptions
-from edgemtl.bundle import record_selftest, verify
+from edgemtl.bundle import BundleContents, record_selftest, verify, write_bundle
 from edgemtl.bundle.selftest import npy_bytes
+from edgemtl.devices.runner.cli import main
+from edgemtl.devices.runner.selftest import OutputCheck
 from edgemtl.errors import ExitCode, InputRefused, TargetUnavailable, VerificationFailed
 
 MEMBERS = (
@@ -162,3 +166,28 @@ def test_tolerance_follows_the_size_of_the_output(tmp_path: Path) -> None:
 
 def test_the_registry_is_the_default_loader(bundle_path: Path) -> None:
     assert verify(bundle_path).cases == 2
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_what_a_real_backend_compiled_runs_in_the_runner_too(
+    tmp_path: Path, contents: BundleContents, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend = registry.get(name)
+    if not backend.availability().ok:
+        pytest.skip(backend.availability().reason)
+    target = contents.target.model_copy(update={"backend": name})
+    folder = tmp_path / "real"
+    folder.mkdir()
+    artefact = backend.compile(contents.onnx, target, folder)
+    session = backend.load(artefact, contents.session)
+    selftest = record_selftest(session, contents.selftest.inputs)
+    path = tmp_path / "real.edgemtl"
+    write_bundle(path, replace(contents, artefact=artefact, target=target, selftest=selftest))
+    report = verify(path)
+    assert main(["verify", "--bundle", str(path)], "") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["runtime"]["name"] == name
+    # The runner sets its session like the backend, so it reproduces it to the last digits.
+    for check in (*report.outputs, *(OutputCheck(**o) for o in document["selftest"]["outputs"])):
+        assert check.max_abs_error is not None
+        assert check.max_abs_error <= check.allowed / 10
