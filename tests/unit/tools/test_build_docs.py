@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 from edgemtl import errors
+from edgemtl.cli.main import app
 from edgemtl.errors import SERIOUSNESS, EdgemtlError, ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import build_docs  # noqa: E402 - lies in tools/
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 def test_everything_public_has_a_docstring() -> None:
@@ -86,12 +90,21 @@ def test_exit_codes_page_says_what_the_code_does() -> None:
     assert [int(code) for code in order[1].split(",")] == [int(code) for code in SERIOUSNESS]
 
 
+def test_verbs_that_the_pages_name_exist() -> None:
+    verbs = {command.name for command in app.registered_commands}
+    named = {
+        verb
+        for page in PAGES
+        for verb in re.findall(r"\bedgemtl ([a-z]+)\b", page.read_text("utf-8"))
+    }
+    assert "compile" in named
+    assert named <= verbs
+
+
 def test_links_between_the_pages_are_whole() -> None:
-    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    pages += (ROOT / "docs").glob("*.md")
     links = [
         (page.name, link)
-        for page in pages
+        for page in PAGES
         for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
         if "://" not in link and not (page.parent / link).exists()
     ]
