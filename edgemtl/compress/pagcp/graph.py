@@ -167,6 +167,25 @@ class TracedNetwork:
         """Steps with a folded batch norm."""
         return [index for index, step in enumerate(self.steps) if step.norm is not None]
 
+    def weights(self, names: Mapping[int, str]) -> list[tuple[Step, str | None]]:
+        """Every step that multiplies, with the name of its weight (None when it has none).
+
+        Args:
+            names: address of a parameter's data -> its name.
+        """
+        found: list[tuple[Step, str | None]] = []
+        for step in self.steps:
+            if step.macs == 0:
+                continue
+            held = [self._constants.get(node) for node in step.node.all_input_nodes]
+            known = [
+                names[value.data_ptr()]
+                for value in held
+                if isinstance(value, Tensor) and value.dim() > 1 and value.data_ptr() in names
+            ]
+            found.append((step, known[0] if known else None))
+        return found
+
     def _constant(self, node: Node) -> Any:
         value: Any = self._module
         for part in str(node.target).split("."):
@@ -221,19 +240,21 @@ class TracedNetwork:
         if len(conv.users) != 1 or any(user.args[1] != 0 for user in used):
             return None
         values = [self._constants.get(n) for n in node.args[1:5] if isinstance(n, Node)]
+        found = [value for value in values if isinstance(value, Tensor)]
         weight = self._constants.get(conv.args[1])  # type: ignore[arg-type]
         transposed = conv.args[6]
-        if len(values) != 4 or any(v is None for v in values) or weight is None or transposed:
-            return None
         training = node.target is _NORMS[0] and bool(node.args[5])
-        if training:
+        if len(found) != 4 or weight is None or transposed or training:
             return None
+        gamma, beta, mean, var = found
         bias = conv.args[2]
-        step = self.steps[self._index[conv]]
-        step.norm = FoldedNorm(
+        self.steps[self._index[conv]].norm = FoldedNorm(
             weight,
             self._constants[bias] if isinstance(bias, Node) else None,
-            *values,
+            gamma,
+            beta,
+            mean,
+            var,
             float(node.args[-1]),  # type: ignore[arg-type]
             tuple(conv.args[3:]),
         )
@@ -350,8 +371,14 @@ class TracedNetwork:
         state: State,
         observe: Callable[[int, Tensor], Statistics | None] | None,
     ) -> Tensor:
-        if observe is not None and (replaced := observe(index, norm.raw(x))) is not None:
-            state.statistics[index] = replaced
+        if observe is not None:
+            raw = norm.raw(x)
+            if (replaced := observe(index, raw)) is not None:
+                state.statistics[index] = replaced
+            mean, var = state.statistics.get(index, (norm.mean, norm.var))
+            shape = (1, -1, *[1] * (raw.dim() - 2))
+            scale = norm.gamma * (var + norm.eps).rsqrt()
+            return raw * scale.view(shape) + (norm.beta - mean * scale).view(shape)
         statistics = state.statistics.get(index)
         if statistics is not None:
             weight, bias = norm.folded(statistics)

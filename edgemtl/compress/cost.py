@@ -1,0 +1,176 @@
+"""What a network costs at any widths of its channel groups, without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgemtl.compress.pagcp.graph import TracedNetwork
+
+#: group -> (width,) bool, True for kept; absent groups are whole
+Keep = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one inference.
+
+    Attributes:
+        macs: multiply-accumulates for one picture.
+        params: parameters.
+        latency_ms: on the target, predicted from its table; None without one.
+    """
+
+    macs: float
+    params: float
+    latency_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"macs": self.macs, "params": self.params, "latency_ms": self.latency_ms}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Cost:
+        """Parse :meth:`to_dict`."""
+        latency = data.get("latency_ms")
+        return Cost(
+            float(data["macs"]),
+            float(data["params"]),
+            None if latency is None else float(latency),
+        )
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Shares of the dense network's cost to come down to; None where there is no such goal.
+
+    Attributes:
+        macs: kept share of multiply-accumulates, in 0..1.
+        params: kept share of parameters.
+        latency: share of the dense latency.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any goal."""
+        return any(goal is not None for goal in (self.macs, self.params, self.latency))
+
+    def shares(self, cost: Cost, dense: Cost) -> dict[str, tuple[float, float]]:
+        """Goal name -> (share now, share wanted), for the goals that are given."""
+        found = {}
+        if self.macs is not None:
+            found["macs"] = (cost.macs / dense.macs, self.macs)
+        if self.params is not None:
+            found["params"] = (cost.params / dense.params, self.params)
+        if self.latency is not None and cost.latency_ms is not None and dense.latency_ms:
+            found["latency"] = (cost.latency_ms / dense.latency_ms, self.latency)
+        return found
+
+    def reached(self, cost: Cost, dense: Cost) -> bool:
+        """Whether all goals are; False when none is given."""
+        shares = self.shares(cost, dense)
+        return bool(shares) and all(now <= wanted for now, wanted in shares.values())
+
+    def saving(self, before: Cost, after: Cost, dense: Cost) -> float:
+        """How much of the way to the goals that are still missed a step goes, as a share.
+
+        Without goals the saved share of latency where it is known, else of multiply-accumulates.
+        """
+        if not self.given:
+            if before.latency_ms is not None and after.latency_ms is not None:
+                return (before.latency_ms - after.latency_ms) / (dense.latency_ms or 1.0)
+            return (before.macs - after.macs) / dense.macs
+        saved = 0.0
+        then = self.shares(after, dense)
+        for name, (now, wanted) in self.shares(before, dense).items():
+            if now > wanted:
+                saved += (now - then[name][0]) / (1 - wanted)
+        return saved
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """How one parameter's shape follows the groups.
+
+    Attributes:
+        shape: as it is.
+        macs: multiply-accumulates per picture that each of its elements takes part in.
+        shrink: per dimension: group -> elements lost per channel removed.
+    """
+
+    shape: tuple[int, ...]
+    macs: float
+    shrink: tuple[dict[str, float], ...]
+
+
+class CostModel:
+    """Cost as a function of the widths.
+
+    Every dimension of every weight is a sum of group widths (a concatenation has several), and the
+    work of a layer is its weight's size times its positions; both are learnt by cutting each group
+    once.
+
+    Args:
+        network: the network.
+        cut: cuts a copy.
+        traced: its graph, for the number of positions.
+        batch: pictures per batch of the graph.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cut: Callable[[nn.Module, Keep], nn.Module],
+        traced: TracedNetwork,
+        batch: int,
+    ) -> None:
+        named = dict(network.named_parameters())
+        pointer = {p.data_ptr(): name for name, p in named.items() if p.numel()}
+        macs = dict.fromkeys(named, 0.0)
+        self._rest = 0.0
+        for step, name in traced.weights(pointer):
+            if name is None:
+                self._rest += step.macs / batch
+            else:
+                macs[name] += step.macs / batch / named[name].numel()
+        shrink: dict[str, list[dict[str, float]]] = {
+            name: [{} for _ in p.shape] for name, p in named.items()
+        }
+        for group, ones in traced.ones.items():
+            removed = len(ones) // 2
+            if removed == 0:
+                continue
+            keep = torch.ones(len(ones), dtype=torch.bool)
+            keep[-removed:] = False
+            for name, smaller in cut(network, {group: keep}).named_parameters():
+                for axis, (old, new) in enumerate(
+                    zip(named[name].shape, smaller.shape, strict=True)
+                ):
+                    if new != old:
+                        shrink[name][axis][group] = (old - new) / removed
+        self._parameters = [
+            _Parameter(tuple(p.shape), macs[name], tuple(shrink[name])) for name, p in named.items()
+        ]
+        #: adds the latency of given widths, when there is a table
+        self.latency: Callable[[Keep], float] | None = None
+
+    def of(self, keep: Keep) -> Cost:
+        """Cost with these masks."""
+        removed = {name: int((~mask).sum()) for name, mask in keep.items()}
+        macs, params = self._rest, 0.0
+        for parameter in self._parameters:
+            size = 1.0
+            for length, shrink in zip(parameter.shape, parameter.shrink, strict=True):
+                lost = sum(rate * removed.get(group, 0) for group, rate in shrink.items())
+                size *= length - lost
+            params += size
+            macs += size * parameter.macs
+        return Cost(macs, params, None if self.latency is None else self.latency(keep))

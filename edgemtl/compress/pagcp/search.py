@@ -1,0 +1,388 @@
+"""The fast PAGCP search: units in sequence, each cut as far as every task's tolerance allows.
+
+Following design section 6 (papers/pagcp.md): worst-task Taylor ranking, screening by predicted
+rise, few checks on the snapped widths, the oracle of :mod:`edgemtl.compress.pagcp.oracle`. With a
+goal (kept multiply-accumulates, parameters, latency) the units are gone through in several sweeps
+of small budgets instead of one of a large budget, and the search ends when the goal is reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
+from edgemtl.compress.pagcp.budgets import Tolerances
+from edgemtl.compress.pagcp.graph import State
+from edgemtl.compress.pagcp.oracle import Oracle, Spent, Trial
+from edgemtl.compress.pagcp.saliency import (
+    Scores,
+    keep_most_important,
+    predicted_rise,
+    worst_task,
+)
+from edgemtl.compress.pagcp.widths import candidates, farthest_passing
+from edgemtl.compress.results import GroupStep
+from edgemtl.errors import EdgemtlError
+
+#: units are ordered by what removing this share of their channels saves (PAGCP)
+PROBE_SHARE = 0.3
+#: batch statistics are adapted before a check once this share of a unit's channels is gone
+RECALIBRATE_FROM = 0.3
+#: share of the units that a sweep works on, those that save most per predicted rise (PAGCP's P)
+KEPT_UNITS = 0.8
+#: a sweep towards a goal lets every task's loss grow by this factor
+SWEEP_BUDGET = 1.15
+#: a sweep that comes less than this share closer to the goal makes the next one's budget larger
+SLOW_SWEEP = 0.08
+MOST_SWEEPS = 24
+#: after so many commits the estimated losses are replaced by exact ones
+EXACT_EVERY = 16
+#: the first predictions are taken as they are; a unit's own correction stays within these limits
+SCALE_LIMITS = (0.02, 50.0)
+
+
+@dataclass
+class Position:
+    """Where the search is; with the masks, all that is needed to go on.
+
+    Attributes:
+        sweep: number of the sweep.
+        order: units still to do in it, first first.
+        tolerances: of the sweep.
+        budget: growth factor of this sweep per task.
+        share: sum of the goals' remaining distances when the sweep began.
+        commits: committed steps so far.
+        scales: corrections of predicted rises, in the order they were found.
+    """
+
+    sweep: int = 0
+    order: list[str] = field(default_factory=list)
+    tolerances: Tolerances | None = None
+    budget: dict[str, float] = field(default_factory=dict)
+    distance: float = math.inf
+    commits: int = 0
+    scales: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Search:
+    """One search on one network.
+
+    Attributes:
+        multiples: group -> number that its width stays a multiple of.
+        oracle: judges masks; its dense losses are measured already.
+        cost: of any masks.
+        dense: what goals are relative to (the network before the first round).
+        goals: when to stop; without any, one sweep spends the budgets.
+        budgets: task -> growth factor; None for automatic sweeps towards the goals.
+        first: task -> first tolerance.
+        score: masks -> Taylor scores and what computing them cost.
+        check: raises EdgemtlError when the network cut to these masks does not run.
+        save: called after every commit.
+        tell: progress: a sentence and the share of the way to the goals (None without any).
+    """
+
+    multiples: Mapping[str, int]
+    oracle: Oracle
+    cost: CostModel
+    dense: Cost
+    goals: Goals
+    budgets: Mapping[str, float] | None
+    first: Mapping[str, float]
+    score: Callable[[Keep], tuple[Scores, Spent]]
+    check: Callable[[Keep], None]
+    save: Callable[[Search], None] = lambda search: None
+    tell: Callable[[str], None] = lambda line: None
+    position: Position = field(default_factory=Position)
+    steps: list[GroupStep] = field(default_factory=list)
+    scores: Scores = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keep: dict[str, Tensor] = {
+            name: torch.ones(len(ones), dtype=torch.bool)
+            for name, ones in self.oracle.traced.ones.items()
+        }
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, the order of all arrays."""
+        return tuple(task.name for task in self.oracle.tasks)
+
+    def run(self) -> None:
+        """Search until the goals are reached, the budgets are spent, or nothing is left."""
+        while not self._done():
+            if not self.position.order and not self._begin_sweep():
+                break
+            while self.position.order and not self._done():
+                name = self.position.order.pop(0)
+                self._unit(name)
+            if not self.position.order and self.budgets is not None:
+                break
+        self.oracle.exact()
+
+    def _done(self) -> bool:
+        return self.goals.reached(self.cost.of(self.keep), self.dense)
+
+    def _distance(self) -> float:
+        shares = self.goals.shares(self.cost.of(self.keep), self.dense)
+        return sum(max(0.0, now - wanted) for now, wanted in shares.values())
+
+    def _begin_sweep(self) -> bool:
+        """Plan a sweep over the units that are worth it; False when there is nothing to do."""
+        position = self.position
+        if position.sweep >= MOST_SWEEPS:
+            return False
+        budget = self._sweep_budget()
+        self.scores, spent = self.score(self.keep)
+        self.oracle.spent = self.oracle.spent.plus(spent)
+        units = [name for name in self.keep if self._widths(name)]
+        if not units:
+            return False
+        position.tolerances = Tolerances.plan(len(units), budget, self.first or None)
+        order = self._ordered(units)
+        if not order:
+            return False
+        position.sweep += 1
+        position.order, position.budget, position.distance = order, budget, self._distance()
+        shown = ", ".join(f"{task} x{factor:.3g}" for task, factor in budget.items())
+        self.tell(f"sweep {position.sweep}: {len(order)} groups, budgets {shown}")
+        return True
+
+    def _sweep_budget(self) -> dict[str, float]:
+        if self.budgets is not None:
+            return {task: float(self.budgets[task]) for task in self.tasks}
+        previous = self.position.budget
+        if not previous:
+            return dict.fromkeys(self.tasks, SWEEP_BUDGET)
+        gained = self.position.distance - self._distance()
+        if gained < SLOW_SWEEP * max(self.position.distance, 0.1):
+            return {task: factor**1.6 for task, factor in previous.items()}
+        return dict(previous)
+
+    def _widths(self, name: str) -> list[int]:
+        keep = self.keep[name]
+        return candidates(len(keep), int(keep.sum()), self.multiples[name])
+
+    def _bearable(self) -> NDArray[np.float64]:
+        """(tasks,) how much each task's loss may rise in a typical step of this sweep."""
+        assert self.position.tolerances is not None
+        return np.asarray(self.position.tolerances.first * self.oracle.reference, np.float64)
+
+    def _cut_to(self, name: str, width: int) -> Tensor:
+        importance = worst_task(self.scores[name], self._bearable())
+        return keep_most_important(importance, self.keep[name], width)
+
+    def _ordered(self, units: list[str]) -> list[str]:
+        """The units worth their predicted rise, the largest saving at the loosest tolerance."""
+        assert self.position.tolerances is not None
+        now = self.cost.of(self.keep)
+        saving, worth = {}, {}
+        for name in units:
+            alive = int(self.keep[name].sum())
+            widths = self._widths(name)
+            target = alive * (1 - PROBE_SHARE)
+            width = min(widths, key=lambda w: abs(w - target))
+            keep = self._cut_to(name, width)
+            after = self.cost.of({**self.keep, name: keep})
+            rise = predicted_rise(self.scores[name], self.keep[name], keep) / self._bearable()
+            saving[name] = self.goals.saving(now, after, self.dense)
+            worth[name] = saving[name] / max(float(rise.max()), 1e-9)
+        useful = [name for name in units if saving[name] > 0]
+        kept = sorted(useful, key=lambda n: -worth[n])[: math.ceil(KEPT_UNITS * len(useful))]
+        sign = -1 if self.position.tolerances.largest_first else 1
+        return sorted(kept, key=lambda name: (sign * saving[name], name))
+
+    def _unit(self, name: str) -> None:
+        """Cut one unit as far as the tolerances allow, and commit."""
+        oracle, position = self.oracle, self.position
+        assert position.tolerances is not None
+        widths = self._within_goal(name, self._widths(name))
+        if not widths:
+            return
+        tolerance = position.tolerances.now
+        masks = [self._cut_to(name, width) for width in widths]
+        predicted = np.array(
+            [predicted_rise(self.scores[name], self.keep[name], mask) for mask in masks]
+        )
+        slack = (1 + tolerance) * oracle.reference - oracle.current
+        trials: dict[int, Trial] = {}
+        scale = [self._usual_scale()]
+        refused_by: list[str] = []
+
+        def boundary() -> int:
+            fits = (predicted * scale[0] <= slack).all(axis=1)
+            return int(fits.sum()) - 1
+
+        def passes(index: int) -> bool:
+            gone = 1 - widths[index] / len(self.keep[name])
+            gate = masks[index].float()
+            trial = oracle.try_mask(name, gate, tolerance, gone > RECALIBRATE_FROM)
+            trials[index] = trial
+            pressure = trial.rises / np.maximum(slack, 1e-12)
+            worst = int(np.argmax(pressure))
+            expected = predicted[index, worst]
+            if expected > 0:
+                found = max(float(trial.rises[worst]), 0.0) / expected
+                scale[0] = float(np.clip(found, *SCALE_LIMITS))
+            if not trial.accepted and not refused_by:
+                refused_by.append(self.tasks[worst])
+            return trial.accepted
+
+        best = farthest_passing(len(widths), boundary(), passes, boundary)
+        position.scales.append(scale[0])
+        if best < 0:
+            self.save(self)
+            return
+        before = self._snapshot()
+        trial, mask = trials[best], masks[best]
+        cost_before = self.cost.of(self.keep)
+        width_before = int(self.keep[name].sum())
+        oracle.commit(name, trial)
+        self.keep[name] = mask
+        try:
+            self.check(self.keep)
+        except EdgemtlError as error:
+            self._roll_back(before)
+            self.tell(f"{name}: rolled back, {error.message}")
+            self.save(self)
+            return
+        position.tolerances.committed()
+        position.commits += 1
+        self._record(name, width_before, widths[best], cost_before, trials, trial, refused_by)
+        if position.commits % EXACT_EVERY == 0:
+            oracle.exact()
+        self.save(self)
+
+    def _within_goal(self, name: str, widths: list[int]) -> list[int]:
+        """The widths down to the first that reaches the goals: farther is not wanted."""
+        for place, width in enumerate(widths):
+            after = self.cost.of({**self.keep, name: self._cut_to(name, width)})
+            if self.goals.reached(after, self.dense):
+                return widths[: place + 1]
+        return widths
+
+    def _usual_scale(self) -> float:
+        recent = self.position.scales[-15:]
+        return float(np.exp(np.median(np.log(recent)))) if len(recent) >= 3 else 1.0
+
+    def _snapshot(self) -> tuple[State, NDArray[np.float64], NDArray[np.float64], Keep]:
+        oracle = self.oracle
+        return oracle.committed, oracle.current.copy(), oracle.reference.copy(), dict(self.keep)
+
+    def _roll_back(
+        self, before: tuple[State, NDArray[np.float64], NDArray[np.float64], Keep]
+    ) -> None:
+        state, current, reference, keep = before
+        self.oracle.restore(state, current, reference, self.oracle.spent)
+        self.keep = dict(keep)
+
+    def _record(
+        self,
+        name: str,
+        before: int,
+        after: int,
+        cost_before: Cost,
+        trials: Mapping[int, Trial],
+        trial: Trial,
+        refused_by: list[str],
+    ) -> None:
+        oracle = self.oracle
+        cost = self.cost.of(self.keep)
+        rises = {
+            task: float(rise / base)
+            for task, rise, base in zip(self.tasks, trial.rises, oracle.dense, strict=True)
+        }
+        self.steps.append(
+            GroupStep(
+                group=name,
+                tasks=oracle.affected(name),
+                width_before=before,
+                width_after=after,
+                macs_saved=cost_before.macs - cost.macs,
+                params_saved=cost_before.params - cost.params,
+                latency_saved_ms=None
+                if cost.latency_ms is None or cost_before.latency_ms is None
+                else cost_before.latency_ms - cost.latency_ms,
+                loss_rise=rises,
+                sensitive_task=refused_by[0] if refused_by else max(rises, key=lambda t: rises[t]),
+                checks=len(trials),
+                images=sum(t.images for t in trials.values()),
+                macs_share=cost.macs / self.dense.macs,
+                loss_ratio={
+                    task: float(value / base)
+                    for task, value, base in zip(
+                        self.tasks, oracle.current, oracle.dense, strict=True
+                    )
+                },
+            )
+        )
+        self.tell(
+            f"{name}: {before} -> {after}, {100 * cost.macs / self.dense.macs:.1f} % of MACs, "
+            f"{100 * cost.params / self.dense.params:.1f} % of parameters left"
+        )
+
+    # -- stored state
+
+    def to_state(self) -> dict[str, Any]:
+        """Tensors and plain data from which :meth:`load_state` goes on."""
+        position = self.position
+        tolerances = position.tolerances
+        return {
+            "keep": dict(self.keep),
+            "statistics": {
+                str(index): list(value) for index, value in self.oracle.committed.statistics.items()
+            },
+            "current": torch.from_numpy(self.oracle.current.copy()),
+            "reference": torch.from_numpy(self.oracle.reference.copy()),
+            "spent": self.oracle.spent.to_dict(),
+            "scores": {name: torch.from_numpy(value) for name, value in self.scores.items()},
+            "steps": [step.to_dict() for step in self.steps],
+            "sweep": position.sweep,
+            "order": list(position.order),
+            "budget": dict(position.budget),
+            "distance": position.distance,
+            "commits": position.commits,
+            "scales": list(position.scales),
+            "tolerances": None
+            if tolerances is None
+            else [torch.from_numpy(v.copy()) for v in (tolerances.first, tolerances.ratio)]
+            + [torch.from_numpy(tolerances.now.copy())],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`to_state`; the oracle's dense losses must be measured."""
+        self.keep = dict(state["keep"])
+        committed = State(
+            {name: mask.float() for name, mask in self.keep.items() if not bool(mask.all())},
+            {int(i): (value[0], value[1]) for i, value in state["statistics"].items()},
+        )
+        self.oracle.restore(
+            committed,
+            state["current"].numpy(),
+            state["reference"].numpy(),
+            Spent.from_dict(state["spent"]),
+        )
+        self.scores = {name: value.numpy() for name, value in state["scores"].items()}
+        self.steps = [GroupStep.from_dict(step) for step in state["steps"]]
+        stored = state["tolerances"]
+        tolerances = None
+        if stored is not None:
+            first, ratio, now = (value.numpy().copy() for value in stored)
+            tolerances = Tolerances(self.tasks, first, ratio, now)
+        self.position = Position(
+            sweep=int(state["sweep"]),
+            order=list(state["order"]),
+            tolerances=tolerances,
+            budget=dict(state["budget"]),
+            distance=float(state["distance"]),
+            commits=int(state["commits"]),
+            scales=[float(v) for v in state["scales"]],
+        )
