@@ -1,0 +1,260 @@
+"""Read a run folder. Any file may be missing or broken; what is there is still shown.
+
+The folder's files, all optional: ``run.json``, ``accuracy.json``, ``cost.json``, ``parity.json``,
+``bench/{reference,artefact,comparison}.json``, ``gates.json``, ``prune.json``, ``quantize.json``,
+``pictures/NAME.{before,after}.png``. They are data to be shown: nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgemtl.errors import EdgemtlError, InputRefused
+from edgemtl.gates.judge import GateReport
+from edgemtl.measure.accuracy import AccuracyReport
+from edgemtl.measure.results import Comparison, LatencyResult
+from edgemtl.report.rundata import (
+    Accuracy,
+    Change,
+    Changes,
+    CostFacts,
+    Failure,
+    ModelFacts,
+    NodeFacts,
+    ParityRow,
+    Picture,
+    RunData,
+    RunFacts,
+    StageFacts,
+    TargetFacts,
+    TaskMetrics,
+)
+from edgemtl.report.untrusted import (
+    integer,
+    number,
+    numbers,
+    read_object,
+    rows,
+    shown,
+    table,
+    text,
+    texts,
+)
+from edgemtl.tasks.base import MetricSpec
+
+__all__ = ["RunData", "load_run"]
+
+T = TypeVar("T")
+
+COST_FIGURES = ("macs", "parameters", "activation_bytes", "peak_activation_bytes", "size_bytes")
+#: more pairs than this make a page that no phone opens
+MOST_PICTURES = 12
+MOST_PICTURE_BYTES = 32 << 20
+
+
+def load_run(folder: Path) -> RunData:
+    """Read what a run left, whole or not.
+
+    Raises:
+        InputRefused: the folder is not there, or holds none of the files of a run.
+    """
+    if not folder.is_dir():
+        raise InputRefused("there is no such run folder", where=str(folder))
+    problems: list[str] = []
+
+    def load(name: str, parse: Callable[[Mapping[str, Any]], T], expected: bool = True) -> T | None:
+        path = folder / name
+        if not path.is_file():
+            if expected:
+                problems.append(f"{name} is missing")
+            return None
+        try:
+            return parse(read_object(path))
+        except EdgemtlError as error:
+            problems.append(shown(f"{name}: {error.message}"))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problems.append(shown(f"{name} does not have the expected form: {error!r}"))
+        return None
+
+    costs = load("cost.json", lambda data: (_cost(data, "reference"), _cost(data, "artefact")))
+    run = RunData(
+        folder=shown(folder.resolve().name),
+        run=load("run.json", _run),
+        accuracy=load("accuracy.json", _accuracy),
+        cost_before=costs[0] if costs else None,
+        cost_after=costs[1] if costs else None,
+        parity=load("parity.json", _parity),
+        latency_before=load("bench/reference.json", LatencyResult.from_dict),
+        latency_after=load("bench/artefact.json", LatencyResult.from_dict),
+        comparison=load("bench/comparison.json", Comparison.from_dict),
+        gates=load("gates.json", GateReport.from_dict),
+        pruning=load("prune.json", lambda data: _changes(data, "groups"), expected=False),
+        quantisation=load("quantize.json", lambda data: _changes(data, "layers"), expected=False),
+        pictures=_pictures(folder / "pictures"),
+        problems=tuple(problems),
+    )
+    if not (folder / "run.json").exists() and not any(folder.glob("*.json")):
+        raise InputRefused(
+            "this folder holds no run",
+            where=str(folder),
+            hint="name a folder that 'edgemtl compile' wrote",
+        )
+    return run
+
+
+def _run(data: Mapping[str, Any]) -> RunFacts:
+    model, target = table(data, "model"), table(data, "target")
+    bundle = table(data, "bundle")
+    return RunFacts(
+        name=text(data, "name"),
+        command=" ".join(texts(data, "command")),
+        model=ModelFacts(
+            text(model, "path"),
+            text(model, "family"),
+            text(model, "variant"),
+            text(model, "source_sha256"),
+            integer(model, "parameters"),
+        ),
+        target=TargetFacts(
+            *(text(target, key) for key in ("name", "backend", "device", "description"))
+        ),
+        recipe=table(data, "recipe"),
+        stages=tuple(
+            StageFacts(
+                text(row, "name"),
+                text(row, "status"),
+                number(row, "seconds"),
+                text(row, "key"),
+                texts(row, "notes"),
+            )
+            for row in rows(data, "stages")
+        ),
+        versions={shown(k): text(table(data, "versions"), k) for k in table(data, "versions")},
+        machine={shown(k): text(table(data, "machine"), k) for k in table(data, "machine")},
+        started_utc=text(data, "started_utc"),
+        status=text(data, "status"),
+        exit_code=integer(data, "exit_code"),
+        error=_failure(data),
+        bundle=text(bundle, "path") if bundle else text(data, "bundle"),
+    )
+
+
+def _failure(data: Mapping[str, Any]) -> Failure | None:
+    error = table(data, "error")
+    if error:
+        return Failure(*(text(error, key) for key in ("message", "where", "hint")))
+    message = text(data, "error")
+    return Failure(message) if message else None
+
+
+def _metric(data: Mapping[str, Any]) -> MetricSpec:
+    key, direction = text(data, "key"), text(data, "direction")
+    if not key or direction not in ("higher", "lower"):
+        raise InputRefused("a metric has no key or no direction")
+    return MetricSpec(
+        key,
+        text(data, "label") or key,
+        "higher" if direction == "higher" else "lower",
+        text(data, "unit"),
+    )
+
+
+def _accuracy(data: Mapping[str, Any]) -> Accuracy:
+    def report(key: str) -> AccuracyReport | None:
+        found = table(data, key)
+        return AccuracyReport.from_dict(found) if found else None
+
+    metrics = table(data, "metrics")
+    return Accuracy(
+        {
+            shown(task): TaskMetrics(
+                _metric(table(table(metrics, task), "primary")),
+                tuple(_metric(row) for row in rows(table(metrics, task), "secondary")),
+            )
+            for task in metrics
+        },
+        report("reference"),
+        report("artefact"),
+    )
+
+
+def _cost(data: Mapping[str, Any], side: str) -> CostFacts | None:
+    found = table(data, side)
+    if not found:
+        return None
+    figures = {key: number(found, key) for key in COST_FIGURES}
+    return CostFacts(
+        {key: value for key, value in figures.items() if value is not None},
+        tuple(
+            NodeFacts(
+                text(row, "name") or text(row, "node"),
+                text(row, "op"),
+                text(row, "module"),
+                max(number(row, "macs") or 0.0, 0.0),
+                max(number(row, "parameters") or 0.0, 0.0),
+            )
+            for row in rows(found, "per_node")
+        ),
+        texts(found, "uncounted"),
+    )
+
+
+def _parity(data: Mapping[str, Any]) -> tuple[ParityRow, ...]:
+    found = []
+    for pair in rows(data, "comparisons"):
+        for row in rows(pair, "outputs"):
+            found.append(
+                ParityRow(
+                    text(pair, "before"),
+                    text(pair, "after"),
+                    text(row, "output"),
+                    text(row, "task"),
+                    number(row, "max_abs"),
+                    number(row, "relative"),
+                    number(row, "snr_db"),
+                    text(row, "verdict"),
+                    text(row, "note"),
+                )
+            )
+    return tuple(found)
+
+
+def _changes(data: Mapping[str, Any], key: str) -> Changes:
+    return Changes(
+        text(data, "method") or text(data, "precision"),
+        tuple(
+            Change(
+                text(row, "name"),
+                number(row, "before"),
+                number(row, "after"),
+                text(row, "precision"),
+                numbers(row, "drops"),
+            )
+            for row in rows(data, key)
+        ),
+    )
+
+
+def _pictures(folder: Path) -> tuple[Picture, ...]:
+    if not folder.is_dir():
+        return ()
+    names: dict[str, None] = {}
+    for path in sorted(folder.glob("*.png")):
+        for side in (".before.png", ".after.png"):
+            if path.name.endswith(side):
+                names[path.name.removesuffix(side)] = None
+    return tuple(
+        Picture(
+            name, _picture(folder / f"{name}.before.png"), _picture(folder / f"{name}.after.png")
+        )
+        for name in list(names)[:MOST_PICTURES]
+    )
+
+
+def _picture(path: Path) -> bytes | None:
+    # A link could lead anywhere on this machine, and the page is made to be sent to others.
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_PICTURE_BYTES:
+        return None
+    return path.read_bytes()

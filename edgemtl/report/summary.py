@@ -1,0 +1,246 @@
+"""What the page, the Markdown and the console all say: the verdict and the main rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from edgemtl.measure.accuracy import AccuracyReport
+from edgemtl.report import advice
+from edgemtl.report.figures import (
+    Figure,
+    less,
+    metric_figures,
+    milliseconds,
+    nothing,
+    plain,
+    pointer,
+    scaled_figures,
+    significant,
+    worse,
+)
+from edgemtl.report.rundata import CostFacts, RunData, RunFacts, TaskMetrics
+from edgemtl.report.verdict import GateRow, State, Verdict, gate_rows, judge_run
+from edgemtl.tasks.base import MetricSpec
+
+_SIDES = ("reference", "artefact")
+COST_ROWS = (
+    ("macs", "Multiply-accumulates", "MAC", "macs_ratio"),
+    ("parameters", "Parameters", "", "parameters_ratio"),
+    ("size_bytes", "File size", "B", "size_ratio"),
+    ("activation_bytes", "Activations written", "B", ""),
+    ("peak_activation_bytes", "Activations alive at once", "B", ""),
+)
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One figure before and after.
+
+    Attributes:
+        direction: which way is better, in a word.
+        change: in words; worse / better for figures of merit, less / more for costs.
+        gates: those that judge this figure.
+    """
+
+    label: str
+    key: str
+    direction: str
+    before: Figure
+    after: Figure
+    change: Figure
+    gates: tuple[GateRow, ...] = ()
+
+    @property
+    def state(self) -> State:
+        """The worst of its gates."""
+        found = {gate.state for gate in self.gates}
+        order: tuple[State, ...] = ("fail", "unstable", "not-measured", "allowed", "pass")
+        return next((state for state in order if state in found), "none")
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task: its primary figure, the others, and what was measured on."""
+
+    task: str
+    primary: FigureRow
+    secondary: tuple[FigureRow, ...]
+    count: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The main things of a run."""
+
+    title: str
+    verdict: Verdict
+    gates: tuple[GateRow, ...]
+    tasks: tuple[TaskRow, ...]
+    cost: tuple[FigureRow, ...]
+    latency: tuple[FigureRow, ...]
+    speedup: str
+    labels: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+
+def summarise_run(run: RunData) -> Summary:
+    """Judge and arrange; nothing is measured."""
+    gates = gate_rows(run)
+    facts = run.run or RunFacts()
+    name = facts.name or facts.model.variant or run.folder
+    return Summary(
+        title=f"{name} for {facts.target.name}" if facts.target.name else name,
+        verdict=judge_run(run, gates),
+        gates=gates,
+        tasks=tuple(_tasks(run, gates)),
+        cost=tuple(_cost(run, gates)),
+        latency=tuple(_latency(run, gates)),
+        speedup=speedup_sentence(run),
+        labels=tuple(dict.fromkeys(_labels(run))),
+        next_steps=advice.next_steps(run),
+    )
+
+
+# --- accuracy --------------------------------------------------------------------------------
+
+
+def _tasks(run: RunData, gates: Sequence[GateRow]) -> Iterable[TaskRow]:
+    found = run.accuracy
+    if found is None:
+        return
+    reports = [report for report in (found.reference, found.artefact) if report]
+    for task in dict.fromkeys([*found.metrics, *(t for r in reports for t in r.tasks)]):
+        spec = found.metrics.get(task) or _guessed(task, reports)
+        if spec is None:
+            continue
+        measured = [report.tasks[task] for report in reports if task in report.tasks]
+        notes = dict.fromkeys(entry.note for entry in measured if entry.note)
+        front = f"tasks.{task}."
+        own = tuple(gate for gate in gates if gate.outcome.name.startswith(front))
+        yield TaskRow(
+            task,
+            _merit(run, task, spec.primary, own),
+            tuple(_merit(run, task, other) for other in spec.secondary),
+            measured[-1].count if measured else None,
+            "; ".join(notes),
+        )
+
+
+def _guessed(task: str, reports: Sequence[AccuracyReport]) -> TaskMetrics | None:
+    """Keys as labels where nobody said what the figures mean; no direction, so no change."""
+    keys = [key for r in reports for key in (r.tasks[task].values if task in r.tasks else ())]
+    specs = [MetricSpec(key, key, "higher") for key in dict.fromkeys(keys)]
+    return TaskMetrics(specs[0], tuple(specs[1:])) if specs else None
+
+
+def _merit(run: RunData, task: str, spec: MetricSpec, gates: tuple[GateRow, ...] = ()) -> FigureRow:
+    assert run.accuracy is not None
+    values: list[float | None] = []
+    for report in (run.accuracy.reference, run.accuracy.artefact):
+        entry = report.tasks.get(task) if report else None
+        value = entry.values.get(spec.key) if entry else None
+        values.append(value if value is not None and math.isfinite(value) else None)
+    sources = [pointer("accuracy.json", side, "tasks", task, spec.key) for side in _SIDES]
+    before, after = metric_figures(values, spec.unit, sources)
+    known = task in run.accuracy.metrics
+    change = nothing(text="unknown")
+    if known and before.value is not None and after.value is not None:
+        change = worse(spec.relative_drop(before.value, after.value))
+    direction = f"{spec.direction} is better" if known else ""
+    return FigureRow(spec.label, spec.key, direction, before, after, change, gates)
+
+
+# --- cost and latency ------------------------------------------------------------------------
+
+
+def _cost(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
+    for key, label, unit, ratio in COST_ROWS:
+        values = [side.figures.get(key) if side else None for side in _sides(run)]
+        if values == [None, None]:
+            continue
+        sources = [pointer("cost.json", side, key) for side in _SIDES]
+        before, after = scaled_figures(values, unit, sources)
+        judging = [f"cost.{ratio}", *(["cost.size_bytes"] if key == "size_bytes" else [])]
+        change = less(before.value, after.value)
+        yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
+
+
+def _named(gates: Iterable[GateRow], *names: str) -> tuple[GateRow, ...]:
+    return tuple(gate for gate in gates if gate.outcome.name in names)
+
+
+def _sides(run: RunData) -> tuple[CostFacts | None, CostFacts | None]:
+    return run.cost_before, run.cost_after
+
+
+def _latency(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
+    sides = (("reference", run.latency_before), ("artefact", run.latency_after))
+    if all(result is None for _, result in sides):
+        return
+    for key, label in (("p50_ms", "p50"), ("p90_ms", "p90"), ("p99_ms", "p99")):
+        before, after = (
+            milliseconds(
+                getattr(result.summary, key) if result else None,
+                pointer(f"bench/{side}.json", "summary", key),
+            )
+            for side, result in sides
+        )
+        change = less(before.value, after.value)
+        judging = [f"latency.{key}", *(["latency.ratio"] if key == "p50_ms" else [])]
+        yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
+    for label, source, unit in (
+        ("mean", "summary.mean_ms", "ms"),
+        ("spread", "summary.spread", ""),
+        ("first inference", "first_inference_ms", "ms"),
+        ("loading", "load_ms", "ms"),
+        ("throughput", "throughput_per_s", "pictures/s"),
+        ("peak memory", "memory.peak_bytes", "B"),
+        ("pre-processing p50", "preprocess.p50_ms", "ms"),
+        ("post-processing p50", "postprocess.p50_ms", "ms"),
+    ):
+        values = [_dig(result, source) for _, result in sides]
+        if values == [None, None]:
+            continue
+        sources = [pointer(f"bench/{side}.json", *source.split(".")) for side, _ in sides]
+        if unit == "B":
+            before, after = scaled_figures(values, unit, sources)
+        else:
+            before, after = (plain(v, unit, s) for v, s in zip(values, sources, strict=True))
+        yield FigureRow(label, source, "", before, after, less(before.value, after.value))
+
+
+def _dig(result: object, path: str) -> float | None:
+    for name in path.split("."):
+        result = getattr(result, name, None)
+    return float(result) if isinstance(result, int | float) else None
+
+
+def speedup_sentence(run: RunData) -> str:
+    """The comparison in words; empty when there is none."""
+    if run.comparison is None:
+        return ""
+    found = run.comparison.speedup
+    value, low, high = (significant(v) for v in (found.value, found.low, found.high))
+    sentence = f"{value} times as fast as uncompressed (95 % interval {low} to {high})"
+    return sentence if found.stable else f"{sentence}; not conclusive: {found.reason}"
+
+
+def _labels(run: RunData) -> Iterable[str]:
+    """What a reader must know before believing a figure."""
+    if run.accuracy:
+        for report in (run.accuracy.reference, run.accuracy.artefact):
+            if report and is_synthetic(report.data):
+                yield "accuracy on synthetic pictures"
+    for result in (run.latency_before, run.latency_after):
+        if result and result.kind != "measured":
+            yield f"latency {result.kind}, not measured"
+        if result and not result.stable:
+            yield "latency unstable"
+
+
+def is_synthetic(data: str) -> bool:
+    """Whether a data set's name says that its pictures are rendered."""
+    return "synthetic" in data or "calib_data" in data
