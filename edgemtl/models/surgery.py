@@ -1,0 +1,192 @@
+"""Cut channels out of a network, as a record in plain data says.
+
+A record names tensors, not layers' roles, so that applying it needs no tracing and cannot be led
+astray by code that changed::
+
+    {"format": 1,
+     "groups": [{"name": str, "width": int, "keep": [int, ...]}, ...],
+     "tensors": [{"name": str, "dim": int, "size": int, "keep": [int, ...]}, ...],
+     "attributes": [{"module": str, "name": str, "before": int, "after": int}, ...]}
+
+``groups`` is for people and reports; ``tensors`` and ``attributes`` are what is done. Records
+come from checkpoints, so every field is checked before anything is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgemtl.errors import InputRefused
+from edgemtl.models.base import MultiTaskNetwork
+
+FORMAT = 1
+
+
+def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]]) -> None:
+    """Give a freshly built network the shapes that its pruning records describe, in order.
+
+    The weights that remain are the network's own. Afterwards the network answers with outputs of
+    the same shapes as before, which is checked.
+
+    Raises:
+        InputRefused: a record is malformed, or does not fit this network. The network may then be
+            half cut and is of no use.
+    """
+    before = output_shapes(network)
+    for index, record in enumerate(records):
+        try:
+            apply_record(network, record)
+        except InputRefused as error:
+            error.where = error.where or f"pruning record {index + 1}"
+            raise
+    try:
+        after = output_shapes(network)
+    except Exception as error:  # torch raises many kinds for shapes that do not fit
+        raise InputRefused(
+            f"the pruning record does not fit the network: {str(error).splitlines()[0]}"
+        ) from error
+    if after != before:
+        raise InputRefused("the pruning record changes the shapes of the network's outputs")
+
+
+@torch.no_grad()
+def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
+    """Output name -> shape for one picture.
+
+    Computed on torch's "meta" device, which knows shapes and no values; a network that cannot run
+    there runs for real.
+    """
+    images = network.example_input()
+    training = network.training
+    try:
+        answers = copy.deepcopy(network).eval().to("meta")(images.to("meta"))
+    except (NotImplementedError, RuntimeError):
+        try:
+            answers = network.eval()(images)
+        finally:
+            network.train(training)
+    return {name: tuple(value.shape) for name, value in answers.items()}
+
+
+@torch.no_grad()
+def apply_record(network: nn.Module, record: Mapping[str, Any]) -> None:
+    """Cut one record's channels out of ``network``, in place.
+
+    Raises:
+        InputRefused: malformed, or does not fit; then nothing was changed.
+    """
+    tensors, attributes = _checked(network, record)
+    owners = _owners(network)
+    touched = set()
+    for tensor, dim, keep in tensors:
+        for owner, local in owners[id(tensor)]:
+            touched.add(owner)
+            current = getattr(owner, local)
+            _replace(owner, local, current.index_select(dim, keep.to(current.device)))
+    for module, name, value in attributes:
+        setattr(module, name, value)
+    for module in touched:
+        _sync_sizes(module)
+
+
+def _owners(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """id of a parameter or buffer -> the places that hold it (several for a shared one)."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in network.modules():
+        held = (*module._parameters.items(), *module._buffers.items())
+        for local, tensor in held:
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((module, local))
+    return found
+
+
+def _replace(owner: nn.Module, local: str, value: Tensor) -> None:
+    old = owner._parameters.get(local)
+    if old is not None:
+        owner._parameters[local] = nn.Parameter(value, requires_grad=old.requires_grad)
+    else:
+        owner._buffers[local] = value
+
+
+def _sync_sizes(module: nn.Module) -> None:
+    """Let the sizes that torch's own layers print agree with their weights."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.shape[0]
+
+
+def _checked(
+    network: nn.Module, record: Mapping[str, Any]
+) -> tuple[list[tuple[Tensor, int, Tensor]], list[tuple[nn.Module, str, int]]]:
+    if record.get("format") != FORMAT or type(record["format"]) is not int:
+        raise InputRefused("a pruning record has an unknown format")
+    if set(record) != {"format", "groups", "tensors", "attributes"}:
+        raise InputRefused("a pruning record has missing or unknown fields")
+    for item in _items(record, "groups", {"name": str, "width": int, "keep": list}):
+        _kept(item["keep"], item["width"], f"group '{item['name'][:80]}'")
+    held = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    tensors, seen = [], set()
+    for item in _items(record, "tensors", {"name": str, "dim": int, "size": int, "keep": list}):
+        name, dim, size = item["name"], item["dim"], item["size"]
+        label = f"'{name[:80]}' dimension {dim}"
+        if name not in held or not 0 <= dim < held[name].dim() or (name, dim) in seen:
+            raise InputRefused(f"a pruning record speaks of {label}, which the network has not")
+        seen.add((name, dim))
+        if held[name].shape[dim] != size:
+            raise InputRefused(
+                f"a pruning record takes {label} for {size} wide, it is {held[name].shape[dim]}"
+            )
+        keep = torch.tensor(_kept(item["keep"], size, label), dtype=torch.int64)
+        tensors.append((held[name], dim, keep))
+    modules, attributes = dict(network.named_modules()), []
+    fields = {"module": str, "name": str, "before": int, "after": int}
+    for item in _items(record, "attributes", fields):
+        module = modules.get(item["module"])
+        value = None if module is None else vars(module).get(item["name"])
+        if module is None or type(value) is not int or value != item["before"]:
+            raise InputRefused(
+                f"a pruning record changes '{item['module'][:80]}.{item['name'][:80]}', which the "
+                "network has not, or not with this value"
+            )
+        if not 0 < item["after"] <= item["before"]:
+            raise InputRefused(f"a pruning record sets '{item['name']}' to {item['after']}")
+        attributes.append((module, item["name"], item["after"]))
+    return tensors, attributes
+
+
+def _items(record: Mapping[str, Any], key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    items = record[key]
+    if not isinstance(items, list):
+        raise InputRefused(f"'{key}' of a pruning record is not a list")
+    for item in items:
+        if (
+            not isinstance(item, dict)
+            or set(item) != set(fields)
+            or any(type(item[name]) is not kind for name, kind in fields.items())
+        ):
+            raise InputRefused(f"an entry of '{key}' in a pruning record is malformed")
+    return items
+
+
+def _kept(keep: list[Any], size: int, label: str) -> list[int]:
+    if not keep or any(type(index) is not int for index in keep):
+        raise InputRefused(f"a pruning record keeps nothing, or no list of numbers, of {label}")
+    rising = all(a < b for a, b in zip(keep, keep[1:], strict=False))
+    if not rising or keep[0] < 0 or keep[-1] >= size:
+        raise InputRefused(f"a pruning record keeps channels that {label} has not")
+    return keep
