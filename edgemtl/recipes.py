@@ -20,8 +20,8 @@ from edgemtl.errors import UsageError
 from edgemtl.gates.limits import GateLimits
 
 ENVIRONMENT_PREFIX = "EDGEMTL_"
-#: variables with the prefix that are not recipe keys
-RESERVED_VARIABLES = frozenset({"EDGEMTL_DATA", "EDGEMTL_CACHE"})
+#: between section and key; variables without it (EDGEMTL_CACHE, ...) are no recipe keys
+ENVIRONMENT_SEPARATOR = "__"
 
 
 class _Section(BaseModel):
@@ -135,9 +135,9 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     """Recipe keys given as ``EDGEMTL_SECTION__KEY=value``."""
     found = os.environ if environment is None else environment
     assignments = [
-        f"{name[len(ENVIRONMENT_PREFIX) :].lower().replace('__', '.')}={value}"
+        f"{name[len(ENVIRONMENT_PREFIX) :].lower().replace(ENVIRONMENT_SEPARATOR, '.')}={value}"
         for name, value in sorted(found.items())
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in RESERVED_VARIABLES
+        if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name
     ]
     return from_assignments(assignments, "environment")
 

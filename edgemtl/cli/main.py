@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+
+# Threads that spin while they wait make a shared machine many times slower; it must be said before
+# the first import of torch, here or in a process that we start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edgemtl import __version__
 from edgemtl.cli import bundles, compiling, information, measuring, models, results
@@ -53,37 +56,30 @@ def main() -> None:
     ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
     """
     if os.environ.get("EDGEMTL_DEBUG") == "1":
-        sys.exit(app(standalone_mode=False))
+        app()
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        code = leave.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        print("stopped; the next run goes on from the last finished stage", file=sys.stderr)
-        code = 130
+        # Typer itself leaves for usage errors (2), --help (0) and Ctrl-C (1).
+        app()
     except EdgemtlError as error:
         print_error(error)
-        code = error.exit_code
+        code = int(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to tell anybody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.OK
+        code = int(ExitCode.OK)
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else "."
         problem = output_error(error, Path(place))
         print_error(problem)
-        code = problem.exit_code
+        code = int(problem.exit_code)
     except Exception as error:
         print(
             f"error: unexpected {type(error).__name__}: {error}\n"
             "next:  this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
             file=sys.stderr,
         )
-        code = ExitCode.UNEXPECTED
-    sys.exit(int(code or 0))
+        code = int(ExitCode.UNEXPECTED)
+    sys.exit(code)
 
 
 def print_error(error: EdgemtlError) -> None:

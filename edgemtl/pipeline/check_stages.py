@@ -123,7 +123,7 @@ class Bench(Stage):
             tell(f"latency not measured: {why}")
             return
         artefact, reference = (self._request(context, name) for name in self.after)
-        result = bench(artefact, tell)
+        result = bench(artefact)
         write_json(folder / "artefact.json", result.to_dict())
         summary = result.summary
         tell(

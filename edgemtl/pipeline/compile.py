@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -286,6 +287,7 @@ def _finish(
         error=None if error is None else str(error),
         bundle=None if bundle is None else str(bundle.relative_to(run.folder)),
     )
+    shutil.rmtree(context.private, ignore_errors=True)
     write_report(run.folder)
     return RunResult(run.folder, exit_code, gates, bundle, error)
 
