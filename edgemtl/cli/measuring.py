@@ -74,7 +74,7 @@ def bench_verb(
 
 def _print(result: LatencyResult | Comparison, bundle: Path, against: Path | None) -> None:
     from edgemtl.measure.results import LatencyResult
-    from edgemtl.report.latency import print_comparison, print_latency
+    from edgemtl.report.tables import print_comparison, print_latency
 
     if isinstance(result, LatencyResult):
         print_latency(result, bundle.name)

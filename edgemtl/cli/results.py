@@ -48,7 +48,7 @@ def gate_verb(
     if as_json:
         print_json(report.to_dict())
     else:
-        from edgemtl.report.gates import print_gates
+        from edgemtl.report.tables import print_gates
 
         print_gates(report)
     if annotations:
@@ -64,7 +64,7 @@ def report_verb(
     """Write report.html and report.md of a run folder anew."""
     from edgemtl.errors import InputRefused
     from edgemtl.pipeline.run_folder import read_run
-    from edgemtl.report.html import write_report
+    from edgemtl.report.page import write_report
 
     if not read_run(run):
         raise InputRefused(

@@ -261,7 +261,7 @@ def _finish(
     request: CompileRequest, context: Context, run: RunFolder, error: EdgemtlError | None
 ) -> RunResult:
     """Lay out the run folder, write the report, and settle the exit code."""
-    from edgemtl.report.html import write_report
+    from edgemtl.report.page import write_report
 
     folders = context.folders
     for stage, source, name in _PUBLISHED:
