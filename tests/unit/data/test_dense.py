@@ -182,6 +182,15 @@ def test_the_same_size_is_copied() -> None:
     np.testing.assert_array_equal(labels_on_canvas({"x": label}, view)["x"], label)
 
 
+def test_a_canvas_pixel_takes_the_label_under_its_centre() -> None:
+    """A picture four times the canvas: pixel i covers columns 4 i to 4 i + 3, its centre is 2 in."""
+    rows, columns = np.mgrid[0:256, 0:384]
+    _, view = letterbox(np.zeros((256, 384, 3), np.uint8), InputSpec((64, 96)))
+    moved = labels_on_canvas({"row": rows, "column": columns}, view)
+    np.testing.assert_array_equal(moved["row"][:, 0], np.arange(64) * 4 + 2)
+    np.testing.assert_array_equal(moved["column"][0], np.arange(96) * 4 + 2)
+
+
 def test_vectors_per_pixel_and_faces_move_too() -> None:
     _, view = letterbox(np.zeros((128, 96, 3), np.uint8), InputSpec((64, 96)))
     normals = np.zeros((128, 96, 3), np.float32)

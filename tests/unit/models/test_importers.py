@@ -228,7 +228,6 @@ def test_the_real_imagenet_files_are_taken(variant: str, file: str) -> None:
     assert not torch.equal(network.backbone.stem.conv.weight, before)  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
 def test_the_right_retinaface_preset_detects_and_the_wrong_one_does_not() -> None:
     """Both pairings load without an error, so only accuracy tells them apart."""
     crowd = FaceFolder.open(data_folder("faces_crowd"), "val")
