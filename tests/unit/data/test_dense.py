@@ -183,7 +183,7 @@ def test_the_same_size_is_copied() -> None:
 
 
 def test_a_canvas_pixel_takes_the_label_under_its_centre() -> None:
-    """A picture four times the canvas: pixel i covers columns 4 i to 4 i + 3, its centre is 2 in."""
+    """In a picture four times the canvas, pixel i covers columns 4 i to 4 i + 3."""
     rows, columns = np.mgrid[0:256, 0:384]
     _, view = letterbox(np.zeros((256, 384, 3), np.uint8), InputSpec((64, 96)))
     moved = labels_on_canvas({"row": rows, "column": columns}, view)
