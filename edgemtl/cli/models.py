@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json
+from edgemtl.errors import UsageError
 
 if TYPE_CHECKING:
     from edgemtl.measure.accuracy import AccuracyReport
@@ -57,12 +58,29 @@ def eval_verb(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first so many pictures.")
     ] = None,
+    wider_ground_truth: Annotated[
+        Path | None,
+        typer.Option(help="WIDER FACE's .mat files: its own easy/medium/hard AP instead."),
+    ] = None,
+    multiscale: Annotated[
+        bool, typer.Option("--multiscale", help="With these: ten passes and box voting.")
+    ] = False,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure accuracy per task; without --data on the embedded (synthetic) set."""
-    from edgemtl.pipeline.evaluation import evaluate_file
+    from edgemtl.pipeline.evaluation import evaluate_file, evaluate_wider
 
+    if wider_ground_truth is not None:
+        if data is None:
+            raise UsageError("the WIDER FACE protocol needs its pictures", where="--data")
+        found = evaluate_wider(model, data, wider_ground_truth, split, multiscale, factory)
+        if as_json:
+            print_json({"tasks": {"detection": found}})
+        else:
+            for subset, value in found.items():
+                print(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
+        return
     report = evaluate_file(model, data, split, layout, limit, factory)
     if as_json:
         print_json(report.to_dict())

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgemtl.data.calibration import embedded
 from edgemtl.data.open import open_dataset
+from edgemtl.data.preprocess import letterbox
+from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, evaluate
-from edgemtl.pipeline.subject import open_subject
+from edgemtl.measure.multiscale import detect_multiscale, network_detector
+from edgemtl.measure.wider_protocol import wider_ap
+from edgemtl.pipeline.subject import Subject, open_subject
+from edgemtl.tasks.detection import Detection
 
 
 def evaluate_file(
@@ -30,3 +38,55 @@ def evaluate_file(
         if limit is not None and limit < len(dataset):
             dataset = dataset.subset(range(limit))
         return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
+
+
+def evaluate_wider(
+    path: Path,
+    data: Path,
+    ground_truth: Path,
+    split: str = "val",
+    multiscale: bool = False,
+    factory: str | None = None,
+) -> dict[str, float | None]:
+    """WIDER FACE's own protocol: AP on its easy, medium and hard subsets.
+
+    Args:
+        path: checkpoint, ONNX file or bundle.
+        data: WIDER FACE folder.
+        ground_truth: folder with the four .mat files of the evaluation kit.
+        split: of the data folder.
+        multiscale: ten passes per picture with box voting (MOS, section 6) instead of one
+            letterboxed pass; needs a checkpoint, since an artefact takes one size only.
+        factory: builds the user's own network.
+
+    Raises:
+        UsageError: no detection task, or several scales asked of an artefact.
+        InputRefused: file, data or ground truth is refused.
+    """
+    with open_subject(path, factory) as subject:
+        task = next((t for t in subject.tasks if isinstance(t, Detection)), None)
+        if task is None:
+            raise UsageError("the network has no detection task", where=str(path))
+        if multiscale and subject.kind != "checkpoint":
+            raise UsageError(
+                "several scales need a checkpoint: an artefact takes pictures of one size",
+                where="--multiscale",
+            )
+        at_many_sizes = network_detector(subject.run, task, subject.input_spec)
+        predictions: dict[str, NDArray[np.float32]] = {}
+        for sample in open_dataset(data, split, "wider"):
+            if multiscale:
+                boxes = detect_multiscale(at_many_sizes, sample.image)
+            else:
+                boxes = _one_pass(subject, task, sample.image)
+            boxes[:, 2:4] -= boxes[:, :2]
+            predictions[sample.name] = boxes
+    return wider_ap(ground_truth, predictions)
+
+
+def _one_pass(subject: Subject, task: Detection, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 5) x1 y1 x2 y2 score in picture pixels."""
+    canvas, view = letterbox(image, subject.input_spec)
+    outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
+    found = task.decode(outputs, view, {})
+    return np.concatenate([found.boxes, found.scores[:, None]], axis=1)
