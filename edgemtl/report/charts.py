@@ -18,7 +18,7 @@ from edgemtl.report.figures import GAP, significant
 
 BINS = 56
 #: height of the bars, and of the lines above them that name the percentiles
-BAND, LEGEND = 84, 58
+BAND, LEGEND = 84, 78
 #: pixels from one percentile's name to the next: they stand at different heights, never on another
 STEP = 15
 AXIS = 24
@@ -104,7 +104,7 @@ def draw_histogram(found: Histogram, name: str) -> Markup:
     for index, (series, counts) in enumerate(zip(found.series, found.counts, strict=True)):
         base = (LEGEND + BAND) * (index + 1)
         parts.append(_bars(counts, base, series.style))
-        parts.append(_text(0, base - BAND - LEGEND + 14, series.label, "start", "label"))
+        parts.append(_text(0, base - BAND - LEGEND + 20, series.label, "start", "label"))
         for step, (mark, value) in enumerate(series.marks):
             at = 100 * (value - low) / (high - low)
             top = base - BAND - STEP * (len(series.marks) - step) + 6

@@ -16,6 +16,7 @@ from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.report import sections
 from edgemtl.report.load import load_run
+from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
 from edgemtl.report.rundata import RunData, RunFacts
 from edgemtl.report.summary import FigureRow, Summary, is_synthetic, summarise_run
@@ -27,16 +28,18 @@ MOST_SKIPPED = 50
 _ICON_COLOURS = {"pass": "#1a7f4b", "fail": "#c0362c", "not-measured": "#9a6700"}
 
 
-def write_report(folder: Path, output: Path | None = None) -> Path:
-    """Write ``report.html`` into a run folder (or to ``output``) and return its path.
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` and ``report.md`` into a run folder; return the path of the page.
 
     Raises:
         InputRefused: the folder holds no run.
-        StageFailed: the page cannot be written.
+        StageFailed: a file cannot be written.
     """
-    path = output or folder / "report.html"
-    files.write_text(path, render_html(load_run(folder)))
-    return path
+    run = load_run(folder)
+    page = folder / "report.html"
+    files.write_text(page, render_html(run))
+    files.write_text(folder / "report.md", render_markdown(run))
+    return page
 
 
 def render_html(run: RunData) -> str:

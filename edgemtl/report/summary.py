@@ -14,6 +14,7 @@ from edgemtl.report.figures import (
     metric_figures,
     milliseconds,
     nothing,
+    percent,
     plain,
     pointer,
     scaled_figures,
@@ -26,7 +27,7 @@ from edgemtl.tasks.base import MetricSpec
 
 _SIDES = ("reference", "artefact")
 COST_ROWS = (
-    ("macs", "Multiply-accumulates", "MAC", "macs_ratio"),
+    ("macs", "Multiply-accumulates", "", "macs_ratio"),
     ("parameters", "Parameters", "", "parameters_ratio"),
     ("size_bytes", "File size", "B", "size_ratio"),
     ("activation_bytes", "Activations written", "B", ""),
@@ -193,7 +194,7 @@ def _latency(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
         yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
     for label, source, unit in (
         ("mean", "summary.mean_ms", "ms"),
-        ("spread", "summary.spread", ""),
+        ("spread", "summary.spread", "share"),
         ("first inference", "first_inference_ms", "ms"),
         ("loading", "load_ms", "ms"),
         ("throughput", "throughput_per_s", "pictures/s"),
@@ -207,6 +208,11 @@ def _latency(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
         sources = [pointer(f"bench/{side}.json", *source.split(".")) for side, _ in sides]
         if unit == "B":
             before, after = scaled_figures(values, unit, sources)
+        elif unit == "share":
+            before, after = (
+                Figure(v, percent(v), s) if v is not None else nothing(s)
+                for v, s in zip(values, sources, strict=True)
+            )
         else:
             before, after = (plain(v, unit, s) for v, s in zip(values, sources, strict=True))
         yield FigureRow(label, source, "", before, after, less(before.value, after.value))

@@ -33,10 +33,10 @@ State = Literal["pass", "fail", "not-measured", "unstable", "allowed", "none"]
 
 
 _GATE_WORDS = {
-    "latency.ratio": "time, compiled / uncompressed",
-    "cost.macs_ratio": "MACs, after / before",
-    "cost.parameters_ratio": "parameters, after / before",
-    "cost.size_ratio": "file size, after / before",
+    "latency.ratio": "time against uncompressed",
+    "cost.macs_ratio": "MACs against uncompressed",
+    "cost.parameters_ratio": "parameters against uncompressed",
+    "cost.size_ratio": "file size against uncompressed",
     "cost.size_bytes": "file size",
 }
 _EXITS = {
@@ -166,7 +166,7 @@ def _gate(index: int, outcome: GateOutcome, run: RunData) -> GateRow:
     if outcome.measured is not None:
         measured = Figure(outcome.measured, _gated(outcome, outcome.measured), measured.source)
     side = "at least" if outcome.name.endswith(".min") else "at most"
-    words = _gated(outcome, outcome.limit)
+    words = _gated(outcome, outcome.limit, limit=True)
     limit = Figure(
         outcome.limit, f"{side} {words}", pointer("gates.json", "outcomes", index, "limit")
     )
@@ -180,7 +180,9 @@ def _gated(outcome: GateOutcome, value: float, limit: bool = False) -> str:
     if outcome.unit == "B":
         return scaled_figures([value], "B", [""])[0].text
     text = f"{value:.6g}" if limit else significant(value)
-    return f"{text}{TIMES}" if outcome.name.endswith("ratio") else with_unit(text, outcome.unit)
+    if outcome.name.endswith("ratio"):
+        return f"{text}{TIMES} before"
+    return with_unit(text, outcome.unit)
 
 
 def _gate_label(name: str, run: RunData) -> str:

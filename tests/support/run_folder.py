@@ -298,6 +298,8 @@ def write_run(
     for name, data in documents.items():
         (folder / name).write_text(json.dumps(data, indent=1), "utf-8")
     _pictures(folder / "pictures")
+    (folder / "bundle").mkdir()
+    (folder / "bundle" / "mos_m-cpu.edgemtl").write_bytes(b"not a bundle")
     return folder
 
 

@@ -1,0 +1,52 @@
+"""A short summary in Markdown, for a CI job's page or a comment under a change."""
+
+from __future__ import annotations
+
+import re
+
+from edgemtl.report.rundata import RunData
+from edgemtl.report.summary import summarise_run
+from edgemtl.report.texttables import TextTable, main_tables, simple
+from edgemtl.report.verdict import SYMBOLS
+
+#: what Markdown, its tables and HTML act on
+_ACTIVE = re.compile(r"([\\`*_{}\[\]<>|~&$])")
+#: what code hosts turn into mentions of people and of issues; a backslash does not stop that
+_LINKED = re.compile(r"([@#])(?=\w)")
+
+
+def render_markdown(run: RunData) -> str:
+    """Verdict, tasks, cost and latency, next steps; the same run gives the same text."""
+    summary = summarise_run(run)
+    verdict = summary.verdict
+    lines = [
+        f"### {_safe(summary.title)}",
+        "",
+        f"**{SYMBOLS[verdict.state][0]} {_safe(verdict.headline)}.** {_safe(verdict.reason)}",
+        "",
+    ]
+    for table in main_tables(summary):
+        lines += [*_table(table), ""]
+    notes = [*([summary.speedup] if summary.speedup else []), *summary.labels]
+    lines += [f"- {_safe(note)}" for note in notes]
+    lines += [""] if notes else []
+    if summary.next_steps:
+        lines += ["**What to do next**", ""]
+        lines += [f"{i}. {_safe(step)}" for i, step in enumerate(summary.next_steps, 1)]
+        lines += [""]
+    if run.problems:
+        lines += [f"Not shown: {_safe('; '.join(run.problems))}", ""]
+    return "\n".join(lines)
+
+
+def _table(table: TextTable) -> list[str]:
+    rule = ["---:" if i in table.numeric else "---" for i in range(len(table.headers))]
+    rows = [[*row.cells[:-1], f"{SYMBOLS[row.state][0]} {row.cells[-1]}"] for row in table.rows]
+    lines = [" | ".join(table.headers), " | ".join(rule)]
+    lines += [" | ".join(_safe(cell) for cell in row) for row in rows]
+    return [f"| {line} |" for line in lines]
+
+
+def _safe(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return _LINKED.sub("\\1\u200b", _ACTIVE.sub(r"\\\1", simple(text)))
