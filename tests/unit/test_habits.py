@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,32 @@ def test_pins_satisfy_what_pyproject_asks_for() -> None:
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, requirement.name
         assert version in requirement.specifier, requirement.name
+
+
+def test_every_imported_package_is_declared() -> None:
+    # A package that only the tests' tools pull in would be missing where the core alone is.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + [
+        line for name, lines in extras.items() if name != "dev" for line in lines
+    ]
+    declared = {canonicalize_name(Requirement(line).name) for line in asked}
+    distributions = packages_distributions()
+    imported = {
+        name: str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in imported_at_the_top([node])
+        if name != "edgemtl" and name not in sys.stdlib_module_names
+    }
+    assert imported.keys() >= {"torch", "numpy", "typer"}
+    undeclared = {
+        name: path
+        for name, path in imported.items()
+        if not declared & {canonicalize_name(owner) for owner in distributions.get(name, [name])}
+    }
+    assert undeclared == {}
 
 
 def test_commit_hooks_fetch_nothing() -> None:
