@@ -42,7 +42,7 @@ def run_on_picture(
     if not good:
         raise StageFailed("the picture could not be encoded", where=str(output))
     write_atomically(output, lambda stream: stream.write(encoded.tobytes()))
-    described = {task.name: task.describe(decoded[task.name]) for task in tasks}
+    described = {task.name: task.describe(decoded) for task in tasks}
     return {
         "image": str(image),
         "drawn": str(output),

@@ -175,6 +175,9 @@ class Task(ABC):
         ``decoded`` holds the results of all evaluated tasks, by name.
         """
 
-    def describe(self, decoded: Any) -> Any:
-        """The decoded result as plain JSON data (a summary where the result is a dense map)."""
+    def describe(self, decoded: Mapping[str, Any]) -> Any:
+        """This task's result as plain JSON data (a summary where the result is a dense map).
+
+        ``decoded`` holds the results of all evaluated tasks, by name.
+        """
         return None

@@ -79,9 +79,10 @@ class Depth(Task):
         colours = cv2.applyColorMap(level, cv2.COLORMAP_TURBO)
         return np.asarray(cv2.addWeighted(picture, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
 
-    def describe(self, decoded: NDArray[np.float32]) -> dict[str, float] | None:
+    def describe(self, decoded: Mapping[str, Any]) -> dict[str, float] | None:
         """Nearest, median and farthest depth in metres; None when no pixel is finite."""
-        finite = decoded[np.isfinite(decoded)]
+        metres = decoded[self.name]
+        finite = metres[np.isfinite(metres)]
         if finite.size == 0:
             return None
         return {

@@ -59,6 +59,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def shown(self) -> NDArray[np.bool_]:
+        """(n,) which of them score enough to be shown to a person."""
+        return np.asarray(self.scores >= OPERATING_SCORE)
+
 
 def softmax_face_score(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, 2) background/face logits -> (n,) probability of a face."""
@@ -191,14 +195,15 @@ class Detection(Task):
             )
         return picture
 
-    def describe(self, decoded: Detections) -> list[dict[str, Any]]:
+    def describe(self, decoded: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Shown detections: box x y w h in pixels and score."""
+        found: Detections = decoded[self.name]
         return [
             {
                 "box": [float(box[0]), float(box[1]), *(box[2:] - box[:2]).astype(float).tolist()],
                 "score": float(score),
             }
-            for box, score in zip(decoded.boxes, decoded.scores, strict=True)
+            for box, score in zip(found.boxes, found.scores, strict=True)
             if score >= OPERATING_SCORE
         ]
 

@@ -103,9 +103,10 @@ class Landmarks(Task):
                 cv2.circle(picture, pixel(x, y), radius, (40, 160, 255), -1, cv2.LINE_AA)
         return picture
 
-    def describe(self, decoded: NDArray[np.float32]) -> Any:
-        """Points per detection, aligned with the detections of the describing call."""
-        return decoded.astype(float).tolist()
+    def describe(self, decoded: Mapping[str, Any]) -> Any:
+        """Five x y in pixels per shown detection, in the same order."""
+        shown = decoded[self.detection].shown()
+        return decoded[self.name][shown].astype(float).tolist()
 
 
 class NormalisedMeanError(Metric):

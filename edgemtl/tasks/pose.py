@@ -148,9 +148,10 @@ class HeadPose(Task):
                 _draw_axes(picture, box, angles)
         return picture
 
-    def describe(self, decoded: NDArray[np.float32]) -> Any:
-        """Angles per detection, aligned with the detections of the describing call."""
-        return [dict(zip(AXES, row, strict=True)) for row in decoded.astype(float).tolist()]
+    def describe(self, decoded: Mapping[str, Any]) -> Any:
+        """Angles in degrees per shown detection, in the same order."""
+        rows = decoded[self.name][decoded[self.detection].shown()].astype(float).tolist()
+        return [dict(zip(AXES, row, strict=True)) for row in rows]
 
 
 def _draw_axes(

@@ -91,11 +91,12 @@ class Segmentation(Task):
         colours = palette(len(self.classes))[decoded[self.name]]
         return np.asarray(cv2.addWeighted(picture, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
 
-    def describe(self, decoded: NDArray[np.int64]) -> dict[str, float]:
+    def describe(self, decoded: Mapping[str, Any]) -> dict[str, float]:
         """Share of the picture's pixels per class, for the classes that occur."""
-        counts = np.bincount(decoded.ravel(), minlength=len(self.classes))
+        classes: NDArray[np.int64] = decoded[self.name]
+        counts = np.bincount(classes.ravel(), minlength=len(self.classes))
         return {
-            name: float(count / decoded.size)
+            name: float(count / classes.size)
             for name, count in zip(self.classes, counts, strict=True)
             if count
         }

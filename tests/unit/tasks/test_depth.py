@@ -95,10 +95,10 @@ def test_an_answer_that_is_no_number_is_no_accuracy(bad: float) -> None:
 
 def test_description_and_drawing() -> None:
     decoded = np.array([[1.0, 2.0], [3.0, NAN]], np.float32)
-    described = TASK.describe(decoded)
+    described = TASK.describe({TASK.name: decoded})
     assert described == {"nearest_m": 1.0, "median_m": 2.0, "farthest_m": 3.0}
     json.dumps(described)
-    assert TASK.describe(np.full((2, 2), NAN, np.float32)) is None
+    assert TASK.describe({TASK.name: np.full((2, 2), NAN, np.float32)}) is None
     for depth in (decoded, np.ones((2, 2), np.float32), np.full((2, 2), NAN, np.float32)):
         drawn = TASK.draw(np.full((2, 2, 3), 90, np.uint8), {"distance": depth})
         assert drawn.shape == (2, 2, 3) and drawn.dtype == np.uint8

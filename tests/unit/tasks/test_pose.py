@@ -140,7 +140,7 @@ def test_decoding_reads_the_detections_priors() -> None:
     found = Detections(np.zeros((1, 4), "f4"), np.ones(1, "f4"), np.array([17]))
     decoded = TASK.decode(arrays, view, {"detection": found})
     np.testing.assert_allclose(decoded, [[0, 3, 6]], atol=1e-3)
-    assert TASK.describe(decoded) == [
+    assert TASK.describe({"pose": decoded, "detection": found}) == [
         {axis: pytest.approx(3.0 * i, abs=1e-3) for i, axis in enumerate(AXES)}
     ]
     none = Detections(np.zeros((0, 4), "f4"), np.zeros(0, "f4"), np.zeros(0, np.int64))

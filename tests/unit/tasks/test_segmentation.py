@@ -144,7 +144,7 @@ def test_a_label_of_another_size_is_a_mistake_of_the_caller() -> None:
 
 
 def test_description_is_the_share_of_pixels_per_class() -> None:
-    described = TASK.describe(np.array([[0, 0, 0, 2]]))
+    described = TASK.describe({TASK.name: np.array([[0, 0, 0, 2]])})
     assert described == {"ground": 0.75, "arm": 0.25}
     json.dumps(described)
 
