@@ -35,7 +35,7 @@ def _after_a_failure(run: RunData) -> Iterator[str]:
 
 
 def _for_gate(outcome: GateOutcome, run: RunData) -> str:
-    front, _, limit = outcome.name.rpartition(".")
+    front = outcome.name.rpartition(".")[0]
     if outcome.status == "unstable":
         return (
             "the timings moved while they were taken. Stop other work on the device, let it cool, "
@@ -49,13 +49,10 @@ def _for_gate(outcome: GateOutcome, run: RunData) -> str:
     if front == "latency":
         return (
             "'Where the work goes' names the costly modules; a smaller network, a lower precision "
-            f"or another target makes it faster. Change [gates.latency] {limit} only if the "
-            "application can wait."
+            "or another target makes it faster. Change [gates.latency] only if the application can "
+            "wait."
         )
-    return (
-        "the result is larger than allowed. Ask for more compression, or change "
-        f"[gates.cost] {limit}."
-    )
+    return "the result is larger than allowed. Ask for more compression, or change [gates.cost]."
 
 
 def _measure_it(front: str) -> str:

@@ -1,8 +1,9 @@
 """Read a run folder. Any file may be missing or broken; what is there is still shown.
 
 The folder's files, all optional: ``run.json``, ``accuracy.json``, ``cost.json``, ``parity.json``,
-``bench/{reference,artefact,comparison}.json``, ``gates.json``, ``prune.json``, ``quantize.json``,
-``pictures/NAME.{before,after}.png``. They are data to be shown: nothing in them is executed.
+``bench/{reference,artefact,comparison,identical,skipped}.json``, ``gates.json``, ``prune.json``,
+``quantize.json``, ``stages/NN-NAME/stage.json``, ``pictures/NAME.{before,after}.png``. They are
+data to be shown: nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -78,20 +79,25 @@ def load_run(folder: Path) -> RunData:
             problems.append(shown(f"{name} does not have the expected form: {error!r}"))
         return None
 
+    identical = (folder / "bench" / "identical.json").is_file()
+    skipped = load("bench/skipped.json", lambda data: text(data, "reason"), expected=False)
+    alone = identical or skipped is not None
     costs = load("cost.json", lambda data: (_cost(data, "reference"), _cost(data, "artefact")))
     run = RunData(
         folder=shown(folder.resolve().name),
-        run=load("run.json", _run),
+        run=load("run.json", lambda data: _run(data, _stage_notes(folder / "stages"))),
         accuracy=load("accuracy.json", _accuracy),
         cost_before=costs[0] if costs else None,
         cost_after=costs[1] if costs else None,
         parity=load("parity.json", _parity),
-        latency_before=load("bench/reference.json", LatencyResult.from_dict),
-        latency_after=load("bench/artefact.json", LatencyResult.from_dict),
-        comparison=load("bench/comparison.json", Comparison.from_dict),
+        latency_before=load("bench/reference.json", LatencyResult.from_dict, not alone),
+        latency_after=load("bench/artefact.json", LatencyResult.from_dict, skipped is None),
+        comparison=load("bench/comparison.json", Comparison.from_dict, not alone),
+        not_timed=skipped or "",
+        identical=identical,
         gates=load("gates.json", GateReport.from_dict),
-        pruning=load("prune.json", lambda data: _changes(data, "groups"), expected=False),
-        quantisation=load("quantize.json", lambda data: _changes(data, "layers"), expected=False),
+        pruning=load("prune.json", _pruning, expected=False),
+        quantisation=load("quantize.json", _quantisation, expected=False),
         pictures=_pictures(folder / "pictures"),
         problems=tuple(problems),
     )
@@ -104,7 +110,7 @@ def load_run(folder: Path) -> RunData:
     return run
 
 
-def _run(data: Mapping[str, Any]) -> RunFacts:
+def _run(data: Mapping[str, Any], notes: Mapping[str, tuple[str, ...]]) -> RunFacts:
     model, target = table(data, "model"), table(data, "target")
     bundle = table(data, "bundle")
     return RunFacts(
@@ -127,7 +133,7 @@ def _run(data: Mapping[str, Any]) -> RunFacts:
                 text(row, "status"),
                 number(row, "seconds"),
                 text(row, "key"),
-                texts(row, "notes"),
+                notes.get(text(row, "name"), ()),
             )
             for row in rows(data, "stages")
         ),
@@ -202,39 +208,77 @@ def _cost(data: Mapping[str, Any], side: str) -> CostFacts | None:
 
 
 def _parity(data: Mapping[str, Any]) -> tuple[ParityRow, ...]:
+    """``ChainReport.to_dict()``: every form of the network against the first."""
+    stages = table(data, "stages")
     found = []
-    for pair in rows(data, "comparisons"):
-        for row in rows(pair, "outputs"):
+    for stage in stages:
+        report = table(stages, stage)
+        for position, row in enumerate(rows(report, "outputs")):
+            relative, allowed = number(row, "max_relative"), number(report, "max_relative_allowed")
+            over = allowed is not None and (relative is None or relative > allowed)
+            note = text(row, "problem")
+            if not note and over and row.get("ok") is True:
+                note = "over the tolerance, which only informs at this precision"
             found.append(
                 ParityRow(
-                    text(pair, "before"),
-                    text(pair, "after"),
-                    text(row, "output"),
+                    text(data, "reference"),
+                    shown(stage),
+                    position,
+                    text(row, "name"),
                     text(row, "task"),
                     number(row, "max_abs"),
-                    number(row, "relative"),
+                    relative,
                     number(row, "snr_db"),
-                    text(row, "verdict"),
-                    text(row, "note"),
+                    # anything but a plain true is no agreement
+                    "pass" if row.get("ok") is True else "fail",
+                    note,
                 )
             )
     return tuple(found)
 
 
-def _changes(data: Mapping[str, Any], key: str) -> Changes:
+def _pruning(data: Mapping[str, Any]) -> Changes:
+    """``{"method": ..., "steps": [GroupStep.to_dict(), ...]}``; steps of one group add up."""
+    found: dict[str, Change] = {}
+    for row in rows(data, "steps"):
+        name, drops = text(row, "group"), numbers(row, "loss_rise")
+        before, after = number(row, "width_before"), number(row, "width_after")
+        if name in found:
+            earlier = found[name]
+            tasks = dict.fromkeys((*earlier.drops, *drops))
+            drops = {t: earlier.drops.get(t, 0.0) + drops.get(t, 0.0) for t in tasks}
+            before = earlier.before
+        found[name] = Change(name, before, after, drops=drops)
+    return Changes(text(data, "method"), tuple(found.values()))
+
+
+def _quantisation(data: Mapping[str, Any]) -> Changes:
+    """``{"precision": ..., "layers": [{"name", "precision", "drops": {task: share}}, ...]}``."""
     return Changes(
-        text(data, "method") or text(data, "precision"),
+        text(data, "precision"),
         tuple(
             Change(
                 text(row, "name"),
-                number(row, "before"),
-                number(row, "after"),
+                None,
+                None,
                 text(row, "precision"),
                 numbers(row, "drops"),
             )
-            for row in rows(data, key)
+            for row in rows(data, "layers")
         ),
     )
+
+
+def _stage_notes(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Stage name -> what it told, from ``stages/NN-name/stage.json``."""
+    found = {}
+    for path in sorted(folder.glob("*/stage.json")):
+        try:
+            data = read_object(path)
+        except InputRefused:
+            continue
+        found[text(data, "name")] = texts(data, "notes")
+    return found
 
 
 def _pictures(folder: Path) -> tuple[Picture, ...]:

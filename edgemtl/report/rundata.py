@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
@@ -115,20 +115,23 @@ class ParityRow:
 
     Attributes:
         before, after: the two forms (``torch``, ``onnx``, ...).
-        max_abs: largest absolute difference; relative: the same, relative to the output's scale.
-        snr_db: signal to noise in decibels; None when there is no noise.
-        verdict: ``pass`` or ``fail`` or what the run wrote.
+        position: of the output within its form, for finding it in the file.
+        max_abs: largest absolute difference; relative: the same as a share of the output's range.
+            None where the two could not be compared.
+        snr_db: signal to noise in decibels; None when there is no noise, or no comparison.
+        verdict: ``pass`` or ``fail``.
         note: one sentence.
     """
 
     before: str
     after: str
+    position: int
     output: str
     task: str
     max_abs: float | None
     relative: float | None
     snr_db: float | None
-    verdict: str
+    verdict: Literal["pass", "fail"]
     note: str = ""
 
 
@@ -140,7 +143,7 @@ class Change:
         name: of the group or layer.
         before, after: its width, or what else is counted.
         precision: what it computes in, where that changed.
-        drops: task -> relative drop that this change alone cost (positive is worse).
+        drops: task -> what this change alone cost, as a share (positive is worse).
     """
 
     name: str
@@ -172,6 +175,9 @@ class RunData:
     """A run folder.
 
     Attributes:
+        not_timed: why no latency was measured, when the run left it out on purpose.
+        identical: whether the artefact has the very bytes of the uncompressed one, so that there
+            was nothing to compare.
         problems: one sentence per file that is missing or not readable and that a complete run
             would have.
     """
@@ -185,6 +191,8 @@ class RunData:
     latency_before: LatencyResult | None = None
     latency_after: LatencyResult | None = None
     comparison: Comparison | None = None
+    not_timed: str = ""
+    identical: bool = False
     gates: GateReport | None = None
     pruning: Changes | None = None
     quantisation: Changes | None = None

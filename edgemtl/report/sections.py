@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -23,7 +23,6 @@ from edgemtl.report.figures import (
 )
 from edgemtl.report.modules import ModuleWork, costly_modules
 from edgemtl.report.rundata import Changes, RunData
-from edgemtl.report.verdict import SYMBOLS
 
 #: rows of the per-node table
 MOST_NODES = 400
@@ -182,19 +181,18 @@ def latency_facts(run: RunData) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def parity(run: RunData) -> list[dict[str, Any]]:
+    """Rows of the parity table."""
     found = []
     for row in run.parity or ():
-        state = row.verdict if row.verdict in SYMBOLS else "none"
+        equal = row.snr_db is None and row.max_abs == 0
+        snr = nothing(text="no difference") if equal else plain(row.snr_db, "dB")
+        place = ("parity.json", "stages", row.after, "outputs", row.position)
         found.append(
             {
                 "row": row,
-                "symbol": SYMBOLS[state][0] if state != "none" else "",
-                "state": state,
-                "max_abs": plain(row.max_abs),
-                "relative": plain(row.relative),
-                "snr_db": (
-                    nothing(text="no difference") if row.snr_db is None else plain(row.snr_db, "dB")
-                ),
+                "max_abs": plain(row.max_abs, "", pointer(*place, "max_abs")),
+                "relative": plain(row.relative, "", pointer(*place, "max_relative")),
+                "snr_db": snr if equal else replace(snr, source=pointer(*place, "snr_db")),
             }
         )
     return found
@@ -225,30 +223,24 @@ def _changes(title: str, kind: str, found: Changes) -> dict[str, Any]:
     """Widths before and after, and which change cost which task how much."""
     widest = max((max(r.before or 0.0, r.after or 0.0) for r in found.rows), default=0.0) or 1.0
     tasks = list(dict.fromkeys(task for row in found.rows for task in row.drops))
-    key = "groups" if kind == "prune" else "layers"
     rows = []
-    for index, row in enumerate(found.rows):
-        front = (f"{kind}.json", key, index)
-        before, after = _widths(row.before, row.after, front)
-        drops = []
-        for task in tasks:
-            drop = worse(row.drops.get(task))
-            place = pointer(*front, "drops", task) if drop.value is not None else ""
-            drops.append(Figure(drop.value, drop.text if drop.value is not None else DASH, place))
+    for row in found.rows:
+        drops = [worse(row.drops.get(task)) for task in tasks]
         rows.append(
             {
                 "name": row.name,
                 "precision": row.precision,
-                "before": before,
-                "after": after,
+                "before": _width(row.before),
+                "after": _width(row.after),
                 "change": less(row.before, row.after),
                 "bar": charts.draw_bar((row.after or 0.0) / widest, (row.before or 0.0) / widest),
-                "drops": drops,
+                "drops": [drop if drop.value is not None else nothing(text=DASH) for drop in drops],
             }
         )
-    caption = "Widths of the channel groups" if kind == "prune" else "Layers"
-    if tasks:
-        caption += ", and what each change alone cost each task"
+    if kind == "prune":
+        caption = "Widths of the channel groups" + (", and what each cut did to each task's loss")
+    else:
+        caption = "Layers, and what each alone costs each task"
     return {
         "id": kind,
         "title": title,
@@ -261,12 +253,5 @@ def _changes(title: str, kind: str, found: Changes) -> dict[str, Any]:
     }
 
 
-def _widths(
-    before: float | None, after: float | None, front: tuple[str, str, int]
-) -> tuple[Figure, Figure]:
-    """Two widths as whole numbers."""
-    first, second = (
-        Figure(value, DASH if value is None else f"{value:,.0f}", pointer(*front, side))
-        for value, side in ((before, "before"), (after, "after"))
-    )
-    return first, second
+def _width(value: float | None) -> Figure:
+    return nothing(text=DASH) if value is None else Figure(value, f"{value:,.0f}")
