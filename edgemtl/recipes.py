@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgemtl.errors import UsageError
 from edgemtl.gates.limits import GateLimits
@@ -37,15 +37,23 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """``[data]``: labelled pictures. Without a root the embedded calibration set is used."""
+    """``[data]``: labelled pictures. Without a root the embedded calibration set is used.
 
-    root: Path | None = Field(
-        None, description="folder with the splits below; embedded synthetic set by default"
+    Several folders count as one data set, since tasks are often labelled in different places.
+    """
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+    root: tuple[Path, ...] = Field(
+        (), description="folder(s) with the splits below; embedded synthetic set by default"
     )
     format: str = Field("auto", description="layout of the folder; found out by default")
     calibration: str = Field("train", description="split whose pictures calibrate and check parity")
     evaluation: str = Field("val", description="split that accuracy is measured on")
-    limit: int | None = Field(None, ge=1, description="use only the first so many pictures")
+    limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
     seed: int = Field(0, ge=0, description="of every random choice of pictures")
 
 

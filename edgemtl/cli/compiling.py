@@ -60,8 +60,8 @@ def compile_verb(
             "no target given", hint=f"--target, one or more of {', '.join(targets.names())}"
         )
     assignments = list(assign or [])
-    if data is not None:
-        assignments.append(f"data.root={str(data)!r}")
+    if data:
+        assignments.append(f"data.root={[str(folder) for folder in data]!r}")
     if task:
         assignments.append(f"model.tasks={list(task)!r}")
     requests = [

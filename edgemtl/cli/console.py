@@ -25,8 +25,11 @@ FactoryFlag = Annotated[
     ),
 ]
 DataFlag = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder with labelled pictures (DIR/SPLIT/images, label.txt)."),
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        help="Folder with labelled pictures (DIR/SPLIT/images, label.txt); may be given again.",
+    ),
 ]
 
 

@@ -19,13 +19,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edgemtl import __version__
 from edgemtl.cli import bundles, compiling, information, measuring, models, results
-from edgemtl.errors import EdgemtlError, ExitCode
+from edgemtl.errors import EdgemtlError, UsageError, unexpected
 from edgemtl.files import output_error
 
 app = typer.Typer(
     name="edgemtl",
     help="From a trained multi-task network to a verified bundle for an edge device.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 2 usage, 3 input refused, 4 stage failed, 5 parity, 6 accuracy gate, "
@@ -55,36 +54,35 @@ def main() -> None:
 
     ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
     """
+    arguments = sys.argv[1:] or ["--help"]
     if os.environ.get("EDGEMTL_DEBUG") == "1":
-        app()
+        app(arguments)
     try:
-        # Typer itself leaves for usage errors (2), --help (0) and Ctrl-C (1).
-        app()
+        # Typer answers --help (0), Ctrl-C (130) and a reader of our output that has gone (1).
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        hint = "'edgemtl --help' lists the verbs, 'edgemtl VERB --help' its flags"
+        problem: EdgemtlError = UsageError(error.format_message(), hint=hint)
     except EdgemtlError as error:
-        print_error(error)
-        code = int(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to tell anybody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = int(ExitCode.OK)
+        problem = error
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else "."
         problem = output_error(error, Path(place))
-        print_error(problem)
-        code = int(problem.exit_code)
     except Exception as error:
-        print(
-            f"error: unexpected {type(error).__name__}: {error}\n"
-            "next:  this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
-            file=sys.stderr,
-        )
-        code = int(ExitCode.UNEXPECTED)
-    sys.exit(code)
+        problem = unexpected(error)
+    print_error(problem)
+    sys.exit(int(problem.exit_code))
 
 
 def print_error(error: EdgemtlError) -> None:
     """Print what was wrong, where, and what to do next, on standard error."""
     place = "" if error.where is None else f"{error.where}: "
-    print(f"error: {place}{error.message}", file=sys.stderr)
+    print(f"error: {_one_line(place + error.message)}", file=sys.stderr)
     if error.hint is not None:
-        print(f"next:  {error.hint}", file=sys.stderr)
+        print(f"next:  {_one_line(error.hint)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what a file's contents could tell a terminal to do."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)

@@ -56,7 +56,7 @@ def eval_verb(
         str, typer.Option("--format", help="Layout of the folder; found out by default.")
     ] = "auto",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many pictures.")
+        int | None, typer.Option(min=1, help="Use only so many pictures, evenly spread.")
     ] = None,
     wider_ground_truth: Annotated[
         Path | None,
@@ -72,16 +72,16 @@ def eval_verb(
     from edgemtl.pipeline.evaluation import evaluate_file, evaluate_wider
 
     if wider_ground_truth is not None:
-        if data is None:
-            raise UsageError("the WIDER FACE protocol needs its pictures", where="--data")
-        found = evaluate_wider(model, data, wider_ground_truth, split, multiscale, factory)
+        if not data or len(data) > 1:
+            raise UsageError("the WIDER FACE protocol needs its own folder", where="--data")
+        found = evaluate_wider(model, data[0], wider_ground_truth, split, multiscale, factory)
         if as_json:
             print_json({"tasks": {"detection": found}})
         else:
             for subset, value in found.items():
                 print(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
         return
-    report = evaluate_file(model, data, split, layout, limit, factory)
+    report = evaluate_file(model, data or [], split, layout, limit, factory)
     if as_json:
         print_json(report.to_dict())
         return

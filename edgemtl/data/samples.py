@@ -93,7 +93,11 @@ class Dataset(Protocol):
     """
 
     name: str
-    problems: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """One sentence per picture or label that could not be used so far."""
+        ...
 
     def __len__(self) -> int: ...
 

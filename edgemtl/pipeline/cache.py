@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +38,7 @@ def default_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """SHA-256 over our own source, less the rooms that only show results.
+    """SHA-256 over our own source, less what only shows results.
 
     A cache that outlives a change of the code would answer for code that is gone.
     """
@@ -46,7 +46,8 @@ def code_fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if relative.parts[0] not in ("cli", "report"):
+        # Of the report only the drawing of predictions makes what a stage keeps.
+        if relative.parts[0] not in ("cli", "report") or relative.name == "drawing.py":
             digest.update(str(relative).encode())
             digest.update(path.read_bytes())
     for tool in TOOLS:
@@ -103,11 +104,16 @@ class StageCache:
             with lock:
                 if not self.fresh and is_whole(final):
                     return Entry(final, key, True)
-                with self._scratch() as scratch:
-                    make(scratch)
-                    _seal(scratch, stage, key)
-                    shutil.rmtree(final, ignore_errors=True)
-                    scratch.rename(final)
+                with self._scratch() as room:
+                    result = room / "result"
+                    result.mkdir()
+                    make(result)
+                    _seal(result, stage, key)
+                    # A result that is replaced steps aside whole: another run may be reading it,
+                    # and finds one or the other.
+                    with suppress(FileNotFoundError):
+                        final.rename(room / "replaced")
+                    result.rename(final)
                 return Entry(final, key, False)
         except OSError as error:
             raise output_error(error, self.folder) from error
@@ -174,10 +180,6 @@ def _seal(folder: Path, stage: str, key: str) -> None:
             os.fsync(stream.fileno())
         files[path.relative_to(folder).as_posix()] = sha256_file(path)
     write_json(folder / RECORD, {"stage": stage, "key": key, "files": files})
-    # mkdtemp makes folders private; a cache may be shared like any other folder.
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
 
 
 def is_whole(folder: Path) -> bool:

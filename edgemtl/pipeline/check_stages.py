@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends.base import Session
+from edgemtl.data.concat import Concatenated
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused
 from edgemtl.export.cost import count_cost
@@ -163,7 +164,10 @@ class Bench(Stage):
 
 def _some_picture(context: Context) -> Path | None:
     """A real picture for timing pre- and post-processing, where the data set keeps files."""
-    entries = getattr(context.calibration, "entries", None)
+    dataset = context.calibration
+    if isinstance(dataset, Concatenated):
+        dataset = dataset.parts[0]
+    entries = getattr(dataset, "entries", None)
     path = getattr(entries[0], "path", None) if entries else None
     return path if isinstance(path, Path) and path.exists() else None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.data.calibration import embedded
+from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import UsageError
@@ -20,13 +22,13 @@ from edgemtl.tasks.detection import Detection
 
 def evaluate_file(
     path: Path,
-    data: Path | None,
+    data: Sequence[Path],
     split: str,
     layout: str = "auto",
     limit: int | None = None,
     factory: str | None = None,
 ) -> AccuracyReport:
-    """Evaluate a file on a data folder, or on the embedded synthetic set when none is given.
+    """Evaluate a file on data folders, or on the embedded synthetic set when none is given.
 
     Raises:
         InputRefused: the file or the data is refused.
@@ -34,10 +36,12 @@ def evaluate_file(
     """
     with open_subject(path, factory) as subject:
         kinds = {task.label_kind for task in subject.tasks}
-        dataset = embedded(kinds, split) if data is None else open_dataset(data, split, layout)
-        if limit is not None and limit < len(dataset):
-            dataset = dataset.subset(range(limit))
-        return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
+        dataset = (
+            concatenate([open_dataset(folder, split, layout) for folder in data])
+            if data
+            else embedded(kinds, split)
+        )
+        return evaluate(subject.run, subject.tasks, subject.input_spec, thinned(dataset, limit))
 
 
 def evaluate_wider(

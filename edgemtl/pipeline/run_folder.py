@@ -16,12 +16,26 @@ from typing import Any
 
 from edgemtl import __version__
 from edgemtl.errors import StageFailed
-from edgemtl.files import output_error, write_json
+from edgemtl.files import output_error, write_atomically, write_json, write_text
 from edgemtl.pipeline.cache import TOOLS
 from edgemtl.pipeline.stage import StageRecord
 
 RUN = "run.json"
 SCHEMA_VERSION = 1
+LOCK = ".lock"
+PRIVATE = ".private"
+#: what a run leaves beside ``run.json``
+FILES = (
+    "recipe.resolved.toml",
+    "parity.json",
+    "accuracy.json",
+    "cost.json",
+    "gates.json",
+    "junit.xml",
+    "report.html",
+    "report.md",
+)
+FOLDERS = ("stages", "model", "bench", "pictures", "bundle", PRIVATE)
 
 
 def new_name(model: Path, key: str) -> str:
@@ -58,6 +72,11 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
+def _left_by_a_start(name: str) -> bool:
+    """Whether a run leaves this before its ``run.json`` is there, if it is killed or beaten."""
+    return name in (LOCK, PRIVATE) or name.startswith(f".{RUN}.")
+
+
 class RunFolder:
     """A run's folder.
 
@@ -80,7 +99,8 @@ class RunFolder:
             raise StageFailed("this is a file, not a folder", where=str(folder)) from error
         except OSError as error:
             raise output_error(error, folder) from error
-        if inside and RUN not in inside:
+        foreign = [name for name in inside if not _left_by_a_start(name)]
+        if foreign and RUN not in inside:
             raise StageFailed(
                 "the output folder holds other files",
                 where=str(folder),
@@ -90,10 +110,14 @@ class RunFolder:
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json`` for a run that has just begun; what an earlier run left goes."""
-        for name in ("report.html", "report.md", "gates.json", "junit.xml", "accuracy.json"):
+        for name in FILES:
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("stages", "bench", "pictures", "model"):
+        for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        # Temporary files of a run that was killed: ".NAME.xxxxxxxx" beside NAME.
+        for name in (RUN, *FILES):
+            for left in self.folder.glob(f".{name}.*"):
+                left.unlink(missing_ok=True)
         self._facts = {
             "schema_version": SCHEMA_VERSION,
             **facts,
@@ -120,7 +144,7 @@ class RunFolder:
         data = asdict(record)
         write_json(place / "stage.json", data)
         if record.notes:
-            (place / "log.txt").write_text("\n".join(record.notes) + "\n", "utf-8")
+            write_text(place / "log.txt", "\n".join(record.notes) + "\n")
         data.pop("notes")
         data["seconds"] = round(record.seconds, 3)
         self.update(stages=[*self._facts["stages"], data])
@@ -129,14 +153,8 @@ class RunFolder:
         """Copy a stage's file to its place in the run folder, if the stage left it."""
         if not source.exists():
             return
-        target = self.folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.part")
-            shutil.copyfile(source, temporary)
-            temporary.replace(target)
-        except OSError as error:
-            raise output_error(error, target) from error
+        with source.open("rb") as stream:
+            write_atomically(self.folder / name, lambda out: shutil.copyfileobj(stream, out))
 
     def publish_json(self, name: str, data: Any) -> None:
         """Write JSON into the run folder."""

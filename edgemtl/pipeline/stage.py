@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, Backend, SessionOptions
 from edgemtl.data.calibration import embedded
+from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file
@@ -130,13 +131,11 @@ class Context:
     def _split(self, split: str) -> Dataset:
         data = self.recipe.data
         dataset = (
-            embedded({task.label_kind for task in self.tasks}, split)
-            if data.root is None
-            else open_dataset(data.root, split, data.format)
+            concatenate([open_dataset(root, split, data.format) for root in data.root])
+            if data.root
+            else embedded({task.label_kind for task in self.tasks}, split)
         )
-        if data.limit is not None and data.limit < len(dataset):
-            return dataset.subset(range(data.limit))
-        return dataset
+        return thinned(dataset, data.limit)
 
     @cached_property
     def evaluation_fingerprint(self) -> str:
