@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from edgemtl.data.dense import labels_on_canvas
 from edgemtl.data.preprocess import InputSpec, letterbox
-from edgemtl.data.samples import Dataset, Sample
-from edgemtl.errors import InputRefused
+from edgemtl.data.samples import Sample
 from edgemtl.tasks.base import Task
 
 
@@ -35,19 +34,6 @@ def prepare(sample: Sample, spec: InputSpec) -> Prepared:
     """Letterbox a picture and move its labels with it."""
     canvas, view = letterbox(sample.image, spec)
     return Prepared(canvas.astype(np.float16), labels_on_canvas(sample.labels, view))
-
-
-def prepare_all(dataset: Dataset, spec: InputSpec, seed: int) -> list[Prepared]:
-    """All pictures of a data set, shuffled, so that the first few already resemble the whole.
-
-    Raises:
-        InputRefused: no picture decodes.
-    """
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    found = [prepare(sample, spec) for sample in dataset.subset([int(i) for i in order])]
-    if not found:
-        raise InputRefused("no picture could be read", where=dataset.name)
-    return found
 
 
 def images_of(prepared: Sequence[Prepared]) -> Tensor:
@@ -111,17 +97,3 @@ def losses_per_image(
             own = {name: outputs[name][index : index + 1] for name in task.outputs}
             found[index, column] = float(task.loss(own, batch.single[task.name][index]))
     return found
-
-
-def endless(
-    count: int, batch: int, seed: int, start: int = 0
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """(step, indices) for ever: shuffled epochs without repetition; step i depends on i only."""
-    batch = min(batch, count)
-    per_epoch = count // batch
-    step = start
-    while True:
-        epoch, within = divmod(step, per_epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        yield step, order[within * batch : (within + 1) * batch]
-        step += 1

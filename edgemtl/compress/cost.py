@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from edgemtl.compress.groups import ChannelGroup
 from edgemtl.compress.pagcp.graph import TracedNetwork
 
 #: group -> (width,) bool, True for kept; absent groups are whole
@@ -115,12 +115,11 @@ class CostModel:
     """Cost as a function of the widths.
 
     Every dimension of every weight is a sum of group widths (a concatenation has several), and the
-    work of a layer is its weight's size times its positions; both are learnt by cutting each group
-    once.
+    work of a layer is its weight's size times its positions.
 
     Args:
         network: the network.
-        cut: cuts a copy.
+        groups: its groups.
         traced: its graph, for the number of positions.
         batch: pictures per batch of the graph.
     """
@@ -128,7 +127,7 @@ class CostModel:
     def __init__(
         self,
         network: nn.Module,
-        cut: Callable[[nn.Module, Keep], nn.Module],
+        groups: Sequence[ChannelGroup],
         traced: TracedNetwork,
         batch: int,
     ) -> None:
@@ -144,18 +143,11 @@ class CostModel:
         shrink: dict[str, list[dict[str, float]]] = {
             name: [{} for _ in p.shape] for name, p in named.items()
         }
-        for group, ones in traced.ones.items():
-            removed = len(ones) // 2
-            if removed == 0:
-                continue
-            keep = torch.ones(len(ones), dtype=torch.bool)
-            keep[-removed:] = False
-            for name, smaller in cut(network, {group: keep}).named_parameters():
-                for axis, (old, new) in enumerate(
-                    zip(named[name].shape, smaller.shape, strict=True)
-                ):
-                    if new != old:
-                        shrink[name][axis][group] = (old - new) / removed
+        for group in groups:
+            for member in group.members:
+                if member.tensor in shrink:
+                    lost = shrink[member.tensor][member.dim]
+                    lost[group.name] = lost.get(group.name, 0.0) + member.per_unit
         self._parameters = [
             _Parameter(tuple(p.shape), macs[name], tuple(shrink[name])) for name, p in named.items()
         ]

@@ -91,6 +91,10 @@ class MaskedNetwork:
         )
         return dict(self._gates)
 
+    def use_gates(self, gates: Mapping[str, Tensor]) -> None:
+        """Multiply with these gates, (width,) float each, of any value, from now on."""
+        self._gates = dict(gates)
+
     def overrides(self) -> dict[str, Tensor]:
         """Weights that stand in for the network's own: name -> masked weight."""
         factors = {
@@ -100,7 +104,7 @@ class MaskedNetwork:
             factors[name] = gate * factors[name] if name in factors else gate
         changed: dict[str, Tensor] = {}
         for tensor, readers in self._readers.items():
-            weight = None
+            weight: Tensor | None = None
             for group, dim, positions, units in readers:
                 if group not in factors:
                     continue

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.data.preprocess import InputSpec
+from edgemtl.errors import UsageError
 from edgemtl.tasks.base import Task
 from edgemtl.tasks.registry import select
 
@@ -64,6 +65,19 @@ class MultiTaskNetwork(nn.Module, ABC):
     def task(self, name: str) -> Task:
         """The task of this name (KeyError if there is none)."""
         return {task.name: task for task in self.tasks}[name]
+
+    def restricted(self, names: Sequence[str]) -> MultiTaskNetwork:
+        """A copy that has these tasks only, with the same weights for them.
+
+        Families whose heads can be left out override it.
+
+        Raises:
+            UsageError: this family cannot leave tasks out.
+        """
+        raise UsageError(
+            f"networks of family '{self.family}' cannot leave out tasks",
+            hint=f"name all of its tasks: {', '.join(task.name for task in self.tasks)}",
+        )
 
     def requested(self, names: Sequence[str] | None) -> tuple[Task, ...]:
         """Exactly the named tasks, in order (all for None): what :meth:`forward` computes.

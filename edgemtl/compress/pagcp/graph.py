@@ -40,12 +40,11 @@ class FoldedNorm:
     """A convolution followed by a batch norm, run as one convolution.
 
     Attributes:
-        weight, bias: of the convolution.
+        bias: of the convolution, whose weight depends on the masks.
         gamma, beta, mean, var, eps: of the norm, as trained.
         arguments: the convolution's arguments behind weight and bias.
     """
 
-    weight: Tensor
     bias: Tensor | None
     gamma: Tensor
     beta: Tensor
@@ -54,18 +53,23 @@ class FoldedNorm:
     eps: float
     arguments: tuple[Any, ...]
 
-    def raw(self, x: Tensor) -> Tensor:
+    def raw(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution alone: what the norm's statistics are about."""
-        out: Tensor = torch.ops.aten.convolution.default(x, self.weight, self.bias, *self.arguments)
+        out: Tensor = torch.ops.aten.convolution.default(x, weight, self.bias, *self.arguments)
         return out
 
-    def folded(self, statistics: Statistics | None) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution, with other statistics when given."""
+    def run(self, x: Tensor, weight: Tensor, statistics: Statistics | None) -> Tensor:
+        """Convolution and norm as one convolution, with other statistics when given."""
         mean, var = statistics if statistics is not None else (self.mean, self.var)
         scale = self.gamma * (var + self.eps).rsqrt()
-        weight = self.weight * scale.view(-1, *[1] * (self.weight.dim() - 1))
         shift = -mean if self.bias is None else self.bias - mean
-        return weight, self.beta + shift * scale
+        out: Tensor = torch.ops.aten.convolution.default(
+            x,
+            weight * scale.view(-1, *[1] * (weight.dim() - 1)),
+            self.beta + shift * scale,
+            *self.arguments,
+        )
+        return out
 
 
 @dataclass
@@ -76,6 +80,7 @@ class Step:
         node: what was traced.
         inputs: steps whose outputs it reads.
         bits: which groups' masks it depends on, one bit per group.
+        pictures: whether it depends on the pictures (and not on masks alone).
         macs: multiply-accumulates of one run over a batch.
         kept: whether its output is worth keeping.
         norm: the folded norm, if it is a convolution with one.
@@ -84,6 +89,7 @@ class Step:
     node: Node
     inputs: tuple[int, ...]
     bits: int = 0
+    pictures: bool = True
     macs: int = 0
     kept: bool = False
     norm: FoldedNorm | None = None
@@ -147,7 +153,6 @@ class TracedNetwork:
             for name, node in zip(outputs, answer, strict=True)
             if isinstance(node, Node)
         }
-        self._folded: dict[int, tuple[Tensor, Tensor]] = {}
         self._measure(images)
 
     def bits_of(self, outputs: Sequence[str]) -> int:
@@ -177,14 +182,23 @@ class TracedNetwork:
         for step in self.steps:
             if step.macs == 0:
                 continue
-            held = [self._constants.get(node) for node in step.node.all_input_nodes]
             known = [
-                names[value.data_ptr()]
-                for value in held
-                if isinstance(value, Tensor) and value.dim() > 1 and value.data_ptr() in names
+                name for node in step.node.all_input_nodes if (name := self._origin(node, names))
             ]
             found.append((step, known[0] if known else None))
         return found
+
+    def _origin(self, node: Node, names: Mapping[int, str]) -> str | None:
+        """The parameter that this node, which depends on masks only, was computed from."""
+        if node in self._index and self.steps[self._index[node]].pictures:
+            return None
+        value = self._constants.get(node)
+        if isinstance(value, Tensor) and value.dim() > 1 and value.data_ptr() in names:
+            return names[value.data_ptr()]
+        for source in node.all_input_nodes:
+            if (name := self._origin(source, names)) is not None:
+                return name
+        return None
 
     def _constant(self, node: Node) -> Any:
         value: Any = self._module
@@ -218,13 +232,15 @@ class TracedNetwork:
                     continue
             inputs = tuple(self._index[n] for n in node.all_input_nodes if n in self._index)
             bits = 0
+            pictures = self._images in node.all_input_nodes
             for index in inputs:
                 bits |= self.steps[index].bits
+                pictures = pictures or self.steps[index].pictures
             for source in node.all_input_nodes:
                 if source in self._gate_nodes:
                     bits |= self.bit[self._gate_nodes[source]]
             self._index[node] = len(self.steps)
-            self.steps.append(Step(node, inputs, bits))
+            self.steps.append(Step(node, inputs, bits, pictures))
 
     def _is_constant(self, node: Node) -> bool:
         return all(source in self._constants for source in node.all_input_nodes)
@@ -241,15 +257,13 @@ class TracedNetwork:
             return None
         values = [self._constants.get(n) for n in node.args[1:5] if isinstance(n, Node)]
         found = [value for value in values if isinstance(value, Tensor)]
-        weight = self._constants.get(conv.args[1])  # type: ignore[arg-type]
         transposed = conv.args[6]
         training = node.target is _NORMS[0] and bool(node.args[5])
-        if len(found) != 4 or weight is None or transposed or training:
+        if len(found) != 4 or transposed or training:
             return None
         gamma, beta, mean, var = found
         bias = conv.args[2]
         self.steps[self._index[conv]].norm = FoldedNorm(
-            weight,
             self._constants[bias] if isinstance(bias, Node) else None,
             gamma,
             beta,
@@ -329,8 +343,8 @@ class TracedNetwork:
                 values[step.node] = store[index].float()
                 continue
             if step.norm is not None:
-                x = values[step.node.args[0]]  # type: ignore[index]
-                out = self._normed(index, step.norm, x, state, observe)
+                x, weight = (values[node] for node in step.node.args[:2])  # type: ignore[index]
+                out = self._normed(index, step.norm, (x, weight), state, observe)
             else:
                 out = self._call(step.node, values)
             spent += step.macs
@@ -367,24 +381,16 @@ class TracedNetwork:
         self,
         index: int,
         norm: FoldedNorm,
-        x: Tensor,
+        inputs: tuple[Tensor, Tensor],
         state: State,
         observe: Callable[[int, Tensor], Statistics | None] | None,
     ) -> Tensor:
         if observe is not None:
-            raw = norm.raw(x)
+            raw = norm.raw(*inputs)
             if (replaced := observe(index, raw)) is not None:
                 state.statistics[index] = replaced
             mean, var = state.statistics.get(index, (norm.mean, norm.var))
             shape = (1, -1, *[1] * (raw.dim() - 2))
             scale = norm.gamma * (var + norm.eps).rsqrt()
             return raw * scale.view(shape) + (norm.beta - mean * scale).view(shape)
-        statistics = state.statistics.get(index)
-        if statistics is not None:
-            weight, bias = norm.folded(statistics)
-        else:
-            if index not in self._folded:
-                self._folded[index] = norm.folded(None)
-            weight, bias = self._folded[index]
-        out: Tensor = torch.ops.aten.convolution.default(x, weight, bias, *norm.arguments)
-        return out
+        return norm.run(*inputs, state.statistics.get(index))

@@ -9,7 +9,7 @@ of small budgets instead of one of a large budget, and the search ends when the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from edgemtl.compress.pagcp.saliency import (
     predicted_rise,
     worst_task,
 )
-from edgemtl.compress.pagcp.widths import candidates, farthest_passing
+from edgemtl.compress.pagcp.widths import farthest_passing
 from edgemtl.compress.results import GroupStep
 from edgemtl.errors import EdgemtlError
 
@@ -77,7 +77,7 @@ class Search:
     """One search on one network.
 
     Attributes:
-        multiples: group -> number that its width stays a multiple of.
+        choices: group -> widths it may have, widest first.
         oracle: judges masks; its dense losses are measured already.
         cost: of any masks.
         dense: what goals are relative to (the network before the first round).
@@ -90,7 +90,7 @@ class Search:
         tell: progress: a sentence and the share of the way to the goals (None without any).
     """
 
-    multiples: Mapping[str, int]
+    choices: Mapping[str, Sequence[int]]
     oracle: Oracle
     cost: CostModel
     dense: Cost
@@ -168,8 +168,8 @@ class Search:
         return dict(previous)
 
     def _widths(self, name: str) -> list[int]:
-        keep = self.keep[name]
-        return candidates(len(keep), int(keep.sum()), self.multiples[name])
+        alive = int(self.keep[name].sum())
+        return [width for width in self.choices[name] if width < alive]
 
     def _bearable(self) -> NDArray[np.float64]:
         """(tasks,) how much each task's loss may rise in a typical step of this sweep."""

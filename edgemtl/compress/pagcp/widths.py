@@ -1,23 +1,9 @@
-"""Which widths a group may be cut to, and finding the smallest that passes in few checks."""
+"""Finding the smallest width that passes in few checks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-#: no group is cut below this share of its original width in one search
-FLOOR_SHARE = 0.125
-
-
-def candidates(original: int, current: int, multiple: int, floor: float = FLOOR_SHARE) -> list[int]:
-    """Widths below ``current`` that a group may be cut to, widest first.
-
-    All are multiples of ``multiple``, for the vector unit's sake, and at least
-    ``max(multiple, floor * original)``; empty when there is none.
-    """
-    lowest = max(multiple, math.ceil(original * floor / multiple) * multiple)
-    highest = (current - 1) // multiple * multiple
-    return list(range(highest, lowest - 1, -multiple))
 
 
 def most_checks(count: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.data.preprocess import InputSpec
+from edgemtl.errors import UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import ContextKind
 from edgemtl.models.mos.backbones import MobileNetV1Quarter, MobileNetV2, ShuffleNetV2
@@ -147,4 +148,32 @@ class MOS(MultiTaskNetwork):
             for index, level in enumerate(self.levels):
                 assert isinstance(level, LevelHead)
                 other.levels[index] = level.folded()
+        return other
+
+    def restricted(self, names: Sequence[str]) -> MOS:
+        """An equal network with these tasks only (and those they require); others' heads go.
+
+        A cross-stitch mixes the streams of all tasks, so it is folded first: what a task took from
+        the others' streams stays in its own. A pruned network cannot be restricted, since its
+        record speaks of the layers that would go.
+
+        Raises:
+            UsageError: an unknown task, or a pruned network.
+        """
+        kept = [task.name for task in self.selected(names)]
+        if len(kept) == len(self.tasks):
+            return copy.deepcopy(self)
+        if self.pruning:
+            raise UsageError(
+                "a network that was pruned cannot leave out tasks",
+                hint="leave them out when it is pruned for the first time",
+            )
+        other = self.folded()
+        streams = [s for task in self.selected(names) for s in TASK_STREAMS[task.kind]]
+        for level in other.levels:
+            assert isinstance(level, LevelHead)
+            level.streams = tuple(streams)
+            level.heads = nn.ModuleDict({name: level.heads[name] for name in streams})
+        other.arguments["tasks"] = kept
+        other.tasks = tuple(task for task in other.tasks if task.name in kept)
         return other

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgemtl.compress.pagcp.budgets import Tolerances, default_first, solve_lambda
 from edgemtl.compress.pagcp.decision import FEWEST, Verdict, judge
-from edgemtl.compress.pagcp.widths import candidates, farthest_passing, most_checks
+from edgemtl.compress.pagcp.widths import farthest_passing, most_checks
 from edgemtl.errors import UsageError
 
 
@@ -119,21 +119,6 @@ def test_an_error_rate_of_the_test_is_small() -> None:
                 wrong += verdict is Verdict.ACCEPT
                 break
     assert wrong <= 20
-
-
-@pytest.mark.parametrize(
-    ("original", "current", "multiple", "expected"),
-    [
-        (64, 64, 8, [56, 48, 40, 32, 24, 16, 8]),
-        (64, 33, 16, [32, 16]),
-        (320, 64, 8, [56, 48, 40]),
-        (8, 8, 8, []),
-        (12, 12, 8, [8]),
-        (3, 3, 1, [2, 1]),
-    ],
-)
-def test_candidate_widths(original: int, current: int, multiple: int, expected: list[int]) -> None:
-    assert candidates(original, current, multiple) == expected
 
 
 @given(count=st.integers(1, 60), data=st.data())

@@ -1,0 +1,183 @@
+"""The pruning methods by name: PAGCP and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgemtl.compress.cost import Keep
+from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.pagcp.graph import State
+from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.prune import DEFAULT_BUDGET, Found, Job, register_method
+from edgemtl.errors import UsageError
+from edgemtl.files import write_atomically
+
+#: steps of the bisection for the share to remove
+BISECTIONS = 40
+
+
+@register_method("pagcp")
+def pagcp(job: Job) -> Found:
+    """The fast search of :mod:`edgemtl.compress.pagcp.search`."""
+    options = job.options
+    path = None if job.state is None else job.state / "search.pt"
+    stored: dict[str, Any] | None = None
+    if path is not None and path.is_file():
+        stored = torch.load(path, weights_only=True)
+    oracle = job.oracle
+    names = [task.name for task in oracle.tasks]
+    budgets = None
+    if options.budgets or not job.goals.given:
+        budgets = {name: options.budgets.get(name, DEFAULT_BUDGET) for name in names}
+
+    def keep_state(search: Search) -> None:
+        if path is not None:
+            state = search.to_state()
+            write_atomically(path, lambda stream: torch.save(state, stream))
+
+    search = Search(
+        choices=job.choices,
+        oracle=oracle,
+        cost=job.cost,
+        dense=job.dense,
+        goals=job.goals,
+        budgets=budgets,
+        first=options.first_tolerance,
+        score=job.score,
+        check=job.check,
+        save=keep_state,
+        tell=job.tell,
+    )
+    if stored is not None:
+        search.load_state(stored)
+        job.tell(f"the search goes on after {search.position.commits} committed steps")
+    search.run()
+    ratio = {
+        name: float(now / before)
+        for name, now, before in zip(names, oracle.current, oracle.dense, strict=True)
+    }
+    notes = []
+    for name, budget in (budgets or {}).items():
+        if ratio[name] > budget:
+            notes.append(
+                f"the held-out loss of task '{name}' is {ratio[name]:.3f} of the dense one, its "
+                f"budget was {budget:g}: steps are judged on samples"
+            )
+    return Found(
+        search.keep, oracle.committed, tuple(search.steps), ratio, oracle.spent, tuple(notes)
+    )
+
+
+def l1_importance(job: Job, group: ChannelGroup) -> NDArray[np.float64]:
+    """(width,) sum over the layers that write the group of the mean |weight| of each channel."""
+    total = np.zeros(group.width)
+    for member in group.with_role("producer"):
+        weight = job.network.get_parameter(member.tensor).detach()
+        if weight.dim() < 2:
+            continue
+        other = [axis for axis in range(weight.dim()) if axis != member.dim]
+        size = weight.abs().mean(dim=other).double().numpy()
+        total += size[np.array(member.positions)].reshape(group.width, -1).sum(axis=1)
+    return total
+
+
+@register_method("l1-uniform")
+def l1_uniform(job: Job) -> Found:
+    """The same share of every group, smallest weights first."""
+    importance = {group.name: l1_importance(job, group) for group in job.groups}
+
+    def masks(share: float) -> dict[str, Tensor]:
+        return {
+            name: _top(job, name, values, round(len(values) * (1 - share)))
+            for name, values in importance.items()
+        }
+
+    return _to_goal(job, masks, Spent())
+
+
+@register_method("l1-global")
+def l1_global(job: Job) -> Found:
+    """Smallest weights of the whole network, relative to their group's mean."""
+    importance = {}
+    for group in job.groups:
+        values = l1_importance(job, group)
+        importance[group.name] = values / max(float(values.mean()), 1e-12)
+    return _global(job, importance, Spent())
+
+
+@register_method("taylor-global")
+def taylor_global(job: Job) -> Found:
+    """Smallest first-order effect on the sum of all tasks' losses."""
+    scores, spent = job.score(job.all_kept)
+    return _global(job, {name: value.sum(axis=0) for name, value in scores.items()}, spent)
+
+
+@register_method("unanimous")
+def unanimous(job: Job) -> Found:
+    """A channel goes only when every task finds it unimportant.
+
+    The idea of DiSparse (Sun et al., CVPR 2022) on channels: importance is the best rank that a
+    channel has for any task, so that no task alone can give it up.
+    """
+    scores, spent = job.score(job.all_kept)
+    names = list(scores)
+    tasks = len(next(iter(scores.values())))
+    ranks = []
+    for task in range(tasks):
+        flat = np.concatenate([scores[name][task] for name in names])
+        ranks.append(flat.argsort().argsort() / max(len(flat) - 1, 1))
+    best = np.max(ranks, axis=0)
+    ends = np.cumsum([scores[name].shape[1] for name in names])[:-1]
+    return _global(job, dict(zip(names, np.split(best, ends), strict=True)), spent)
+
+
+def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> Tensor:
+    """The most important units of a group, as many as the next allowed width from ``wanted`` up."""
+    width = min((w for w in job.choices[name] if w >= wanted), default=len(importance))
+    keep = torch.zeros(len(importance), dtype=torch.bool)
+    order = np.argsort(-importance, kind="stable")[:width]
+    keep[torch.from_numpy(order.copy())] = True
+    return keep
+
+
+def _global(job: Job, importance: dict[str, NDArray[np.float64]], spent: Spent) -> Found:
+    everything = np.sort(np.concatenate(list(importance.values())))
+
+    def masks(share: float) -> dict[str, Tensor]:
+        threshold = everything[min(int(share * len(everything)), len(everything) - 1)]
+        return {
+            name: _top(job, name, values, int((values >= threshold).sum()))
+            for name, values in importance.items()
+        }
+
+    return _to_goal(job, masks, spent)
+
+
+def _to_goal(job: Job, masks: Callable[[float], Keep], spent: Spent) -> Found:
+    """The smallest share to remove that reaches the goals.
+
+    Raises:
+        UsageError: there is no goal to reach.
+    """
+    if not job.goals.given:
+        raise UsageError(
+            f"method '{job.options.method}' needs a goal", hint="give --flops, 0.4 for example"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if job.goals.reached(job.cost.of(masks(middle)), job.dense):
+            high = middle
+        else:
+            low = middle
+    keep = dict(masks(high))
+    if all(bool(mask.all()) for mask in keep.values()):
+        keep = dict(masks(1.0))
+    return Found(keep, State(), spent=spent)

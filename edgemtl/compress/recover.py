@@ -1,0 +1,444 @@
+"""Recovery: train a pruned network with its tasks' losses and by distillation from the dense one.
+
+Everything needed to go on after a kill is in one file; batch ``i`` depends on the seed and ``i``
+only. The network that is returned is the one with the smallest worst-task drop on held-out
+pictures, be it the one the training started from.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgemtl.compress.augmentation import random_view
+from edgemtl.compress.batches import Prepared, images_of, targets_of
+from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
+from edgemtl.compress.slices import Joined
+from edgemtl.data.samples import Dataset, Sample
+from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.files import write_atomically
+from edgemtl.measure.accuracy import evaluate, network_runner
+from edgemtl.models.base import MultiTaskNetwork
+
+#: decoded pictures are kept in memory up to this
+PICTURE_BYTES = 1_500_000_000
+#: learning rate at the end of the cosine, relative to the peak
+LAST_RATE = 0.02
+LARGEST_GRADIENT = 10.0
+SAVE_EVERY = 50
+#: an improvement of the drop smaller than this does not count
+SMALLEST_GAIN = 0.001
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps at most.
+        batch: pictures per step.
+        learning_rate: peak, warmed up over ``warmup`` steps, then cosine to 2 %.
+        weight_decay: on weights of more than one dimension.
+        ema: decay of the averaged weights, which are what is evaluated and kept.
+        answers: weight of the distillation of answers relative to the task's own loss.
+        features: weight of the distillation of shared maps.
+        size: training canvas (height, width) in pixels; the network's own when None.
+        evaluate_every: steps between evaluations on the held-out pictures.
+        patience: a task whose drop has not improved in so many evaluations no longer adds its
+            loss; training ends when that is true of all.
+        seed: of everything random.
+    """
+
+    steps: int = 800
+    batch: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    warmup: int = 40
+    ema: float = 0.995
+    answers: float = 1.0
+    features: float = 1.0
+    size: tuple[int, int] | None = None
+    evaluate_every: int = 200
+    patience: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RecoverResult:
+    """What training did.
+
+    Attributes:
+        steps: taken in all.
+        best_step: step of the network that was kept (0: the one before training).
+        dense: task -> primary metric of the dense network on the held-out pictures.
+        before, after: the same of the pruned network, before training and as kept.
+        drops: (step, task -> relative drop) of every evaluation.
+        seconds: wall time, over all sessions.
+    """
+
+    steps: int
+    best_step: int
+    dense: Mapping[str, float]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    drops: tuple[tuple[int, Mapping[str, float]], ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is not finite is None."""
+        data = asdict(self)
+        for key in ("dense", "before", "after"):
+            data[key] = _finite(data[key])
+        data["drops"] = [{"step": step, "drops": _finite(drop)} for step, drop in self.drops]
+        return data
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+@dataclass
+class Progress:
+    """Where training is; with the weights, all that is needed to go on."""
+
+    step: int = 0
+    best_step: int = 0
+    best_drop: float = math.inf
+    scales: dict[str, float] = field(default_factory=dict)
+    best_of_task: dict[str, float] = field(default_factory=dict)
+    stale: dict[str, int] = field(default_factory=dict)
+    drops: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Pictures:
+    """Random training pictures; decoded ones are kept while memory allows."""
+
+    def __init__(self, dataset: Dataset, network: MultiTaskNetwork, options: RecoverOptions):
+        parts = dataset.parts if isinstance(dataset, Joined) else (dataset,)
+        self._parts = [part for part in parts if len(part)]
+        size = options.size or network.input_spec.size
+        self._spec = replace(network.input_spec, size=size)
+        self._options = options
+        self._kept: dict[tuple[int, int], Sample | None] = {}
+        self._bytes = 0
+        if not self._parts:
+            raise InputRefused("there is no picture to train on", where=dataset.name)
+
+    def batch(self, step: int) -> list[Prepared]:
+        """The pictures of one step."""
+        rng = np.random.default_rng([self._options.seed, step])
+        found: list[Prepared] = []
+        tries = 0
+        while len(found) < self._options.batch:
+            part = int(rng.integers(len(self._parts)))
+            index = int(rng.integers(len(self._parts[part])))
+            sample = self._sample(part, index)
+            tries += 1
+            if sample is not None:
+                found.append(random_view(sample, self._spec, rng))
+            elif tries > 50 * self._options.batch:
+                raise InputRefused("no picture decodes", where=self._parts[part].name)
+        return found
+
+    def _sample(self, part: int, index: int) -> Sample | None:
+        key = (part, index)
+        if key not in self._kept:
+            sample = next(iter(self._parts[part].subset([index])), None)
+            if self._bytes > PICTURE_BYTES:
+                return sample
+            self._kept[key] = sample
+            self._bytes += 0 if sample is None else sample.image.nbytes
+        return self._kept[key]
+
+
+class Prefetcher:
+    """Prepares the next batches in a thread; errors reach the one who asks."""
+
+    def __init__(self, pictures: Pictures, start: int, stop: int) -> None:
+        self._queue: queue.Queue[list[Prepared] | Exception] = queue.Queue(maxsize=2)
+        self._ended = threading.Event()
+        self._work_args = (pictures, start, stop)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        pictures, start, stop = self._work_args
+        for step in range(start, stop):
+            try:
+                item: list[Prepared] | Exception = pictures.batch(step)
+            except Exception as error:
+                item = error
+            while not self._ended.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if self._ended.is_set() or isinstance(item, Exception):
+                return
+
+    def next(self) -> list[Prepared]:
+        """The next batch, in order."""
+        item = self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()
+
+
+class Recovery:
+    """One recovery training.
+
+    Args:
+        network: the pruned network; trained in place.
+        teacher: the dense network, with at least the same tasks.
+        training: pictures to train on.
+        held_out: pictures to judge by.
+        options: see :class:`RecoverOptions`.
+        state: file from which training goes on when it is there; None keeps nothing.
+        tell: receives a sentence now and then.
+    """
+
+    def __init__(
+        self,
+        network: MultiTaskNetwork,
+        teacher: MultiTaskNetwork,
+        training: Dataset,
+        held_out: Dataset,
+        options: RecoverOptions,
+        state: Path | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.options, self._state, self._tell = options, state, tell
+        self._held_out = held_out
+        self._pictures = Pictures(training, network, options)
+        self._names = [task.name for task in network.tasks]
+        self.average = copy.deepcopy(network).eval()
+        self.best = copy.deepcopy(network.state_dict())
+        decayed = [p for p in network.parameters() if p.dim() > 1]
+        plain = [p for p in network.parameters() if p.dim() <= 1]
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": options.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ]
+        )
+        self.progress = Progress()
+        self._resume()
+
+    def run(self) -> RecoverResult:
+        """Train to the last step, or until no task gets better; leaves the best network.
+
+        Raises:
+            StageFailed: the loss is not finite.
+        """
+        if not self.progress.metrics:
+            self.progress.metrics["dense"] = self._metrics(self.teacher)
+            self._judge(0)
+            self.progress.metrics["before"] = dict(self.progress.metrics["last"])
+        student, dense = SharedFeatures(self.network), SharedFeatures(self.teacher)
+        batches = Prefetcher(self._pictures, self.progress.step, self.options.steps)
+        started, since = time.monotonic(), self.progress.step
+        try:
+            while self.progress.step < self.options.steps and not self._settled():
+                began = time.monotonic()
+                self._step(batches.next(), student, dense)
+                step = self.progress.step
+                if step % SAVE_EVERY == 0:
+                    self._save()
+                if step % 50 == 0:
+                    rate = (step - since) * self.options.batch / (time.monotonic() - started)
+                    self._tell(f"recovery step {step}/{self.options.steps}, {rate:.1f} images/s")
+                self.progress.seconds += time.monotonic() - began
+                if step % self.options.evaluate_every == 0 or step == self.options.steps:
+                    self._judge(step)
+        finally:
+            batches.close()
+            student.remove()
+            dense.remove()
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        metrics, progress = self.progress.metrics, self.progress
+        return RecoverResult(
+            progress.step,
+            progress.best_step,
+            metrics["dense"],
+            metrics["before"],
+            metrics["best"],
+            tuple((step, drop) for step, drop in progress.drops),
+            progress.seconds,
+        )
+
+    def _settled(self) -> bool:
+        stale = self.progress.stale
+        return bool(stale) and all(
+            stale.get(name, 0) >= self.options.patience for name in self._names
+        )
+
+    def _step(
+        self, pictures: list[Prepared], student: SharedFeatures, dense: SharedFeatures
+    ) -> None:
+        options, progress = self.options, self.progress
+        self.network.train()
+        images = images_of(pictures)
+        size = (images.shape[2], images.shape[3])
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                wanted = self.teacher(images, self._names)
+            outputs = self.network(images)
+        loss = options.features * feature_loss(student.maps, dense.maps)
+        student.maps.clear()
+        dense.maps.clear()
+        for task in self.network.tasks:
+            targets = targets_of(pictures, task, size)
+            own = task.loss(outputs, targets)
+            value = float(own.detach())
+            if value > 0:
+                last = progress.scales.get(task.name, value)
+                progress.scales[task.name] = 0.98 * last + 0.02 * value
+            if progress.stale.get(task.name, 0) >= options.patience:
+                continue
+            both = own + options.answers * answer_loss(task, outputs, wanted, targets)
+            # Divided by its own recent size every task pulls equally, as under learned
+            # uncertainties at their optimum.
+            loss = loss + both / max(progress.scales.get(task.name, 1.0), 1e-6)
+        if not bool(loss.isfinite()):
+            raise StageFailed(
+                f"the recovery loss is {float(loss.detach())} at step {progress.step}",
+                hint="lower the learning rate",
+            )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        self._optimiser.step()
+        progress.step += 1
+        self._follow()
+
+    def _rate(self) -> float:
+        options, step = self.options, self.progress.step
+        if step < options.warmup:
+            return options.learning_rate * (step + 1) / options.warmup
+        done = (step - options.warmup) / max(options.steps - options.warmup, 1)
+        return options.learning_rate * (
+            LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+        )
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        step = self.progress.step
+        decay = min(self.options.ema, (step + 1) / (step + 10))
+        current = self.network.state_dict()
+        for name, value in self.average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(current[name], 1 - decay)
+            else:
+                value.copy_(current[name])
+
+    def _metrics(self, network: MultiTaskNetwork) -> dict[str, float]:
+        tasks = network.selected(self._names)
+        report = evaluate(
+            network_runner(network, [t.name for t in tasks]),
+            tasks,
+            network.input_spec,
+            self._held_out,
+        )
+        found = {}
+        for task in self.network.tasks:
+            value = report.tasks[task.name].values[task.primary.key]
+            found[task.name] = math.nan if value is None else value
+        return found
+
+    def _judge(self, step: int) -> None:
+        """Evaluate the averaged network, remember the best, save."""
+        progress = self.progress
+        now = self._metrics(self.average)
+        progress.metrics["last"] = now
+        dense = progress.metrics["dense"]
+        drops = {
+            task.name: task.primary.relative_drop(dense[task.name], now[task.name])
+            for task in self.network.tasks
+            if not math.isnan(dense[task.name])
+        }
+        if not drops:
+            raise StageFailed(
+                "no task can be measured on the held-out pictures",
+                hint="give held-out pictures with labels",
+            )
+        worst = max(drops.values())
+        progress.drops.append((step, drops))
+        for name, drop in drops.items():
+            if drop < progress.best_of_task.get(name, math.inf) - SMALLEST_GAIN:
+                progress.best_of_task[name] = drop
+                progress.stale[name] = 0
+            elif drop == worst and drop > progress.best_of_task[name] + SMALLEST_GAIN:
+                progress.stale[name] = 0  # it suffers from the others' training: let it fight back
+            else:
+                progress.stale[name] = progress.stale.get(name, 0) + 1
+        for name in self._names:
+            if name not in drops:
+                progress.stale[name] = self.options.patience
+        if worst < progress.best_drop or "best" not in progress.metrics:
+            progress.best_drop, progress.best_step = worst, step
+            progress.metrics["best"] = now
+            self.best = copy.deepcopy(self.average.state_dict())
+        shown = ", ".join(f"{name} {100 * drop:+.1f} %" for name, drop in drops.items())
+        self._tell(f"recovery step {step}: held-out drop {shown}")
+        self._save()
+
+    def _save(self) -> None:
+        if self._state is None:
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "optimiser": self._optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        write_atomically(self._state, lambda stream: torch.save(state, stream))
+
+    def _resume(self) -> None:
+        if self._state is None or not self._state.is_file():
+            return
+        state: dict[str, Any] = torch.load(self._state, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+        self._tell(f"recovery goes on from step {self.progress.step}")
+
+
+def recover(
+    network: MultiTaskNetwork,
+    teacher: MultiTaskNetwork,
+    training: Dataset,
+    held_out: Dataset,
+    options: RecoverOptions,
+    state: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> RecoverResult:
+    """Train ``network`` in place; see :class:`Recovery`."""
+    return Recovery(network, teacher, training, held_out, options, state, tell).run()
