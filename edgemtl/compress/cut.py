@@ -91,7 +91,8 @@ def check_mask(groups: Mapping[str, ChannelGroup], name: str, mask: Tensor) -> l
     width = groups[name].width
     if tuple(mask.shape) != (width,) or mask.dtype is not torch.bool:
         raise UsageError(
-            f"the mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, it has to be bool ({width},)"
+            f"the mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, it has to be torch.bool "
+            f"({width},)"
         )
     if not bool(mask.any()):
         raise UsageError(f"the mask of '{name}' keeps nothing")

@@ -11,13 +11,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import gcd
+from math import ceil, gcd
 from typing import Literal
 
-import numpy as np
 from torch import Tensor, nn
 
-from edgemtl.compress.labels import Ints
 from edgemtl.compress.tracing import Counted, Origin, Trace, trace
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
@@ -106,7 +104,7 @@ def snapped_widths(group: ChannelGroup, multiple: int) -> list[int]:
         multiple: channels a target computes at once (8, say); 1 allows every width.
     """
     step = multiple // gcd(multiple, group.channels_per_unit)
-    lowest = max(step, int(np.ceil(FLOOR * group.width)))
+    lowest = max(step, ceil(FLOOR * group.width))
     widths = [w for w in range(step, group.width, step) if w >= lowest]
     return [*widths, group.width]
 
@@ -133,7 +131,8 @@ def channel_groups(
     wanted = {task.name for task in network.selected(tasks)}
     traced = _traced(network)
     groups = _grouped(traced, network)
-    groups = with_attributes(network, groups, lambda group: _candidates(network, traced, group))
+    modules = dict(network.named_modules())
+    groups = with_attributes(network, groups, lambda group: _candidates(modules, traced, group))
     return tuple(group for group in groups if wanted & set(group.tasks))
 
 
@@ -143,9 +142,11 @@ def _traced(network: MultiTaskNetwork) -> Trace:
         if isinstance(module, DeformableConv2d):
             module.lowering = "portable"  # of operators that the tracer knows
 
+    device = next((p.device for p in copied.parameters()), None)
+    images = copied.example_input().to(device)
+
     def run(module: nn.Module) -> Mapping[str, Sequence[Tensor]]:
-        device = next((p.device for p in module.parameters()), None)
-        answers = module(network.example_input().to(device))
+        answers = module(images)
         return {task.name: [answers[name] for name in task.outputs] for task in network.tasks}
 
     return trace(copied, run)
@@ -153,7 +154,6 @@ def _traced(network: MultiTaskNetwork) -> Trace:
 
 def _grouped(traced: Trace, network: MultiTaskNetwork) -> list[ChannelGroup]:
     """Classes of atoms that lie in the same dimensions of the same weights are units of a group."""
-    order: dict[Origin, int] = {origin: i for i, origin in enumerate(traced.starts)}
     classes: dict[int, dict[Origin, list[int]]] = {}
     for origin, atoms in traced.starts.items():
         for position, root in enumerate(traced.atoms.roots(atoms).tolist()):
@@ -162,9 +162,7 @@ def _grouped(traced: Trace, network: MultiTaskNetwork) -> list[ChannelGroup]:
     alike: dict[tuple[tuple[Origin, int], ...], list[dict[Origin, list[int]]]] = {}
     for places in classes.values():
         if places.keys() & traced.produced.keys() and places.keys() & traced.consumed.keys():
-            key = tuple(
-                (origin, len(places[origin])) for origin in sorted(places, key=order.__getitem__)
-            )
+            key = tuple((origin, len(found)) for origin, found in places.items())
             alike.setdefault(key, []).append(places)
     writers = {origin: index for index, origin in enumerate(traced.produced)}
     found: list[tuple[int, list[int], ChannelGroup]] = []
@@ -206,12 +204,11 @@ def _role(traced: Trace, origin: Origin) -> Role:
 
 
 def _candidates(
-    network: MultiTaskNetwork, traced: Trace, group: ChannelGroup
+    modules: Mapping[str, nn.Module], traced: Trace, group: ChannelGroup
 ) -> tuple[list[Attribute], list[Attribute]]:
     """Numbers that fall with the group for certain, and numbers that may."""
     sure: dict[tuple[str, str], Attribute] = {}
     perhaps: dict[tuple[str, str], Attribute] = {}
-    modules = dict(network.named_modules())
     first = group.members[0]
     root = traced.atoms.roots(traced.starts[first.tensor, first.dim])[first.positions[0]]
     for counted in traced.counted:
@@ -232,4 +229,4 @@ def _names(module: nn.Module, counted: Counted) -> list[str]:
     return [name for name, value in vars(module).items() if type(value) is int and value == size]
 
 
-__all__ = ["Attribute", "ChannelGroup", "Ints", "Member", "channel_groups", "snapped_widths"]
+__all__ = ["Attribute", "ChannelGroup", "Member", "channel_groups", "snapped_widths"]

@@ -45,11 +45,9 @@ class Atoms:
         """Join classes element by element; the arrays broadcast."""
         one, other = np.broadcast_arrays(self.roots(first), self.roots(second))
         differ = one != other
-        if not differ.any():
-            return
-        pairs = np.unique(np.stack([one[differ], other[differ]]), axis=1)
-        for a, b in pairs.T.tolist():
-            low, high = sorted((self._root(a), self._root(b)))
+        count = len(self._parent)
+        for code in np.unique(one[differ] * count + other[differ]).tolist():
+            low, high = sorted((self._root(code // count), self._root(code % count)))
             self._parent[high] = low  # the lower one, so that atom 0 stays a root
 
     def _root(self, atom: int) -> int:
@@ -61,11 +59,17 @@ class Atoms:
 
     def fix(self, labels: Ints) -> None:
         """Make these atoms, and all they are joined with, unremovable."""
-        self.unite(labels, np.zeros(1, dtype=np.int64))
+        self._parent[self.roots(self._distinct(labels))] = 0
 
     def all_fixed(self, labels: Ints) -> bool:
         """Whether none of these can be removed."""
-        return not self.roots(labels).any()
+        return not self.roots(self._distinct(labels)).any()
+
+    def _distinct(self, labels: Ints) -> Ints:
+        """The atoms in a map, which may be as large as an output, without sorting it."""
+        present = np.zeros(len(self._parent), dtype=np.bool_)
+        present[labels] = True
+        return np.flatnonzero(present)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def merge(atoms: Atoms, operands: Iterable[tuple[Sequence[int], Fields]]) -> Fie
         operands: shape and fields of each.
     """
     parts = [(tuple(shape), fields) for shape, fields in operands]
-    shape = torch.broadcast_shapes(*(part for part, _ in parts))
+    shape = np.broadcast_shapes(*(part for part, _ in parts))
     spread = [
         (
             (1,) * (len(shape) - len(part)) + part,
@@ -152,9 +156,9 @@ def merge(atoms: Atoms, operands: Iterable[tuple[Sequence[int], Fields]]) -> Fie
     merged: list[Field] = []
     for _, fields in spread:
         for item in fields:
-            found = [other for other in merged if set(other.axes) & set(item.axes)]
-            for other in found:
-                atoms.unite(item.core(), other.core())
+            found = [one for one in merged if set(one.axes) & set(item.axes)]
+            for one in found:
+                atoms.unite(item.core(), one.core())
             wider = [o for o in found if set(item.axes) <= set(o.axes)]
             if not wider:
                 merged = [o for o in merged if not set(o.axes) <= set(item.axes)] + [item]

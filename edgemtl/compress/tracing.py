@@ -76,14 +76,14 @@ class Trace:
     tasks: dict[str, frozenset[str]] = dataclass_field(default_factory=dict)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches operators run; see the module's text. ``network`` must not be in use elsewhere.
 
     Task outputs are given to :meth:`output`, then :meth:`finish` completes the trace.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace(Atoms())
         self._splits: list[Split] = []
         self._fields: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -106,6 +106,11 @@ class Tracer(TorchDispatchMode):
     def _leave(self, *_: Any) -> None:
         self._path.pop()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would otherwise load its compiler, seconds of imports, to switch it off here."""
+        return False
+
     # -- what tensors carry
 
     @property
@@ -122,7 +127,7 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor; weights are labelled along each dimension."""
         known = self._state.get(id(tensor))
         if known is None:
-            found: Fields = self._fields.get(tensor, ())
+            found: Fields = self._fields.get(tensor, ())  # type: ignore[no-untyped-call]
             return tuple(f for f in found if not self.atoms.all_fixed(f.core()))
         name = known[1]
         made = []
@@ -172,7 +177,7 @@ class Tracer(TorchDispatchMode):
 
         named = dict(kwargs or {})
         result = func(*args, **named)
-        inputs = [t for t in _tensors([*args, *named.values()])]
+        inputs = _tensors([*args, *named.values()])
         outputs = _tensors([result])
         self._follow(inputs, outputs)
         if any(self.fields(tensor) for tensor in inputs):

@@ -225,10 +225,11 @@ def _split(tracer: Tracer, func: Any, args: Args, result: Sequence[Tensor]) -> N
             if not equal:
                 tracer.atoms.fix(item.core())
                 continue
-            parts = field(item.labels.unflatten(axis, (len(sizes), sizes[0])))
+            shape = [*source.shape[:axis], len(sizes), sizes[0], *source.shape[axis + 1 :]]
+            parts = field(item.labels.reshape(shape))
             if parts is not None and axis in parts.axes:
                 tracer.note_split(parts, pinned=axis)
-        for index, labels in enumerate(item.labels.split(sizes, axis)):
+        for index, labels in enumerate(torch.split(item.labels, sizes, axis)):
             moved = field(labels, item.origin)
             if moved is not None:
                 made[index].append(moved)
@@ -390,20 +391,22 @@ def _product(tracer: Tracer, a: tuple[Tensor, Fields], b: tuple[Tensor, Fields])
             for item in fields:
                 core = item.core()
                 tracer.atoms.unite(core, np.take(core, [0], axis=summed))
-                reduced = field(item.labels.narrow(summed, 0, 1).expand(shape))
-                if reduced is not None:
-                    kept.append(reduced)
-    operands = []
+                one = field(item.labels.narrow(summed, 0, 1).expand(shape))
+                if one is not None:
+                    kept.append(one)
+    operands: list[tuple[tuple[int, ...], Fields]] = []
     for fields, size in zip(rest, ((*shape[:2], 1), (shape[0], 1, shape[3])), strict=True):
-        reduced = []
-        for item in fields:
-            labels = item.labels.narrow(summed, 0, 1).squeeze(summed)
-            for axis in range(3):
-                if size[axis] == 1:
-                    labels = labels.narrow(axis, 0, 1)
-            reduced.append(Field(labels.expand(size)))
-        operands.append((size, tuple(reduced)))
+        sides = [f.labels.narrow(summed, 0, 1).squeeze(summed) for f in fields]
+        operands.append((size, tuple(Field(_narrowed(side, size)) for side in sides)))
     return merge(tracer.atoms, operands)
+
+
+def _narrowed(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels reduced to ``size``, whose entries are those of the labels or 1."""
+    for axis, wanted in enumerate(size):
+        if wanted == 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
 
 
 def _bmm(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
 
 FORMAT = 1
+#: weights from which on a network counts as large
+_LARGE = 10_000_000
 
 
 def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]]) -> None:
@@ -58,18 +61,21 @@ def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]
 def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
     """Output name -> shape for one picture.
 
-    Computed on torch's "meta" device, which knows shapes and no values; a network that cannot run
-    there runs for real.
+    A large network is run on torch's "meta" device, which knows shapes and no values, if it can
+    run there; a small one for real, which is quicker than loading the code of that device.
     """
-    images = network.example_input()
-    training = network.training
-    try:
-        answers = copy.deepcopy(network).eval().to("meta")(images.to("meta"))
-    except (NotImplementedError, RuntimeError):
+    images, training = network.example_input(), network.training
+    if sum(parameter.numel() for parameter in network.parameters()) > _LARGE:
         try:
-            answers = network.eval()(images)
-        finally:
-            network.train(training)
+            answers = copy.deepcopy(network).eval().to("meta")(images.to("meta"))
+            return {name: tuple(value.shape) for name, value in answers.items()}
+        except (NotImplementedError, RuntimeError):
+            pass  # an operator without a meta kernel, or code that looks at values
+    try:
+        device = next((parameter.device for parameter in network.parameters()), None)
+        answers = network.eval()(images.to(device))
+    finally:
+        network.train(training)
     return {name: tuple(value.shape) for name, value in answers.items()}
 
 
@@ -186,7 +192,7 @@ def _items(record: Mapping[str, Any], key: str, fields: Mapping[str, type]) -> l
 def _kept(keep: list[Any], size: int, label: str) -> list[int]:
     if not keep or any(type(index) is not int for index in keep):
         raise InputRefused(f"a pruning record keeps nothing, or no list of numbers, of {label}")
-    rising = all(a < b for a, b in zip(keep, keep[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(keep))
     if not rising or keep[0] < 0 or keep[-1] >= size:
         raise InputRefused(f"a pruning record keeps channels that {label} has not")
     return keep
