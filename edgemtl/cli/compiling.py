@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, StageLines, print_json
+from edgemtl.cli.console import (
+    DataFlag,
+    FactoryFlag,
+    JsonFlag,
+    StageLines,
+    print_error,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.compile import CompileRequest, RunResult
@@ -113,7 +120,6 @@ def _compile(
 ) -> RunResult:
     from dataclasses import replace
 
-    from edgemtl.cli.main import print_error
     from edgemtl.pipeline.compile import compile_model
     from edgemtl.report.console import print_run
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgemtl.errors import EdgemtlError
+
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
 
@@ -36,6 +38,20 @@ DataFlag = Annotated[
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def print_error(error: EdgemtlError) -> None:
+    """Print what was wrong, where, and what to do next, on standard error."""
+    place = "" if error.where is None else f"{error.where}: "
+    print(f"error: {_one_line(place + error.message)}", file=sys.stderr)
+    if error.hint is not None:
+        print(f"next:  {_one_line(error.hint)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what a file's contents could tell a terminal to do."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 class StageLines:

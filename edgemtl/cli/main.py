@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edgemtl import __version__
 from edgemtl.cli import bundles, compiling, information, measuring, models, results
-from edgemtl.errors import EdgemtlError, UsageError, unexpected
-from edgemtl.files import output_error
+from edgemtl.errors import EdgemtlError, UsageError
+from edgemtl.files import as_told
 
 app = typer.Typer(
     name="edgemtl",
@@ -63,26 +62,7 @@ def main() -> None:
     except typer.TyperException as error:
         hint = "'edgemtl --help' lists the verbs, 'edgemtl VERB --help' its flags"
         problem: EdgemtlError = UsageError(error.format_message(), hint=hint)
-    except EdgemtlError as error:
-        problem = error
-    except OSError as error:
-        place = error.filename if isinstance(error.filename, str) else "."
-        problem = output_error(error, Path(place))
     except Exception as error:
-        problem = unexpected(error)
+        problem = as_told(error)
     print_error(problem)
     sys.exit(int(problem.exit_code))
-
-
-def print_error(error: EdgemtlError) -> None:
-    """Print what was wrong, where, and what to do next, on standard error."""
-    place = "" if error.where is None else f"{error.where}: "
-    print(f"error: {_one_line(place + error.message)}", file=sys.stderr)
-    if error.hint is not None:
-        print(f"next:  {_one_line(error.hint)}", file=sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, and without what a file's contents could tell a terminal to do."""
-    words = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
