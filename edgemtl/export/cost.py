@@ -170,7 +170,11 @@ def _weight_sizes(model: ModelProto) -> dict[str, int]:
 
 def _shape(name: str, shapes: Shapes, path: Path) -> Sequence[int]:
     if name not in shapes:
-        raise StageFailed(f"the shape of tensor '{name}' is not known", where=path.name)
+        raise StageFailed(
+            f"the shape of tensor '{name}' is not known",
+            where=path.name,
+            hint="simplify the graph first (export/simplify.py): that settles shape arithmetic",
+        )
     return shapes[name]
 
 
