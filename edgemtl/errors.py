@@ -71,6 +71,14 @@ class EdgemtlError(Exception):
         return text if self.hint is None else f"{text} ({self.hint})"
 
 
+def unexpected(error: Exception) -> EdgemtlError:
+    """The one sentence for an exception that nobody foresaw."""
+    return EdgemtlError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
+    )
+
+
 class UsageError(EdgemtlError):
     """A flag, a recipe key or a value that does not make sense."""
 

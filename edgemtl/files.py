@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, unexpected
 
 
 def output_error(error: OSError, path: Path) -> StageFailed:
@@ -22,7 +22,17 @@ def output_error(error: OSError, path: Path) -> StageFailed:
         return StageFailed(
             "this place is not writable", where=str(path), hint="choose another with --output"
         )
-    return StageFailed(f"cannot write: {error.strerror or error}", where=str(path))
+    return StageFailed(f"cannot read or write: {error.strerror or error}", where=str(path))
+
+
+def as_told(error: Exception) -> EdgemtlError:
+    """Any exception as the sentence that a user is told."""
+    if isinstance(error, EdgemtlError):
+        return error
+    if isinstance(error, OSError):
+        place = error.filename if isinstance(error.filename, str) else "."
+        return output_error(error, Path(place))
+    return unexpected(error)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ from edgemtl.cli.console import (
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.compile import CompileRequest, RunResult
+    from edgemtl.recipes import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +64,7 @@ def compile_verb(
     """Compile a network for a target: export, parity, accuracy, latency, gates, bundle, report."""
     from edgemtl import targets
     from edgemtl.errors import ExitCode, UsageError, most_serious
+    from edgemtl.pipeline.compile import CompileRequest
 
     if not target:
         raise UsageError(
@@ -68,19 +72,29 @@ def compile_verb(
         )
     assignments = list(assign or [])
     if data:
-        assignments.append(f"data.root={[str(folder) for folder in data]!r}")
+        assignments.append(f"data.root={_toml_list(map(str, data))}")
     if task:
-        assignments.append(f"model.tasks={list(task)!r}")
+        assignments.append(f"model.tasks={_toml_list(task)}")
+    if len({Path(name).stem for name in target}) < len(target):
+        raise UsageError("a target is given twice", where="--target")
     requests = [
-        _request(model, name, config, _folder(output, name, len(target)), assignments, factory)
+        CompileRequest(
+            model,
+            targets.load(name),
+            _recipe(name, config, assignments),
+            factory,
+            # Several targets share an output folder, each in a folder of its own.
+            output if output is None or len(target) == 1 else output / Path(name).stem,
+            use_cache=not no_cache,
+            from_stage=from_stage,
+            until_stage=until_stage,
+        )
         for name in target
     ]
     if dry_run:
         _show_plan(requests, as_json)
         return
-    results = []
-    for request in requests:
-        results.append(_compile(request, from_stage, until_stage, not no_cache, as_json))
+    results = [_compile(request, as_json) for request in requests]
     if as_json:
         documents = [_summary(result) for result in results]
         print_json(documents[0] if len(documents) == 1 else documents)
@@ -89,41 +103,22 @@ def compile_verb(
         raise typer.Exit(int(code))
 
 
-def _folder(output: Path | None, target: str, count: int) -> Path | None:
-    """Several targets share an output folder, each in a folder of its own."""
-    return output if output is None or count == 1 else output / Path(target).stem
+def _toml_list(values: Iterable[str]) -> str:
+    # A JSON string is a TOML string too, whatever quotes or backslashes a path has.
+    return json.dumps(list(values), ensure_ascii=False)
 
 
-def _request(
-    model: Path,
-    target_name: str,
-    config: Path | None,
-    output: Path | None,
-    assignments: list[str],
-    factory: str | None,
-) -> CompileRequest:
+def _recipe(target_name: str, config: Path | None, assignments: list[str]) -> Recipe:
     from edgemtl import recipes, targets
-    from edgemtl.pipeline.compile import CompileRequest
 
-    target = targets.load(target_name)
-    defaults: dict[str, Any] = {"gates": target.gates} if target.gates else {}
-    recipe = recipes.resolve(defaults, config, assignments)
-    return CompileRequest(model, target, recipe, factory, output)
+    gates = targets.load(target_name).gates
+    return recipes.resolve({"gates": gates} if gates else {}, config, assignments)
 
 
-def _compile(
-    request: CompileRequest,
-    from_stage: str | None,
-    until_stage: str | None,
-    use_cache: bool,
-    quiet: bool,
-) -> RunResult:
-    from dataclasses import replace
-
+def _compile(request: CompileRequest, quiet: bool) -> RunResult:
     from edgemtl.pipeline.compile import compile_model
     from edgemtl.report.console import print_run
 
-    request = replace(request, from_stage=from_stage, until_stage=until_stage, use_cache=use_cache)
     result = compile_model(request, StageLines(quiet))
     if not quiet:
         print_run(result.folder)
@@ -146,20 +141,21 @@ def _summary(result: RunResult) -> dict[str, Any]:
 def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
     import tomlkit
 
-    from edgemtl.pipeline.compile import stage_names
+    from edgemtl.pipeline.compile import chosen
 
+    stages = [[stage.name for stage in chosen(request)] for request in requests]
     if as_json:
         print_json(
             [
                 {
                     "target": request.target.name,
-                    "stages": stage_names(request.recipe),
+                    "stages": names,
                     "recipe": request.recipe.to_dict(),
                 }
-                for request in requests
+                for request, names in zip(requests, stages, strict=True)
             ]
         )
         return
-    for request in requests:
-        print(f"target {request.target.name}: {', '.join(stage_names(request.recipe))}")
+    for request, names in zip(requests, stages, strict=True):
+        print(f"target {request.target.name}: {', '.join(names)}")
         sys.stdout.write(tomlkit.dumps(request.recipe.to_dict()))

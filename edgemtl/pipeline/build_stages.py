@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.metadata import write_metadata
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
 from edgemtl.files import sha256_file, write_json
+from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
 
@@ -27,7 +31,7 @@ class CheckModel(Stage):
         return {
             "model": context.model_sha256,
             "factory": context.factory,
-            "factory_code": _factory_code(context),
+            "network_code": _network_code(context),
             "tasks": context.task_names,
         }
 
@@ -35,19 +39,11 @@ class CheckModel(Stage):
         """Write what the network is.
 
         Raises:
-            InputRefused: its outputs are not finite, or not those its tasks own.
+            InputRefused: it does not run, or its outputs are not finite, or not those its tasks
+                own.
         """
         network = context.dense
-        with torch.inference_mode():
-            outputs = network(network.example_input(), context.task_names)
-        wanted = network.output_names(context.task_names)
-        if tuple(outputs) != wanted:
-            raise InputRefused(
-                f"the network returns {', '.join(outputs)}; its tasks own {', '.join(wanted)}"
-            )
-        for name, value in outputs.items():
-            if not bool(value.isfinite().all()):
-                raise InputRefused(f"output '{name}' is not finite on a plain noise picture")
+        _try_out(network, context.task_names, str(context.model))
         parameters = sum(p.numel() for p in network.parameters())
         write_json(
             folder / MODEL_FACTS,
@@ -63,14 +59,43 @@ class CheckModel(Stage):
         tell(f"{parameters:,} parameters, tasks {', '.join(context.task_names)}")
 
 
-def _factory_code(context: Context) -> str:
-    """Hash of the module that a factory lives in; its own imports are the user's to mind."""
-    if context.factory is None:
-        return ""
-    import importlib.util
+def _try_out(network: MultiTaskNetwork, tasks: Sequence[str], where: str) -> None:
+    try:
+        with torch.inference_mode():
+            outputs = network(network.example_input(), tasks)
+    except Exception as error:  # the forward may be anybody's code
+        raise InputRefused(
+            f"the network does not run on one picture: {type(error).__name__}: {error}",
+            where=where,
+            hint="its forward takes (1, 3, H, W) float32 with H and W of its input_spec",
+        ) from error
+    wanted = network.output_names(tasks)
+    if not isinstance(outputs, dict) or not all(isinstance(v, Tensor) for v in outputs.values()):
+        raise InputRefused("the network does not return output name -> tensor", where=where)
+    if tuple(outputs) != wanted:
+        raise InputRefused(
+            f"the network returns {', '.join(map(str, outputs)) or 'nothing'}; its tasks own "
+            f"{', '.join(wanted)}, in this order",
+            where=where,
+        )
+    for name, value in outputs.items():
+        if value.ndim == 0 or len(value) != 1:
+            shape = tuple(value.shape)
+            raise InputRefused(f"output '{name}' has shape {shape}, not (1, ...)", where=where)
+        if not bool(value.isfinite().all()):
+            raise InputRefused(f"output '{name}' is not finite on a noise picture", where=where)
 
-    spec = importlib.util.find_spec(context.factory.partition(":")[0])
-    return sha256_file(Path(spec.origin)) if spec is not None and spec.origin else ""
+
+def _network_code(context: Context) -> list[str]:
+    """Hashes of the modules that a network from outside our own source comes from.
+
+    What these import in turn is their authors' to mind.
+    """
+    modules = {type(context.dense).__module__}
+    if context.factory is not None:
+        modules.add(context.factory.partition(":")[0])
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    return [sha256_file(Path(file)) for file in files if file]
 
 
 class Export(Stage):
@@ -134,13 +159,15 @@ class Compile(Stage):
         tell(f"{len(artefact.files)} file(s), {size / 1e6:.2f} MB for {context.target.name}")
 
 
-def check_recipe(context: Context) -> None:
-    """Refuse a recipe that names tasks the network has not, before any work is done.
+def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
+    """Refuse what the stages could only fail on, before any work is done or anything written.
 
     Raises:
-        UsageError: a gate for an unknown task.
+        InputRefused: the model or the data folder.
+        UsageError: a task that the network does not have, to keep or in a gate.
     """
     known = {task.name for task in context.dense.tasks}
+    _ = context.tasks
     for name in context.recipe.gates.tasks:
         if name not in known:
             raise UsageError(
@@ -148,3 +175,5 @@ def check_recipe(context: Context) -> None:
                 where=f"gates.tasks.{name}",
                 hint=f"its tasks: {', '.join(sorted(known))}",
             )
+    if any(stage.needs_data for stage in stages):
+        _ = context.calibration, context.evaluation

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
+from edgemtl.errors import StageFailed
 from edgemtl.files import output_error, sha256_file, write_json
 
 RECORD = "stage.json"
@@ -116,7 +117,7 @@ class StageCache:
                     result.rename(final)
                 return Entry(final, key, False)
         except OSError as error:
-            raise output_error(error, self.folder) from error
+            raise self._error(error) from error
 
     def work_folder(self, stage: str, key: str) -> Path:
         """Where a long stage keeps what it needs to go on after a kill; it survives failures."""
@@ -124,8 +125,15 @@ class StageCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise output_error(error, folder) from error
+            raise self._error(error) from error
         return folder
+
+    def _error(self, error: OSError) -> StageFailed:
+        place = error.filename if isinstance(error.filename, str) else self.folder
+        problem = output_error(error, Path(place))
+        if self.folder in (Path(place), *Path(place).parents):
+            problem.hint = "free space, or name another cache folder in EDGEMTL_CACHE"
+        return problem
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

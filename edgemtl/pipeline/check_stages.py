@@ -63,6 +63,8 @@ class Accuracy(Stage):
         source: "model" for the uncompressed torch network, else the compile stage to evaluate.
     """
 
+    needs_data = True
+
     def __init__(self, name: str, source: str) -> None:
         super().__init__(name, (source,))
         self.source = source
@@ -109,6 +111,8 @@ class Cost(Stage):
 
 class Bench(Stage):
     """Latency of the artefact, in turns with the uncompressed one where the two differ."""
+
+    needs_data = True
 
     cacheable = False
 

@@ -13,9 +13,9 @@ import tomlkit
 from filelock import FileLock, Timeout
 
 from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most_serious
-from edgemtl.files import read_json, write_text
+from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
-from edgemtl.pipeline.build_stages import CheckModel, Compile, Export, check_recipe
+from edgemtl.pipeline.build_stages import CheckModel, Compile, Export, check_inputs
 from edgemtl.pipeline.cache import StageCache, default_folder, key_of
 from edgemtl.pipeline.check_stages import (
     ACCURACY,
@@ -30,7 +30,7 @@ from edgemtl.pipeline.check_stages import (
 )
 from edgemtl.pipeline.package_stages import BUNDLE, MakeBundle, Pictures
 from edgemtl.pipeline.parity_stage import PARITY, Parity
-from edgemtl.pipeline.run_folder import RunFolder, new_name
+from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
 from edgemtl.pipeline.stage import ONNX, Context, Stage, StageRecord
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -128,11 +128,6 @@ def plan(recipe: Recipe) -> list[Stage]:
     ]
 
 
-def stage_names(recipe: Recipe) -> list[str]:
-    """Names of the stages of a run."""
-    return [stage.name for stage in plan(recipe)]
-
-
 def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     """Run every stage, leave the run folder, judge the gates.
 
@@ -142,28 +137,30 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     Raises:
         EdgemtlError: before any stage began (recipe, model, output folder).
     """
-    stages = _chosen(request)
+    stages = chosen(request)
     context = _context(request)
-    _ = context.dense  # refuse a bad model before anything is written
-    check_recipe(context)
+    check_inputs(context, stages)
     context.backend.require()
-    key = key_of({"model": context.model_sha256, "recipe": request.recipe.to_dict()})
-    folder = request.output or Path("runs") / new_name(request.model, key)
-    run = RunFolder(folder)
-    lock = FileLock(folder / ".lock", timeout=0)
+    run = RunFolder(context.private.parent)
     try:
+        lock = FileLock(run.folder / LOCK, timeout=0)
         with lock:
             return _run(request, context, run, stages, reporter)
     except Timeout as error:
         raise StageFailed(
             "another run is using this folder",
-            where=str(folder),
+            where=str(run.folder),
             hint="wait for it, or choose another with --output",
         ) from error
 
 
 def _context(request: CompileRequest) -> Context:
-    private = (request.output or Path("runs") / ".private") / ".private"
+    asked = {
+        "model": str(request.model),
+        "target": request.target.model_dump(mode="json"),
+        "recipe": request.recipe.to_dict(),
+    }
+    folder = request.output or Path("runs") / new_name(request.model, key_of(asked))
     cache_folder = request.cache or default_folder()
     return Context(
         request.model,
@@ -171,11 +168,16 @@ def _context(request: CompileRequest) -> Context:
         request.recipe,
         request.target,
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
-        private,
+        folder / PRIVATE,
     )
 
 
-def _chosen(request: CompileRequest) -> list[Stage]:
+def chosen(request: CompileRequest) -> list[Stage]:
+    """The stages that a request runs.
+
+    Raises:
+        UsageError: it names a stage that there is not.
+    """
     stages = plan(request.recipe)
     names = [stage.name for stage in stages]
     for flag, name in (
@@ -199,7 +201,6 @@ def _run(
     reporter: Reporter,
 ) -> RunResult:
     run.begin(_facts(request, context))
-    context.private = run.folder / ".private"
     write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(request.recipe.to_dict()))
     error: EdgemtlError | None = None
     fresh = not request.use_cache
@@ -210,10 +211,10 @@ def _run(
         began = time.monotonic()
         try:
             record = stage.execute(context, reporter.note)
-        except EdgemtlError as problem:
-            error = problem
+        except Exception as problem:  # a defect of ours, too, leaves a record and a report
+            error = as_told(problem)
             key = context.keys.get(stage.name, "")
-            notes = (str(problem),)
+            notes = (str(error),)
             record = StageRecord(stage.name, "failed", time.monotonic() - began, key, notes)
         run.add_stage(position, record)
         reporter.finished(record)

@@ -34,6 +34,8 @@ class MakeBundle(Stage):
     cost.
     """
 
+    needs_data = True
+
     def inputs(self, context: Context) -> dict[str, Any]:
         return {
             "name": context.model.stem,
@@ -85,6 +87,8 @@ def _licence_note(context: Context) -> str:
 
 class Pictures(Stage):
     """Predictions of the uncompressed network and of the artefact, on a few real pictures."""
+
+    needs_data = True
 
     COUNT = 4
 

@@ -22,6 +22,8 @@ class Parity(Stage):
     Reads, in this order: the stage that left the network, its export, its compile stage.
     """
 
+    needs_data = True
+
     def inputs(self, context: Context) -> dict[str, Any]:
         return {
             "images": context.recipe.export.parity_images,

@@ -158,6 +158,8 @@ class Stage(ABC):
 
     #: False for what must be measured anew each time
     cacheable: ClassVar[bool] = True
+    #: True for what reads the recipe's pictures
+    needs_data: ClassVar[bool] = False
 
     def __init__(self, name: str, after: tuple[str, ...] = ()) -> None:
         self.name = name
