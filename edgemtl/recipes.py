@@ -51,10 +51,40 @@ class DataSection(_Section):
         (), description="folder(s) with the splits below; embedded synthetic set by default"
     )
     format: str = Field("auto", description="layout of the folder; found out by default")
+    training: str = Field("train", description="split that pruning searches and recovers on")
     calibration: str = Field("train", description="split whose pictures calibrate and check parity")
     evaluation: str = Field("val", description="split that accuracy is measured on")
     limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
     seed: int = Field(0, ge=0, description="of every random choice of pictures")
+
+
+class PruneSection(_Section):
+    """``[prune]``: which channels go (method pagcp: every task's loss has its own budget)."""
+
+    enabled: bool = Field(False, description="needs training pictures: [data] root")
+    method: str = Field("pagcp", description="'edgemtl prune --help' lists the methods")
+    flops: float | None = Field(None, gt=0, lt=1, description="kept share of multiply-accumulates")
+    params: float | None = Field(None, gt=0, lt=1, description="kept share of parameters")
+    budgets: dict[str, float] = Field(
+        default_factory=dict, description="task = factor its loss may grow by before recovery"
+    )
+    channel_multiple: int | None = Field(
+        None, ge=1, description="widths stay multiples of it; the target's by default"
+    )
+    rounds: int = Field(1, ge=1, le=10, description="of pruning and recovery")
+    oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
+    calibration_images: int = Field(56, ge=4, description="pictures for saliency and statistics")
+
+
+class RecoverSection(_Section):
+    """``[recover]``: training after pruning, with the dense network as the teacher."""
+
+    steps: int = Field(800, ge=0, description="optimiser steps at most; 0 for no recovery")
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    size: tuple[int, int] | None = Field(
+        None, description="training height, width in pixels; the network's own by default"
+    )
 
 
 class ExportSection(_Section):
@@ -83,6 +113,8 @@ class Recipe(_Section):
 
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
+    prune: PruneSection = PruneSection()
+    recover: RecoverSection = RecoverSection()
     export: ExportSection = ExportSection()
     bench: BenchSection = BenchSection()
     gates: GateLimits = GateLimits()

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edgemtl import __version__
 from edgemtl.cli import bundles, compiling, information, measuring, models, results
+from edgemtl.cli.console import print_error
 from edgemtl.errors import EdgemtlError, UsageError
 from edgemtl.files import as_told
 

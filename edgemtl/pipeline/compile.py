@@ -15,23 +15,21 @@ from filelock import FileLock, Timeout
 from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most_serious
 from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
-from edgemtl.pipeline.build_stages import CheckModel, Compile, Export, check_inputs
+from edgemtl.pipeline.build_stages import check_inputs
 from edgemtl.pipeline.cache import StageCache, default_folder, key_of
 from edgemtl.pipeline.check_stages import (
     ACCURACY,
     COST,
     GATES,
     JUNIT,
-    Accuracy,
-    Bench,
-    Cost,
-    Gates,
     metric_specs,
 )
-from edgemtl.pipeline.package_stages import BUNDLE, MakeBundle, Pictures
-from edgemtl.pipeline.parity_stage import PARITY, Parity
+from edgemtl.pipeline.package_stages import BUNDLE
+from edgemtl.pipeline.parity_stage import PARITY
+from edgemtl.pipeline.plan import plan
+from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
-from edgemtl.pipeline.stage import ONNX, Context, Stage, StageRecord
+from edgemtl.pipeline.stage import CHECKPOINT, ONNX, Context, Stage, StageRecord
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -90,42 +88,6 @@ class RunResult:
     gates: GateReport | None = None
     bundle: Path | None = None
     error: EdgemtlError | None = None
-
-
-def plan(recipe: Recipe) -> list[Stage]:
-    """The stages of a run, in order.
-
-    Nothing compresses yet: what is exported is the uncompressed network, and stages named
-    "…-reference" have the same result as their plain namesakes.
-    """
-    reference: list[Stage] = [
-        CheckModel("model"),
-        Export("export", ("model",)),
-        Compile("compile", ("export",)),
-    ]
-    return [
-        *reference,
-        Parity("parity", ("model", "export", "compile")),
-        Accuracy("accuracy-reference", "model"),
-        Accuracy("accuracy", "compile"),
-        Cost("cost-reference", ("export", "compile")),
-        Cost("cost", ("export", "compile")),
-        MakeBundle(
-            "bundle",
-            (
-                "export",
-                "compile",
-                "parity",
-                "accuracy-reference",
-                "accuracy",
-                "cost-reference",
-                "cost",
-            ),
-        ),
-        Pictures("pictures", ("model", "compile")),
-        Bench("bench", ("compile", "compile")),
-        Gates("gates", ("accuracy", "accuracy-reference", "cost", "cost-reference", "bench")),
-    ]
 
 
 def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
@@ -247,6 +209,8 @@ def _facts(request: CompileRequest, context: Context) -> dict[str, Any]:
 #: stage, its file, where it goes in the run folder
 _PUBLISHED = (
     ("export", ONNX, "model/model.onnx"),
+    ("prune", CHECKPOINT, "model/pruned.pt"),
+    ("prune", PRUNE, PRUNE),
     ("parity", PARITY, PARITY),
     ("gates", GATES, GATES),
     ("gates", JUNIT, JUNIT),

@@ -85,6 +85,12 @@ class Context:
         return self.dense.selected(self.recipe.model.tasks)
 
     @property
+    def recipe_tasks(self) -> list[str] | None:
+        """The tasks that the recipe names; None when it leaves all of them."""
+        tasks = self.recipe.model.tasks
+        return None if tasks is None else list(tasks)
+
+    @property
     def task_names(self) -> list[str]:
         """Their names."""
         return [task.name for task in self.tasks]

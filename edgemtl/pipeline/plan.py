@@ -1,0 +1,49 @@
+"""Which stages a recipe asks for, in order."""
+
+from __future__ import annotations
+
+from edgemtl.pipeline.build_stages import CheckModel, Compile, Export
+from edgemtl.pipeline.check_stages import Accuracy, Bench, Cost, Gates
+from edgemtl.pipeline.package_stages import MakeBundle, Pictures
+from edgemtl.pipeline.parity_stage import Parity
+from edgemtl.pipeline.prune_stage import Prune
+from edgemtl.pipeline.stage import Stage
+from edgemtl.recipes import Recipe
+
+
+def plan(recipe: Recipe) -> list[Stage]:
+    """The stages of a run.
+
+    Where nothing is compressed, what is exported is the uncompressed network, and it stands for
+    its own reference.
+    """
+    stages: list[Stage] = [CheckModel("model")]
+    source, reference = "model", ("export", "compile")
+    if recipe.prune.enabled:
+        reference = ("export-reference", "compile-reference")
+        stages += [
+            Export(reference[0], ("model",)),
+            Compile(reference[1], reference[:1]),
+            Prune("prune", ("model",)),
+        ]
+        source = "prune"
+    judged = ("accuracy-reference", "accuracy", "cost-reference", "cost")
+    return [
+        *stages,
+        Export("export", (source,)),
+        Compile("compile", ("export",)),
+        Parity("parity", (source, "export", "compile")),
+        Accuracy("accuracy-reference", "model"),
+        Accuracy("accuracy", "compile"),
+        Cost("cost-reference", reference),
+        Cost("cost", ("export", "compile")),
+        MakeBundle("bundle", ("export", "compile", "parity", *judged)),
+        Pictures("pictures", ("model", "compile")),
+        Bench("bench", ("compile", reference[1])),
+        Gates("gates", (*judged, "bench")),
+    ]
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """Names of the stages of a run."""
+    return [stage.name for stage in plan(recipe)]
