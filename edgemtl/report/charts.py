@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from edgemtl.report.figures import GAP, significant
 
-BINS = 56
+#: fewest and most bars of a histogram
+BINS = (16, 56)
 #: height of the bars, and of the lines above them that name the percentiles
 BAND, LEGEND = 84, 78
 #: pixels from one percentile's name to the next: they stand at different heights, never on another
@@ -72,7 +73,9 @@ def count_timings(series: Sequence[Series]) -> Histogram | None:
     high = min(slowest, low + (marked - low) * 1.08)
     if high <= low:
         high = low + max(abs(low) * 0.01, 1e-3)
-    edges = np.linspace(low, high, BINS + 1)
+    # Few samples in many bins are a comb that shows nothing.
+    bins = round(2 * math.sqrt(max(len(s.samples) for s in drawn)))
+    edges = np.linspace(low, high, min(max(bins, BINS[0]), BINS[1]) + 1)
     counts = [np.histogram(np.clip(s.samples, low, high), edges)[0] for s in drawn]
     beyond = [sum(1 for value in s.samples if value > high) for s in drawn]
     return Histogram(

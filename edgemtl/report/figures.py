@@ -89,24 +89,17 @@ def metric_figures(
 
 
 def scaled_figures(
-    values: Sequence[float | None], unit: str, sources: Sequence[str]
+    values: Sequence[float | None], unit: str, sources: Sequence[str], missing: str = NOTHING
 ) -> tuple[Figure, ...]:
     """Counts and bytes with one decimal prefix for all (kilo = 1000), three significant digits."""
     largest = max((abs(v) for v in values if v is not None), default=0.0)
     scale, prefix = next(((s, p) for s, p in _PREFIXES if largest >= s), (1.0, ""))
     return tuple(
-        nothing(source, "not counted")
+        nothing(source, missing)
         if value is None
         else Figure(value, with_unit(significant(value / scale), f"{prefix}{unit}"), source)
         for value, source in zip(values, sources, strict=True)
     )
-
-
-def milliseconds(value: float | None, source: str = "") -> Figure:
-    """A time in milliseconds."""
-    if value is None:
-        return nothing(source)
-    return Figure(value, with_unit(significant(value), "ms"), source)
 
 
 def plain(value: float | None, unit: str = "", source: str = "") -> Figure:
@@ -117,13 +110,17 @@ def plain(value: float | None, unit: str = "", source: str = "") -> Figure:
 
 
 def percent(share: float) -> str:
-    """0.0123 -> ``1.23 %``; trailing zeros are dropped, so a limit of 0.02 reads ``2 %``."""
+    """0.0123 -> ``1.23 %``; trailing zeros are dropped, so a limit of 0.02 reads ``2 %``.
+
+    The sign is dropped too: a word behind it says which way. What would round to nothing reads
+    ``under 0.01 %``.
+    """
     if not math.isfinite(share):
         return "infinitely"
     value = abs(share) * 100
-    digits = 1 if value >= 10 else 2
-    text = f"{value:,.{digits}f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
-    text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+    if 0 < value < 0.01:
+        return f"under {with_unit('0.01', '%')}"
+    text = f"{value:,.{1 if value >= 10 else 2}f}".rstrip("0").rstrip(".")
     return with_unit(text, "%")
 
 

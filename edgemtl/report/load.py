@@ -50,6 +50,8 @@ __all__ = ["RunData", "load_run"]
 T = TypeVar("T")
 
 COST_FIGURES = ("macs", "parameters", "activation_bytes", "peak_activation_bytes", "size_bytes")
+#: what stands where a file leaves a name out
+NAMELESS = "(no name)"
 #: more pairs than this make a page that no phone opens
 MOST_PICTURES = 12
 MOST_PICTURE_BYTES = 32 << 20
@@ -129,7 +131,7 @@ def _run(data: Mapping[str, Any], notes: Mapping[str, tuple[str, ...]]) -> RunFa
         recipe=table(data, "recipe"),
         stages=tuple(
             StageFacts(
-                text(row, "name"),
+                text(row, "name") or NAMELESS,
                 text(row, "status"),
                 number(row, "seconds"),
                 text(row, "key"),
@@ -195,7 +197,7 @@ def _cost(data: Mapping[str, Any], side: str) -> CostFacts | None:
         {key: value for key, value in figures.items() if value is not None},
         tuple(
             NodeFacts(
-                text(row, "name") or text(row, "node"),
+                text(row, "name") or text(row, "node") or NAMELESS,
                 text(row, "op"),
                 text(row, "module"),
                 max(number(row, "macs") or 0.0, 0.0),
@@ -224,7 +226,7 @@ def _parity(data: Mapping[str, Any]) -> tuple[ParityRow, ...]:
                     text(data, "reference"),
                     shown(stage),
                     position,
-                    text(row, "name"),
+                    text(row, "name") or NAMELESS,
                     text(row, "task"),
                     number(row, "max_abs"),
                     relative,
@@ -241,7 +243,7 @@ def _pruning(data: Mapping[str, Any]) -> Changes:
     """``{"method": ..., "steps": [GroupStep.to_dict(), ...]}``; steps of one group add up."""
     found: dict[str, Change] = {}
     for row in rows(data, "steps"):
-        name, drops = text(row, "group"), numbers(row, "loss_rise")
+        name, drops = text(row, "group") or NAMELESS, numbers(row, "loss_rise")
         before, after = number(row, "width_before"), number(row, "width_after")
         if name in found:
             earlier = found[name]
@@ -258,7 +260,7 @@ def _quantisation(data: Mapping[str, Any]) -> Changes:
         text(data, "precision"),
         tuple(
             Change(
-                text(row, "name"),
+                text(row, "name") or NAMELESS,
                 None,
                 None,
                 text(row, "precision"),

@@ -117,7 +117,7 @@ def histogram(run: RunData) -> dict[str, Any] | None:
         if any(counts[index] for counts in found.counts)
     ]
     return {
-        "svg": charts.draw_histogram(found, "latency"),
+        "svg": charts.draw_histogram(found, "timings"),
         "labels": [s.label for s in found.series],
         "rows": rows,
         "beyond": [

@@ -12,7 +12,6 @@ from edgemtl.report.figures import (
     Figure,
     less,
     metric_figures,
-    milliseconds,
     nothing,
     percent,
     plain,
@@ -32,6 +31,20 @@ COST_ROWS = (
     ("size_bytes", "File size", "B", "size_ratio"),
     ("activation_bytes", "Activations written", "B", ""),
     ("peak_activation_bytes", "Activations alive at once", "B", ""),
+)
+#: where it stands in a latency result, what it is called, its unit
+_LATENCY_ROWS = (
+    ("summary.p50_ms", "p50", "ms"),
+    ("summary.p90_ms", "p90", "ms"),
+    ("summary.p99_ms", "p99", "ms"),
+    ("summary.mean_ms", "mean", "ms"),
+    ("summary.spread", "spread", "share"),
+    ("first_inference_ms", "first inference", "ms"),
+    ("load_ms", "loading", "ms"),
+    ("throughput_per_s", "throughput", "pictures/s"),
+    ("memory.peak_bytes", "peak memory", "B"),
+    ("preprocess.p50_ms", "pre-processing p50", "ms"),
+    ("postprocess.p50_ms", "post-processing p50", "ms"),
 )
 
 
@@ -163,7 +176,7 @@ def _cost(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
         if values == [None, None]:
             continue
         sources = [pointer("cost.json", side, key) for side in _SIDES]
-        before, after = scaled_figures(values, unit, sources)
+        before, after = scaled_figures(values, unit, sources, "not counted")
         judging = [f"cost.{ratio}", *(["cost.size_bytes"] if key == "size_bytes" else [])]
         change = less(before.value, after.value)
         yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
@@ -178,44 +191,34 @@ def _sides(run: RunData) -> tuple[CostFacts | None, CostFacts | None]:
 
 
 def _latency(run: RunData, gates: Sequence[GateRow]) -> Iterable[FigureRow]:
-    sides = (("reference", run.latency_before), ("artefact", run.latency_after))
-    if all(result is None for _, result in sides):
-        return
-    for key, label in (("p50_ms", "p50"), ("p90_ms", "p90"), ("p99_ms", "p99")):
-        before, after = (
-            milliseconds(
-                getattr(result.summary, key) if result else None,
-                pointer(f"bench/{side}.json", "summary", key),
-            )
-            for side, result in sides
-        )
-        change = less(before.value, after.value)
-        judging = [f"latency.{key}", *(["latency.ratio"] if key == "p50_ms" else [])]
-        yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
-    for label, source, unit in (
-        ("mean", "summary.mean_ms", "ms"),
-        ("spread", "summary.spread", "share"),
-        ("first inference", "first_inference_ms", "ms"),
-        ("loading", "load_ms", "ms"),
-        ("throughput", "throughput_per_s", "pictures/s"),
-        ("peak memory", "memory.peak_bytes", "B"),
-        ("pre-processing p50", "preprocess.p50_ms", "ms"),
-        ("post-processing p50", "postprocess.p50_ms", "ms"),
-    ):
-        values = [_dig(result, source) for _, result in sides]
+    results = (run.latency_before, run.latency_after)
+    for path, label, unit in _LATENCY_ROWS:
+        values = [_dig(result, path) for result in results]
         if values == [None, None]:
             continue
-        sources = [pointer(f"bench/{side}.json", *source.split(".")) for side, _ in sides]
-        if unit == "B":
-            before, after = scaled_figures(values, unit, sources)
-        elif unit == "share":
-            before, after = (
-                Figure(v, percent(v), s) if v is not None else nothing(s)
-                for v, s in zip(values, sources, strict=True)
-            )
-        else:
-            before, after = (plain(v, unit, s) for v, s in zip(values, sources, strict=True))
-        yield FigureRow(label, source, "", before, after, less(before.value, after.value))
+        places = [pointer(f"bench/{side}.json", *path.split(".")) for side in _SIDES]
+        before, after = _timing(values, unit, places)
+        if run.identical and before.value is None:
+            before = nothing(before.source, "same file")
+        key = path.removeprefix("summary.")
+        judging = [f"latency.{key}", *(["latency.ratio"] if key == "p50_ms" else [])]
+        change = less(before.value, after.value)
+        yield FigureRow(label, key, "", before, after, change, _named(gates, *judging))
+
+
+def _timing(
+    values: Sequence[float | None], unit: str, places: Sequence[str]
+) -> tuple[Figure, Figure]:
+    if unit == "B":
+        before, after = scaled_figures(values, unit, places)
+    elif unit == "share":
+        before, after = (
+            nothing(place) if value is None else Figure(value, percent(value), place)
+            for value, place in zip(values, places, strict=True)
+        )
+    else:
+        before, after = (plain(v, unit, place) for v, place in zip(values, places, strict=True))
+    return before, after
 
 
 def _dig(result: object, path: str) -> float | None:
