@@ -105,8 +105,9 @@ class FaceMixture:
         scale = float(rng.uniform(18, self.side * 0.3)) / face
         height, width = other.image.shape[0] * scale, other.image.shape[1] * scale
         for _ in range(8):
-            left = round(rng.uniform(-0.2 * width, self.side - 0.8 * width))
-            top = round(rng.uniform(-0.2 * height, self.side - 0.8 * height))
+            # A picture much larger than its face can be wider than the canvas: then it hangs over.
+            left = round(rng.uniform(*sorted((-0.2 * width, self.side - 0.8 * width))))
+            top = round(rng.uniform(*sorted((-0.2 * height, self.side - 0.8 * height))))
             boxes = faces_of(sample).boxes
             free = (
                 (boxes[:, 2] < left)
