@@ -85,9 +85,10 @@ def prune_verb(
         print_json(found)
         return
     dense, pruned = found["dense"], found["pruned"]
-    for figure in ("macs", "parameters"):
+    for figure in ("macs", "params"):
         share = pruned[figure] / dense[figure]
-        print(f"{figure:<12} {dense[figure]:>14,} -> {pruned[figure]:>14,}  ({share:.1%} kept)")
+        sizes = f"{dense[figure]:>16,.0f} -> {pruned[figure]:>16,.0f}"
+        print(f"{figure:<8} {sizes}  ({share:.1%} kept)")
     for note in found["notes"]:
         print(f"note: {note}")
     print(output)

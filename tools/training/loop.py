@@ -70,7 +70,7 @@ class Prefetcher:
         self, draw: Callable[[np.random.Generator, bool], Sample], plan: Plan, start: int
     ) -> None:
         self._draw, self._plan = draw, plan
-        self._queue: queue.Queue[list[Sample]] = queue.Queue(maxsize=2)
+        self._queue: queue.Queue[list[Sample] | Exception] = queue.Queue(maxsize=2)
         self._small = False
         self._thread = threading.Thread(target=self._work, args=(start,), daemon=True)
         self._thread.start()
@@ -79,7 +79,14 @@ class Prefetcher:
         for step in range(start, self._plan.steps):
             rng = np.random.default_rng([self._plan.seed, step])
             small = self._small
-            self._queue.put([self._draw(rng, small) for _ in range(self._plan.batch)])
+            try:
+                batch = [self._draw(rng, small) for _ in range(self._plan.batch)]
+            except Exception as error:
+                # Raised where the batch is awaited: a thread that dies silently leaves the
+                # training waiting forever.
+                self._queue.put(error)
+                return
+            self._queue.put(batch)
 
     def request_small(self, wanted: bool) -> None:
         """Online feedback: later batches are mosaics (or not)."""
@@ -87,7 +94,10 @@ class Prefetcher:
 
     def __iter__(self) -> Iterator[list[Sample]]:
         while True:
-            yield self._queue.get()
+            batch = self._queue.get()
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
 def to_batch(
