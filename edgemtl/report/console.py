@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgemtl.report.load import load_run
 from edgemtl.report.summary import Summary, summarise_run
 from edgemtl.report.texttables import aligned, main_tables, simple
+from edgemtl.report.untrusted import shown
 from edgemtl.report.verdict import SYMBOLS
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ def _print_rich(folder: Path, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def text(words: str, style: str = "") -> Text:
+        # Text, not markup, and no control characters: a task may be called "[red]" or "\\x1b[2J".
+        return Text(shown(words), style=style)
+
     summary = summarise_run(load_run(folder))
     for found in main_tables(summary):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -95,20 +100,18 @@ def _print_rich(folder: Path, console: Console) -> None:
             right = index in found.numeric
             table.add_column(header, justify="right" if right else "left", no_wrap=right)
         for row in found.rows:
-            symbol = SYMBOLS[row.state][0]
-            gate = Text(f"{symbol} {row.cells[-1]}", style=_COLOURS[row.state])
-            # Text, not markup: a task may be called "[red]".
-            table.add_row(*(Text(cell) for cell in row.cells[:-1]), gate)
+            gate = f"{SYMBOLS[row.state][0]} {row.cells[-1]}"
+            table.add_row(*map(text, row.cells[:-1]), text(gate, _COLOURS[row.state]))
         console.print(table)
     verdict = summary.verdict
     if summary.speedup:
-        console.print(Text(summary.speedup))
+        console.print(text(summary.speedup))
     for label in summary.labels:
-        console.print(Text(f"note: {label}", style="yellow"))
+        console.print(text(f"note: {label}", "yellow"))
     words = f"{SYMBOLS[verdict.state][0]} {verdict.headline}"
-    console.print(Text(words, style=f"bold {_COLOURS[verdict.state].removeprefix('bold ')}"))
-    console.print(Text(verdict.reason))
+    console.print(text(words, f"bold {_COLOURS[verdict.state].removeprefix('bold ')}"))
+    console.print(text(verdict.reason))
     for step in summary.next_steps:
-        console.print(Text(f"next: {step}"))
+        console.print(text(f"next: {step}"))
     for word, value in _places(folder):
-        console.print(Text.assemble((f"{word:<8}", "dim"), value), soft_wrap=True)
+        console.print(text(f"{word:<8} {value}"), soft_wrap=True)

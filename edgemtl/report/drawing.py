@@ -30,14 +30,15 @@ def draw_results(
 
     Args:
         picture: (height, width, 3) uint8, BGR; left as it is.
-        tasks: tasks to draw, in order; one without a result is left out.
+        tasks: tasks to draw, in order; one without a result, or without the result of a task that
+            it requires, is left out.
         decoded: task name -> decoded result, of these tasks and those they require.
 
     Returns:
         BGR picture: of the same size when no task is dense, else a grid of panels.
     """
     size = (picture.shape[0], picture.shape[1])
-    found = [task for task in tasks if task.name in decoded]
+    found = [task for task in tasks if all(n in decoded for n in (task.name, *task.requires))]
     dense = [task for task in found if is_dense(decoded[task.name], size)]
     marked = picture.copy()
     for task in found:
