@@ -24,7 +24,7 @@ def prune_verb(
         typer.Option("--data", help="Folder with a training split; may be given again."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Recipe with [prune] and [recover].")
+        Path | None, typer.Option("--config", "-c", help="Recipe; its prune and recover sections.")
     ] = None,
     method: Annotated[
         str | None,

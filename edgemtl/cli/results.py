@@ -21,7 +21,7 @@ def gate_verb(
     run: Annotated[Path, typer.Argument(help="Run folder or bundle.", metavar="RUN|BUNDLE")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Recipe whose [gates] to judge by."),
+        typer.Option("--config", "-c", help="Recipe whose gates to judge by."),
     ] = None,
     assign: Annotated[
         list[str] | None,
