@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgemtl.report.load import load_run
+from edgemtl.report.load import RunData, load_run
 from edgemtl.report.summary import Summary, summarise_run
 from edgemtl.report.texttables import aligned, main_tables, simple
 from edgemtl.report.untrusted import shown
@@ -60,7 +60,7 @@ def plain_text(folder: Path) -> str:
     for table in main_tables(summary):
         lines += [*aligned(table), ""]
     lines += _told(summary)
-    lines += [f"{word:<8} {simple(value)}" for word, value in _places(folder)]
+    lines += [f"{word:<8} {simple(value)}" for word, value in _places(folder, run)]
     return "\n".join(lines) + "\n"
 
 
@@ -73,10 +73,9 @@ def _told(summary: Summary) -> list[str]:
     return lines
 
 
-def _places(folder: Path) -> list[tuple[str, str]]:
+def _places(folder: Path, run: RunData) -> list[tuple[str, str]]:
     """Where the results are, of those that there are."""
-    run = load_run(folder).run
-    bundle = folder / run.bundle if run and run.bundle else None
+    bundle = folder / run.run.bundle if run.run and run.run.bundle else None
     report = folder / "report.html"
     places = [("bundle", str(bundle))] if bundle and bundle.exists() else []
     return (
@@ -93,7 +92,8 @@ def _print_rich(folder: Path, console: Console) -> None:
         # Text, not markup, and no control characters: a task may be called "[red]" or "\\x1b[2J".
         return Text(shown(words), style=style)
 
-    summary = summarise_run(load_run(folder))
+    run = load_run(folder)
+    summary = summarise_run(run)
     for found in main_tables(summary):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for index, header in enumerate(found.headers):
@@ -113,5 +113,5 @@ def _print_rich(folder: Path, console: Console) -> None:
     console.print(text(verdict.reason))
     for step in summary.next_steps:
         console.print(text(f"next: {step}"))
-    for word, value in _places(folder):
+    for word, value in _places(folder, run):
         console.print(text(f"{word:<8} {value}"), soft_wrap=True)

@@ -271,6 +271,38 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert {e.attributes["src"][:11] for e in page.all("img")} == {"data:image/"}
 
 
+def test_any_task_is_shown(tmp_path: Path) -> None:
+    """Tasks of a user's own network, one of which nobody said how to judge."""
+    folder = write_run(tmp_path / "run")
+
+    def dense(data: dict[str, Any]) -> None:
+        depth = {"key": "rmse_m", "label": "depth RMSE", "direction": "lower", "unit": "m"}
+        data["metrics"] = {"distance": {"primary": depth, "secondary": []}}
+        for side, value in (("reference", 0.5), ("artefact", 0.25)):
+            data[side]["tasks"] = {"distance": {"rmse_m": value}, "odd": {"score": value}}
+            data[side]["counts"] = {"distance": 7, "odd": 7}
+
+    edit(folder, "accuracy.json", dense)
+    page = parse(render_html(load_run(folder)))
+    table = next(s for s in page.all("section") if s.attributes["id"] == "accuracy")
+    rows = [[cell.text for cell in row.all("td")] for row in table.all("tr")[1:]]
+    assert [cells[1:4] for cells in rows] == [
+        ["0.500\u202fm", "0.250\u202fm", "50\u202f% better"],
+        ["0.500", "0.250", "unknown"],
+    ]
+
+
+def test_an_artefact_that_is_the_same_file_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for name in ("reference", "comparison"):
+        (folder / "bench" / f"{name}.json").unlink()
+    (folder / "bench" / "identical.json").write_text('{"identical": true}', "utf-8")
+    page = parse(render_html(load_run(folder)))
+    latency = next(s for s in page.all("section") if s.attributes["id"] == "latency")
+    assert "byte for byte" in latency.text
+    assert [c.text for c in latency.all("tr")[1].all("td")][:2] == ["same file", "20.0\u202fms"]
+
+
 def test_same_run_gives_the_same_page(variant: Any) -> None:
     folder = variant("gates-fail")
     assert render_html(load_run(folder)) == render_html(load_run(folder))
