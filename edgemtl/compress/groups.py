@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgemtl.compress.tracing import Counted, Origin, Trace, trace
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
+from edgemtl.models.surgery import example_images
 
 Role = Literal["producer", "consumer", "follower"]
 #: the narrowest a group may become, as a share of its width
@@ -116,8 +117,8 @@ def channel_groups(
 
     Outputs of tasks keep their width, as do all channels that meet an operation whose result
     depends on how many there are, or code that counts them by hand. A group that cannot be cut
-    although the graph allows it (a size written as a number into the forward) is left out: each
-    group is tried by cutting one unit and looking at the outputs' shapes.
+    although the graph allows it (a size written as a number into the forward) is left out: every
+    group is tried (see trial.py).
 
     Args:
         network: left as it is.
@@ -126,13 +127,13 @@ def channel_groups(
     Raises:
         UsageError: a task the network does not have.
     """
-    from edgemtl.compress.trial import with_attributes
+    from edgemtl.compress.trial import tried
 
     wanted = {task.name for task in network.selected(tasks)}
     traced = _traced(network)
     groups = _grouped(traced, network)
     modules = dict(network.named_modules())
-    groups = with_attributes(network, groups, lambda group: _candidates(modules, traced, group))
+    groups = tried(network, groups, lambda group: _candidates(modules, traced, group))
     return tuple(group for group in groups if wanted & set(group.tasks))
 
 
@@ -142,8 +143,7 @@ def _traced(network: MultiTaskNetwork) -> Trace:
         if isinstance(module, DeformableConv2d):
             module.lowering = "portable"  # of operators that the tracer knows
 
-    device = next((p.device for p in copied.parameters()), None)
-    images = copied.example_input().to(device)
+    images = example_images(copied)
 
     def run(module: nn.Module) -> Mapping[str, Sequence[Tensor]]:
         answers = module(images)

@@ -127,35 +127,57 @@ def _elementwise(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
     tracer.attach(target, tuple(Field(f.labels) for f in fields))
 
 
+def _channelwise(tracer: Tracer, source: Tensor) -> Fields:
+    """Fields of (B, C, ...) that vary along axis 1 alone.
+
+    Where a label varies over places too (behind a pixel shuffle), the places of a channel belong
+    together.
+    """
+    made = []
+    for item in tracer.fields(source):
+        if 1 not in item.axes:
+            tracer.atoms.fix(item.core())
+            continue
+        core = np.moveaxis(item.core(), 1, 0)
+        channels = core.reshape(core.shape[0], -1)
+        tracer.atoms.unite(channels, channels[:, :1])
+        made.append(Field(along(channels[:, 0], source.shape, 1)))
+    return tuple(made)
+
+
 def _spatial(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
-    """The first tensor's axes may change in size unless it is labelled along them."""
+    """Places may change in number, channels may not; what else goes in (a grid) has no channels."""
     target, (source, *others) = _first(result), _tensors_of(values)
     for tensor in others:
         tracer.fix(tracer.fields(tensor))
-    kept = []
-    for item in tracer.fields(source):
-        if (
-            target.dim() == source.dim()
-            and max(item.axes) <= 1
-            and all(source.shape[axis] == target.shape[axis] for axis in item.axes)
-        ):
-            kept.append(Field(item.labels))
-        else:
-            tracer.atoms.fix(item.core())
-    tracer.attach(target, _fit(target, kept))
+    fields = _channelwise(tracer, source)
+    if source.dim() < 3 or target.shape[:2] != source.shape[:2]:
+        tracer.fix(fields)
+        return
+    tracer.attach(target, _fit(target, fields))
+
+
+def _bound(tracer: Tracer, item: Field, axes: set[int]) -> bool:
+    """What is computed jointly over ``axes`` cannot lose part of them, only a whole slice.
+
+    Returns:
+        Whether there are slices to lose: the label varies along another axis too.
+    """
+    core = item.core()
+    if set(item.axes) <= axes:
+        tracer.atoms.fix(core)
+        return False
+    for axis in axes & set(item.axes):
+        tracer.atoms.unite(core, np.take(core, [0], axis=axis))
+    return True
 
 
 def _blocked(tracer: Tracer, source: Tensor, axes: Sequence[int], result: Any) -> None:
-    """What is computed jointly over these axes cannot lose part of them; the shape stays."""
+    """Something is computed jointly over these axes; the shape stays."""
     target = _first(result)
     blocked = {axis % source.dim() for axis in axes}
-    kept = []
-    for item in tracer.fields(source):
-        if blocked & set(item.axes):
-            tracer.atoms.fix(item.core())
-        else:
-            kept.append(Field(item.labels))
-    tracer.attach(target, tuple(kept))
+    kept = [item for item in tracer.fields(source) if _bound(tracer, item, blocked)]
+    tracer.attach(target, tuple(Field(item.labels) for item in kept))
 
 
 def _reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -> None:
@@ -168,13 +190,11 @@ def _reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -
     keepdim = target.dim() == source.dim()
     kept = []
     for item in tracer.fields(source):
-        if gone & set(item.axes):
-            tracer.atoms.fix(item.core())
-            continue
-        labels = item.labels
-        for axis in sorted(gone, reverse=True):
-            labels = labels.narrow(axis, 0, 1) if keepdim else labels.select(axis, 0)
-        kept.append(Field(labels))
+        if _bound(tracer, item, gone):
+            labels = item.labels
+            for axis in sorted(gone, reverse=True):
+                labels = labels.narrow(axis, 0, 1) if keepdim else labels.select(axis, 0)
+            kept.append(Field(labels))
     tracer.attach(target, tuple(kept))
 
 
@@ -439,12 +459,7 @@ def _add_bias(
 def _convolution(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
     source, weight, bias = args[:3]
     transposed, groups = args[6], args[8]
-    incoming, fields = [], tracer.fields(weight)
-    for item in tracer.fields(source):
-        if item.axes == (1,):
-            incoming.append(item)
-        else:
-            tracer.atoms.fix(item.core())
+    incoming, fields = list(_channelwise(tracer, source)), tracer.fields(weight)
     to, by = (1, 0) if transposed else (0, 1)
     inner = [f for f in fields if by in f.axes]
     outer = [f for f in fields if to in f.axes]

@@ -57,6 +57,13 @@ def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]
         raise InputRefused("the pruning record changes the shapes of the network's outputs")
 
 
+def example_images(network: MultiTaskNetwork) -> Tensor:
+    """(1, 3, H, W) noise where the network's weights are, in their type."""
+    images = network.example_input()
+    first = next((p for p in network.parameters() if p.is_floating_point()), None)
+    return images if first is None else images.to(first)
+
+
 @torch.no_grad()
 def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
     """Output name -> shape for one picture.
@@ -64,7 +71,7 @@ def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
     A large network is run on torch's "meta" device, which knows shapes and no values, if it can
     run there; a small one for real, which is quicker than loading the code of that device.
     """
-    images, training = network.example_input(), network.training
+    images, training = example_images(network), network.training
     if sum(parameter.numel() for parameter in network.parameters()) > _LARGE:
         try:
             answers = copy.deepcopy(network).eval().to("meta")(images.to("meta"))
@@ -72,8 +79,7 @@ def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
         except (NotImplementedError, RuntimeError):
             pass  # an operator without a meta kernel, or code that looks at values
     try:
-        device = next((parameter.device for parameter in network.parameters()), None)
-        answers = network.eval()(images.to(device))
+        answers = network.eval()(images)
     finally:
         network.train(training)
     return {name: tuple(value.shape) for name, value in answers.items()}
@@ -90,10 +96,16 @@ def apply_record(network: nn.Module, record: Mapping[str, Any]) -> None:
     owners = _owners(network)
     touched = set()
     for tensor, dim, keep in tensors:
-        for owner, local in owners[id(tensor)]:
+        places = owners[id(tensor)]
+        current: Tensor = getattr(*places[0])
+        shorter = current.index_select(dim, keep.to(current.device))
+        parameter = nn.Parameter(shorter, requires_grad=current.requires_grad)
+        for owner, local in places:  # several for a shared tensor, which stays shared
+            if local in owner._parameters:
+                owner._parameters[local] = parameter
+            else:
+                owner._buffers[local] = shorter
             touched.add(owner)
-            current = getattr(owner, local)
-            _replace(owner, local, current.index_select(dim, keep.to(current.device)))
     for module, name, value in attributes:
         setattr(module, name, value)
     for module in touched:
@@ -109,14 +121,6 @@ def _owners(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
             if tensor is not None:
                 found.setdefault(id(tensor), []).append((module, local))
     return found
-
-
-def _replace(owner: nn.Module, local: str, value: Tensor) -> None:
-    old = owner._parameters.get(local)
-    if old is not None:
-        owner._parameters[local] = nn.Parameter(value, requires_grad=old.requires_grad)
-    else:
-        owner._buffers[local] = value
 
 
 def _sync_sizes(module: nn.Module) -> None:
