@@ -1,10 +1,12 @@
-"""Makes ``tests/support`` importable as ``support``, and property tests repeatable."""
+"""Makes ``tests/support`` importable, property tests repeatable, and keeps the user's cache out."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -12,3 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 # The same examples on every run and machine: a failure found once is found again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of stage results for this session alone, here and in processes that tests start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEMTL_CACHE", str(folder))
+        yield folder

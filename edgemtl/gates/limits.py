@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from edgemtl.errors import UsageError
 
@@ -35,6 +44,15 @@ NotNegative = Annotated[Annotated[float, Field(ge=0)] | None, _Off]
 
 class _Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _off_is_written_false(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out, a default that was switched off would be on again when it is read back.
+        data: dict[str, Any] = write(self)
+        for name, key in type(self).model_fields.items():
+            if key.default is not None and getattr(self, name) is None:
+                data[name] = False
+        return data
 
 
 class TaskLimits(_Limits):
@@ -90,6 +108,12 @@ class CostLimits(_Limits):
         if {"macs_ratio", "flops_ratio"} <= self.model_fields_set:
             raise ValueError("macs_ratio and flops_ratio are one limit, set one of them")
         return self
+
+    @model_serializer(mode="wrap")
+    def _one_name_is_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = self._off_is_written_false(write)
+        data.pop("flops_ratio", None)
+        return data | {"macs_ratio": False if self.macs is None else self.macs}
 
     @property
     def macs(self) -> float | None:
