@@ -18,8 +18,8 @@ from edgemtl.errors import InputRefused
 
 #: a face picture is scaled by this relative to its letterboxed size (and cut off by the canvas)
 FACE_SCALES = (0.35, 1.7)
-#: every other time the scale is drawn so that one face of the picture gets a side within this range
-#: (in pixels; as a share of the canvas), or heads for small faces would neither be trained nor judged
+#: every other time the scale is drawn so that one face of the picture gets a side in this range (in
+#: pixels; as a share of the canvas), or heads for small faces would neither be trained nor judged
 SMALLEST_DRAWN_PX, LARGEST_DRAWN = 12.0, 0.6
 #: a random part of a picture with dense labels, as a share of each side
 DENSE_SHARES = (0.6, 1.0)
@@ -53,7 +53,7 @@ def random_view(sample: Sample, spec: InputSpec, rng: np.random.Generator) -> Pr
 
 
 def rescaled(sample: Sample, spec: InputSpec, rng: np.random.Generator) -> Sample:
-    """A picture of faces at another scale, so that its faces are seen at all sizes; no other change.
+    """A picture of faces at another scale, so that faces are seen at all sizes.
 
     Pictures without faces are returned as they are.
     """
@@ -70,14 +70,14 @@ def prepare_all(dataset: Dataset, spec: InputSpec, seed: int) -> list[Prepared]:
     Raises:
         InputRefused: no picture decodes.
     """
-    rng = np.random.default_rng([seed, 1])
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    found = []
-    for number, sample in enumerate(dataset.subset([int(i) for i in order])):
-        found.append(prepare(rescaled(sample, spec, rng) if number % 2 else sample, spec))
+    rng = np.random.default_rng(seed)
+    found = [
+        prepare(rescaled(sample, spec, rng) if number % 2 else sample, spec)
+        for number, sample in enumerate(dataset)
+    ]
     if not found:
         raise InputRefused("no picture could be read", where=dataset.name)
-    return found
+    return [found[int(index)] for index in rng.permutation(len(found))]
 
 
 def _place_faces(

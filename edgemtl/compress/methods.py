@@ -21,6 +21,8 @@ from edgemtl.files import write_atomically
 
 #: steps of the bisection for the share to remove
 BISECTIONS = 40
+#: for the estimate: checks per group, and pictures per check
+USUAL_CHECKS, USUAL_IMAGES = 2.5, 40
 
 
 @register_method("pagcp")
@@ -42,6 +44,7 @@ def pagcp(job: Job) -> Found:
             state = search.to_state()
             write_atomically(path, lambda stream: torch.save(state, stream))
 
+    job.tell(_estimate(job))
     search = Search(
         choices=job.choices,
         oracle=oracle,
@@ -72,6 +75,22 @@ def pagcp(job: Job) -> Found:
             )
     return Found(
         search.keep, oracle.committed, tuple(search.steps), ratio, oracle.spent, tuple(notes)
+    )
+
+
+def _estimate(job: Job) -> str:
+    """What one sweep is going to cost, from what the dense losses took."""
+    oracle, traced = job.oracle, job.traced
+    images = sum(batch.count for batch in oracle.batches)
+    per_image = oracle.spent.seconds / max(images, 1)
+    share = [
+        sum(step.macs for step in traced.steps if step.bits & bit) / traced.macs
+        for bit in traced.bit.values()
+    ]
+    seconds = sum(share) * USUAL_CHECKS * min(USUAL_IMAGES, images) * per_image
+    return (
+        f"{len(job.groups)} groups, {images} held-out pictures: a sweep takes about "
+        f"{seconds / 60:.1f} min"
     )
 
 

@@ -12,7 +12,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from torch import nn
 from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.batches import Prepared, images_of, targets_of
 from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
-from edgemtl.compress.slices import Joined
 from edgemtl.data.samples import Dataset, Sample
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import write_atomically
@@ -127,7 +126,8 @@ class Pictures:
     """Random training pictures; decoded ones are kept while memory allows."""
 
     def __init__(self, dataset: Dataset, network: MultiTaskNetwork, options: RecoverOptions):
-        parts = dataset.parts if isinstance(dataset, Joined) else (dataset,)
+        # Each of several data sets is drawn from equally often, however large it is.
+        parts: Sequence[Dataset] = getattr(dataset, "parts", (dataset,))
         self._parts = [part for part in parts if len(part)]
         size = options.size or network.input_spec.size
         self._spec = replace(network.input_spec, size=size)
@@ -289,6 +289,26 @@ class Recovery:
             progress.seconds,
         )
 
+    def seconds_per_step(self, steps: int) -> float:
+        """How long a step takes here and now; the weights are left as they were."""
+        kept = copy.deepcopy(self.network.state_dict()), copy.deepcopy(self.progress)
+        student, dense = SharedFeatures(self.network), SharedFeatures(self.teacher)
+        batches = [self._pictures.batch(step) for step in range(steps + 1)]
+        try:
+            self._step(batches[0], student, dense)
+            started = time.monotonic()
+            for batch in batches[1:]:
+                self._step(batch, student, dense)
+            seconds = (time.monotonic() - started) / steps
+        finally:
+            student.remove()
+            dense.remove()
+        self.network.load_state_dict(kept[0])
+        self.average.load_state_dict(kept[0])
+        self._optimiser.state.clear()
+        self.progress = kept[1]
+        return seconds
+
     def _settled(self) -> bool:
         stale = self.progress.stale
         return bool(stale) and all(
@@ -392,7 +412,7 @@ class Recovery:
             if drop < progress.best_of_task.get(name, math.inf) - SMALLEST_GAIN:
                 progress.best_of_task[name] = drop
                 progress.stale[name] = 0
-            elif drop == worst and drop > progress.best_of_task[name] + SMALLEST_GAIN:
+            elif drop == worst and drop > progress.best_of_task.get(name, drop) + SMALLEST_GAIN:
                 progress.stale[name] = 0  # it suffers from the others' training: let it fight back
             else:
                 progress.stale[name] = progress.stale.get(name, 0) + 1

@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgemtl.data.samples import Dataset, Sample
+from edgemtl.data.concat import Concatenated
+from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
-
-
-class Joined:
-    """Several data sets as one, in order; training draws from each equally often.
-
-    Attributes:
-        parts: the data sets.
-        problems: of all parts, as of the last iteration.
-    """
-
-    def __init__(self, parts: Sequence[Dataset]) -> None:
-        self.parts = tuple(parts)
-        self.name = " + ".join(part.name for part in parts)
-        self.problems: list[str] = []
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for part in self.parts:
-            yield from part
-        self.problems = [problem for part in self.parts for problem in part.problems]
-
-    def subset(self, indices: Sequence[int]) -> Joined:
-        """The samples at these positions, in this order."""
-        ends = np.cumsum([len(part) for part in self.parts])
-        runs: list[tuple[int, list[int]]] = []
-        for index in indices:
-            which = int(np.searchsorted(ends, index, side="right"))
-            local = int(index - (ends[which] - len(self.parts[which])))
-            if not runs or runs[-1][0] != which:
-                runs.append((which, []))
-            runs[-1][1].append(local)
-        return Joined([self.parts[which].subset(local) for which, local in runs])
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the parts' fingerprints."""
-        text = "\n".join(part.fingerprint() for part in self.parts)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,4 +54,4 @@ class PruneData:
             cuts = (order[: ends[0]], order[ends[0] : ends[1]], sorted(order[ends[1] :]))
             for part, indices in zip(parts, cuts, strict=True):
                 part.append(dataset.subset(indices))
-        return PruneData(Joined(parts[0]), Joined(parts[1]), Joined(parts[2]))
+        return PruneData(*(Concatenated(part) for part in parts))

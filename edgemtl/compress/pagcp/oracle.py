@@ -199,7 +199,12 @@ class Oracle:
             rises.append(after - self._losses[index])
             stacked = np.concatenate(rises)
             labelled = self._labelled[: len(stacked)]
-            verdict = judge(stacked, slack, labelled, index == len(self.batches) - 1)
+            verdict = judge(
+                stacked[:, columns],
+                slack[columns],
+                labelled[:, columns],
+                index == len(self.batches) - 1,
+            )
             self._add(0, batch.count, started=None)
             if verdict is not Verdict.OPEN:
                 break

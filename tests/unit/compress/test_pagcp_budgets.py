@@ -100,6 +100,13 @@ def test_too_few_labels_decide_nothing_early_and_none_at_all_do_not_count() -> N
     assert judge(rises, slack, labelled, True) is Verdict.ACCEPT
 
 
+def test_what_changes_few_pictures_is_not_judged_early() -> None:
+    rises = np.zeros((40, 1))
+    rises[3] = 0.5
+    assert judge(rises, np.array([0.1]), _labels(rises), False) is Verdict.OPEN
+    assert judge(rises, np.array([0.1]), _labels(rises), True) is Verdict.ACCEPT
+
+
 def test_not_a_number_is_rejected() -> None:
     rises = np.zeros((20, 1))
     rises[3] = np.nan
