@@ -19,9 +19,9 @@ from edgemtl.export.onnx_export import prepare
 from edgemtl.export.probe import Probe
 from edgemtl.models.base import MultiTaskNetwork
 
-#: a layer differs when it is off by more than this share of its output's range: well above the
-#: noise of another summation order (about 1e-6), well below what float32 parity allows at the end
-LAYER_TOLERANCE = 1e-5
+#: a layer differs when it is off by more than this share of its output's range. Another
+#: order of summation moves layers of a trained network by up to 1e-5; the end may be off by 1e-4.
+LAYER_TOLERANCE = 5e-5
 #: tensors looked at in one run, which bounds the memory
 _AT_ONCE = 64
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -35,51 +36,28 @@ def modules_of(model: ModelProto) -> dict[str, str]:
     }
 
 
-def _scope_atom(path: str) -> str:
-    """The part of a module path that the exporter writes for one call.
+def tell_full_paths(root: nn.Module) -> None:
+    """Make the trace that is under way name each called module by its full path.
 
-    It is the last component, and when that is a number also what precedes it: ``levels.0`` for
-    ``head.levels.0``.
+    To be called from ``root``'s forward. Left alone the exporter shortens paths (``first.same`` and
+    ``second.same`` both to ``same``), so that a node could not be traced back for certain. The map
+    it reads is internal to torch; without it nodes get names, but no module.
     """
-    atoms = path.split(".")
-    start = len(atoms) - 1
-    while start > 0 and atoms[start].isdigit():
-        start -= 1
-    return ".".join(atoms[start:])
+    scopes = getattr(torch.jit._trace, "_trace_module_map", None)
+    if scopes is None:
+        return
+    for path, module in root.named_modules():
+        if path and module in scopes:
+            kind = scopes[module].partition("::")[0]
+            scopes[module] = f"{kind}::{path}"
 
 
-class _ScopeReader:
-    """Turns the exporter's call scopes into module paths of the network.
-
-    The exporter writes one component per module *called*, so containers that are only indexed
-    (``nn.ModuleList``, ``nn.ModuleDict``) are missing from a scope and have to be found again.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        self._paths = [name for name, _ in root.named_modules() if name]
-        self._known: dict[tuple[str, str], str] = {}
-
-    def _step(self, parent: str, atom: str) -> str:
-        """Path of the module that ``parent`` called and the exporter wrote as ``atom``.
-
-        The nearest descendant of that name; the parent itself when two are equally near, which
-        names the layer less exactly but never wrongly.
-        """
-        key = (parent, atom)
-        if key not in self._known:
-            prefix = f"{parent}." if parent else ""
-            found = [p for p in self._paths if p.startswith(prefix) and _scope_atom(p) == atom]
-            depth = min((path.count(".") for path in found), default=0)
-            nearest = [path for path in found if path.count(".") == depth]
-            self._known[key] = nearest[0] if len(nearest) == 1 else parent
-        return self._known[key]
-
-    def path(self, scope: list[str]) -> str:
-        """Module path of a scope such as ``["network", "levels.0", "box"]``."""
-        current = ""
-        for atom in scope:
-            current = self._step(current, atom)
-        return current
+def _module_path(scope: str, paths: set[str]) -> str:
+    """The module of a call scope; the second call of ``stem`` has the scope ``stem_1``."""
+    if scope in paths:
+        return scope
+    first = scope.rpartition("_")[0]
+    return first if first in paths else ""
 
 
 def name_after_modules(model: ModelProto, root: nn.Module, prefix: str) -> None:
@@ -87,10 +65,10 @@ def name_after_modules(model: ModelProto, root: nn.Module, prefix: str) -> None:
 
     Args:
         model: as the exporter wrote it.
-        root: the module that was exported.
+        root: the module that was exported, having called :func:`tell_full_paths`.
         prefix: path of the network within ``root``, with the dot; left away in all names.
     """
-    reader = _ScopeReader(root)
+    paths = {path for path, _ in root.named_modules()}
     outside = {value.name for value in (*model.graph.input, *model.graph.output)}
     weights = {initializer.name for initializer in model.graph.initializer}
     used: set[str] = set()
@@ -106,7 +84,8 @@ def name_after_modules(model: ModelProto, root: nn.Module, prefix: str) -> None:
 
     for node in model.graph.node:
         *scope, operator = [part for part in node.name.split("/") if part] or [node.op_type]
-        path = (reader.path(scope) + ".").removeprefix(prefix).rstrip(".")
+        path = _module_path(scope[-1], paths) if scope else ""
+        path = f"{path}.".removeprefix(prefix).rstrip(".")
         node.name = unique(f"{path}/{operator}" if path else operator)
         _name_weights(node, weights, tensors, prefix, unique)
         for index, name in enumerate(node.output):

@@ -35,7 +35,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from edgemtl.errors import StageFailed
 from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
 from edgemtl.export.folds import fold_batch_norms, inline_identities
-from edgemtl.export.naming import modules_of, name_after_modules
+from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 
@@ -102,6 +102,7 @@ class _InOrder(nn.Module):
         self._outputs = network.output_names(tasks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        tell_full_paths(self)
         answers = self.network(images, self._tasks)
         return tuple(answers[name] for name in self._outputs)
 
