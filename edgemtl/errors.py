@@ -79,6 +79,12 @@ def unexpected(error: Exception) -> EdgemtlError:
     )
 
 
+    def to_dict(self) -> dict[str, str]:
+        """Plain data for ``run.json``: ``message``, and ``where`` and ``hint`` if there are any."""
+        parts = {"message": self.message, "where": self.where, "hint": self.hint}
+        return {key: text for key, text in parts.items() if text is not None}
+
+
 class UsageError(EdgemtlError):
     """A flag, a recipe key or a value that does not make sense."""
 

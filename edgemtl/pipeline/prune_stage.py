@@ -88,7 +88,9 @@ class Prune(Stage):
         state = context.cache.work_folder(self.name, self.key(context))
         result = prune(context.dense, data, self._options(context), tell, state)
         save(from_network(result.network, {"pruned_from": context.model.name}), folder / CHECKPOINT)
-        write_json(folder / PRUNE, result.to_dict())
+        story = result.to_dict()
+        story["steps"] = [step for one in story["rounds"] for step in one["steps"]]
+        write_json(folder / PRUNE, story)
         kept = result.pruned.macs / result.dense.macs
         tell(f"{kept:.1%} of the multiply-accumulates kept, by {result.method}")
         for note in result.notes:
