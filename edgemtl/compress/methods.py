@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.importance import l1_importance
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.search import Search
@@ -94,23 +94,10 @@ def _estimate(job: Job) -> str:
     )
 
 
-def l1_importance(job: Job, group: ChannelGroup) -> NDArray[np.float64]:
-    """(width,) sum over the layers that write the group of the mean |weight| of each channel."""
-    total = np.zeros(group.width)
-    for member in group.with_role("producer"):
-        weight = job.network.get_parameter(member.tensor).detach()
-        if weight.dim() < 2:
-            continue
-        other = [axis for axis in range(weight.dim()) if axis != member.dim]
-        size = weight.abs().mean(dim=other).double().numpy()
-        total += size[np.array(member.positions)].reshape(group.width, -1).sum(axis=1)
-    return total
-
-
 @register_method("l1-uniform")
 def l1_uniform(job: Job) -> Found:
     """The same share of every group, smallest weights first."""
-    importance = {group.name: l1_importance(job, group) for group in job.groups}
+    importance = {group.name: l1_importance(job.network, group) for group in job.groups}
 
     def masks(share: float) -> dict[str, Tensor]:
         return {
@@ -126,7 +113,7 @@ def l1_global(job: Job) -> Found:
     """Smallest weights of the whole network, relative to their group's mean."""
     importance = {}
     for group in job.groups:
-        values = l1_importance(job, group)
+        values = l1_importance(job.network, group)
         importance[group.name] = values / max(float(values.mean()), 1e-12)
     return _global(job, importance, Spent())
 

@@ -311,7 +311,9 @@ def register_method(name: str) -> Callable[[Method], Method]:
 
 def methods() -> list[str]:
     """Names of the methods."""
-    import edgemtl.compress.methods  # noqa: F401 - registers them
+    import edgemtl.compress.knapsack
+    import edgemtl.compress.methods
+    import edgemtl.compress.paper  # noqa: F401 - importing them registers the methods
 
     return sorted(METHODS)
 

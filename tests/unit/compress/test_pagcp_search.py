@@ -1,0 +1,279 @@
+"""The search on a small dense-prediction network that has nothing to do with faces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.data import write_dense_folder
+from support.dense_family import TinyDense, build
+
+from edgemtl.compress.augmentation import prepare_all
+from edgemtl.compress.batches import images_of, targets_of
+from edgemtl.compress.cost import CostModel, Goals
+from edgemtl.compress.cut import cut
+from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.masking import MaskedNetwork
+from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.prune import Job, PruneOptions, methods, prune
+from edgemtl.compress.slices import PruneData
+from edgemtl.data.dense import DenseFolder
+from edgemtl.errors import StageFailed, UsageError
+
+ALL_METHODS = [
+    "pagcp",
+    "pagcp-paper",
+    "l1-uniform",
+    "l1-global",
+    "taylor-global",
+    "unanimous",
+    "knapsack",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
+    root = write_dense_folder(tmp_path_factory.mktemp("dense"), "train", count=30, seed=3)
+    return DenseFolder.open(root, "train")
+
+
+@pytest.fixture(scope="module")
+def network(pictures: DenseFolder) -> TinyDense:
+    """Trained for a moment, so that its losses and its channels mean something."""
+    torch.manual_seed(0)
+    network = build()
+    prepared = prepare_all(pictures, network.input_spec, 0)
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    network.train()
+    for step in range(40):
+        part = [prepared[(step * 8 + i) % len(prepared)] for i in range(8)]
+        outputs = network(images_of(part))
+        losses = [
+            task.loss(outputs, targets_of(part, task, network.input_spec.size))
+            for task in network.tasks
+        ]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def data(pictures: DenseFolder) -> PruneData:
+    return PruneData.split([pictures], oracle=16, calibration=8)
+
+
+def _job(network: TinyDense, data: PruneData, options: PruneOptions, goals: Goals) -> Job:
+    spec = network.input_spec
+    prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
+    return Job(deepcopy(network), prepared, options, goals, None, None, lambda line: None, None)
+
+
+def test_re_running_the_suffix_equals_running_everything(network: TinyDense) -> None:
+    groups = channel_groups(network)
+    masked = MaskedNetwork(network, groups)
+
+    def run(images: torch.Tensor, gates: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        masked.use_gates(gates)
+        return masked(images)
+
+    images = network.example_input(4)
+    traced = TracedNetwork(run, images, {group.name: group.width for group in groups})
+    store: dict[int, torch.Tensor] = {}
+    names = list(traced.outputs)
+    whole, spent = traced.evaluate(images, State(), store, 0, names, keep=True)
+    assert spent == traced.macs
+    masked.use_gates({})
+    for group in groups:
+        keep = torch.rand(group.width, generator=torch.Generator().manual_seed(1)) > 0.5
+        keep[0] = True
+        state = State().changed(group.name, keep.float())
+        found, part = traced.evaluate(images, state, store, traced.bit[group.name], names)
+        afresh, _ = traced.evaluate(images, state, {}, 0, names)
+        with torch.no_grad():
+            smaller = cut(network, {group.name: keep}, groups)(images)
+        assert part < spent
+        for name in names:
+            torch.testing.assert_close(found[name], afresh[name], rtol=0, atol=0)
+            span = float(smaller[name].abs().max())
+            # kept outputs are rounded to half precision on the way
+            torch.testing.assert_close(found[name], smaller[name], rtol=0, atol=4e-3 * span)
+            if not traced.bits_of([name]) & traced.bit[group.name]:
+                torch.testing.assert_close(found[name], whole[name], rtol=0, atol=0)
+
+
+def test_the_cost_model_equals_counting_the_cut_network(network: TinyDense) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    groups = channel_groups(network)
+    masked = MaskedNetwork(network, groups)
+
+    def run(images: torch.Tensor, gates: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        masked.use_gates(gates)
+        return masked(images)
+
+    traced = TracedNetwork(
+        run, network.example_input(2), {group.name: group.width for group in groups}
+    )
+    model = CostModel(network, groups, traced, 2)
+    keep = {}
+    for number, group in enumerate(groups):
+        keep[group.name] = torch.arange(group.width) % (2 + number % 3) == 0
+    smaller = cut(network, keep, groups)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        smaller(network.example_input(1))
+    found = model.of(keep)
+    assert found.params == sum(p.numel() for p in smaller.parameters())
+    assert found.macs == pytest.approx(counter.get_total_flops() / 2)
+
+
+def test_budgets_hold_and_the_reference_never_falls(network: TinyDense, data: PruneData) -> None:
+    budgets = {"parts": 1.4, "distance": 1.6}
+    options = PruneOptions(budgets=budgets, channel_multiple=2)
+    result = prune(network, data, options)
+    one = result.rounds[0]
+    assert one.steps
+    for task, ratio in one.loss_ratio.items():
+        assert ratio <= budgets[task] + 0.02
+    shares = [step.macs_share for step in one.steps]
+    assert shares == sorted(shares, reverse=True)
+    assert result.pruned.macs == pytest.approx(shares[-1] * result.dense.macs)
+    assert sum(p.numel() for p in result.network.parameters()) == result.pruned.params
+    for step in one.steps:
+        assert step.width_after < step.width_before and step.width_after % 2 == 0
+        assert step.checks >= 1 and step.images >= 1
+
+
+def test_committed_masks_are_nested_and_references_only_rise(
+    network: TinyDense, data: PruneData
+) -> None:
+    job = _job(network, data, PruneOptions(channel_multiple=2), Goals(macs=0.5))
+    masks: list[dict[str, torch.Tensor]] = []
+    references: list[np.ndarray] = []
+
+    def remember(search: Search) -> None:
+        masks.append(dict(search.keep))
+        references.append(search.oracle.reference.copy())
+
+    search = Search(
+        choices=job.choices,
+        oracle=job.oracle,
+        cost=job.cost,
+        dense=job.dense,
+        goals=job.goals,
+        budgets=None,
+        first={},
+        score=job.score,
+        check=job.check,
+        save=remember,
+    )
+    search.run()
+    assert len(masks) > 2
+    for before, after in pairwise(masks):
+        assert not any(bool((after[name] & ~before[name]).any()) for name in before)
+    for low, high in pairwise(references):
+        assert (high >= low).all()
+
+
+def test_a_step_that_breaks_the_network_is_rolled_back(network: TinyDense, data: PruneData) -> None:
+    job = _job(network, data, PruneOptions(channel_multiple=2), Goals(macs=0.7))
+    broken = job.groups[0].name
+
+    def check(keep: Mapping[str, torch.Tensor]) -> None:
+        if not bool(keep[broken].all()):
+            raise StageFailed("does not run")
+
+    search = Search(
+        choices=job.choices,
+        oracle=job.oracle,
+        cost=job.cost,
+        dense=job.dense,
+        goals=job.goals,
+        budgets=None,
+        first={},
+        score=job.score,
+        check=check,
+    )
+    search.run()
+    assert bool(search.keep[broken].all())
+    assert broken not in search.oracle.committed.gates
+    assert search.steps and broken not in {step.group for step in search.steps}
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_goal_is_reached_and_not_overshot_much(
+    network: TinyDense, data: PruneData, method: str
+) -> None:
+    result = prune(network, data, PruneOptions(method, flops=0.6, channel_multiple=1))
+    assert result.goals_reached
+    assert 0.45 < result.pruned.macs / result.dense.macs <= 0.6
+
+
+def test_a_killed_search_goes_on_to_the_same_end(
+    network: TinyDense, data: PruneData, tmp_path: Path
+) -> None:
+    options = PruneOptions(flops=0.6, channel_multiple=2)
+    whole = prune(network, data, options, state_dir=tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    told: list[str] = []
+
+    def kill(line: str) -> None:
+        told.append(line)
+        if len([text for text in told if "->" in text]) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        prune(network, data, options, kill, tmp_path / "part")
+    lines: list[str] = []
+    resumed = prune(network, data, options, lines.append, tmp_path / "part")
+    assert any("goes on" in line for line in lines)
+    assert resumed.rounds[0].widths == whole.rounds[0].widths
+    assert resumed.network.pruning == whole.network.pruning
+    again: list[str] = []
+    prune(network, data, options, again.append, tmp_path / "part")
+    assert any("finished before" in line for line in again)
+
+
+def test_a_group_of_one_task_changes_only_that_task(network: TinyDense, data: PruneData) -> None:
+    job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
+    name = next(g.name for g in job.groups if g.tasks == ("distance",))
+    gate = torch.zeros(job.by_name[name].width)
+    gate[:2] = 1.0
+    before = job.oracle.spent.macs
+    trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]), False)
+    assert trial.rises[0] == 0.0 and trial.rises[1] != 0.0
+    batches = len(job.oracle.batches)
+    assert job.oracle.spent.macs - before < batches * job.traced.macs
+
+
+def test_clear_errors(network: TinyDense, data: PruneData) -> None:
+    with pytest.raises(UsageError, match="needs a goal"):
+        prune(network, data, PruneOptions("l1-uniform"))
+    with pytest.raises(UsageError, match="no pruning method"):
+        prune(network, data, PruneOptions("magic"))
+    with pytest.raises(UsageError, match="not pruned for"):
+        prune(network, data, PruneOptions(budgets={"pose": 2.0}))
+    with pytest.raises(UsageError, match="kept share"):
+        PruneOptions(flops=40)
+    with pytest.raises(UsageError, match="above 1"):
+        PruneOptions(budgets={"parts": 0.5})
+    with pytest.raises(StageFailed, match="no channel"):
+        prune(network, data, PruneOptions(budgets={"parts": 1.5}, channel_multiple=512))
+    assert set(ALL_METHODS) <= set(methods())
+
+
+def test_unlabelled_tasks_are_named(network: TinyDense, tmp_path: Path) -> None:
+    root = write_dense_folder(tmp_path, "train", count=14, kinds=["segmentation"])
+    data = PruneData.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
+    with pytest.raises(StageFailed, match="'distance'"):
+        prune(network, data, PruneOptions(flops=0.5))
