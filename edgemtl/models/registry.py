@@ -14,7 +14,10 @@ NetworkT = TypeVar("NetworkT", bound=MultiTaskNetwork)
 
 _FAMILIES: dict[str, type[MultiTaskNetwork]] = {}
 #: built-in families and the module that registers each, imported only when asked for
-_BUILT_IN = {"mos": "edgemtl.models.mos.network"}
+_BUILT_IN = {
+    "m3vit": "edgemtl.models.m3vit.network",
+    "mos": "edgemtl.models.mos.network",
+}
 
 
 def register_family(name: str) -> Callable[[type[NetworkT]], type[NetworkT]]:

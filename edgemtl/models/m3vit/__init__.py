@@ -1,0 +1,1 @@
+"""M3ViT: a vision transformer with a mixture of experts and one decoder per dense task."""

@@ -1,0 +1,143 @@
+"""Experts: E small MLPs of which every token uses K, in three equal ways of computing them.
+
+Which way is chosen by ``lowering``; all read the routing's indices (a weight may underflow to zero,
+an index cannot), and all agree to rounding.
+
+- ``gather`` (default): expert by expert, gather the tokens routed to it, compute, add the weighted
+  answers back. K / E of the dense work. Shapes inside depend on the data.
+- ``static``: every expert computes a fixed number of tokens, its capacity. Shapes are static. A
+  token that finds an expert's queue full goes without that expert; how often that happened is
+  counted and returned, so that it cannot stay unseen.
+- ``dense``: every expert computes every token. The reference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl.models.m3vit.gates import Routing
+
+Lowering = Literal["gather", "static", "dense"]
+LOWERINGS: tuple[Lowering, ...] = ("gather", "static", "dense")
+
+
+class Experts(nn.Module):
+    """E times Linear(dim -> hidden), GELU, Linear(hidden -> dim), all with biases.
+
+    Args:
+        experts: E.
+        dim: width of a token.
+        hidden: width inside an expert.
+        lowering: one of :data:`LOWERINGS`.
+        capacity: tokens per expert for ``static``; None for all tokens, which cannot overflow.
+    """
+
+    def __init__(
+        self,
+        experts: int,
+        dim: int,
+        hidden: int,
+        lowering: Lowering = "gather",
+        capacity: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.lowering = lowering
+        self.capacity = capacity
+        self.weight_in = nn.Parameter(torch.empty(experts, hidden, dim))
+        self.bias_in = nn.Parameter(torch.empty(experts, hidden))
+        self.weight_out = nn.Parameter(torch.empty(experts, dim, hidden))
+        self.bias_out = nn.Parameter(torch.empty(experts, dim))
+        # as nn.Linear starts
+        for weight, bias in ((self.weight_in, self.bias_in), (self.weight_out, self.bias_out)):
+            bound = 1 / math.sqrt(weight.shape[2])
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    @property
+    def count(self) -> int:
+        """E."""
+        return self.weight_in.shape[0]
+
+    def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the chosen experts' answers.
+
+        Args:
+            tokens: (T, dim).
+            routing: of these tokens.
+
+        Returns:
+            (T, dim) answers, and (T,) float: how many of a token's K experts had no room for it
+            (always zero unless the lowering is ``static``).
+        """
+        if self.lowering == "static":
+            return self._static(tokens, routing)
+        dropped = torch.zeros_like(tokens[:, 0])
+        if tokens.device.type == "meta":
+            return self._counted(tokens, routing), dropped
+        if self.lowering == "dense":
+            return self._dense(tokens, routing), dropped
+        return self._gather(tokens, routing), dropped
+
+    def _one(self, expert: int, tokens: Tensor) -> Tensor:
+        hidden = F.gelu(F.linear(tokens, self.weight_in[expert], self.bias_in[expert]))
+        return F.linear(hidden, self.weight_out[expert], self.bias_out[expert])
+
+    def _chosen(self, routing: Routing) -> Tensor:
+        """(T, K, E) float, 1 where a token's k-th choice is this expert."""
+        numbers = torch.arange(self.count, device=routing.experts.device)
+        return (routing.experts.unsqueeze(-1) == numbers).to(routing.weights.dtype)
+
+    def _dense(self, tokens: Tensor, routing: Routing) -> Tensor:
+        weights = (self._chosen(routing) * routing.weights.unsqueeze(-1)).sum(dim=1)
+        total = torch.zeros_like(tokens)
+        for expert in range(self.count):
+            total = total + weights[:, expert : expert + 1] * self._one(expert, tokens)
+        return total
+
+    def _gather(self, tokens: Tensor, routing: Routing) -> Tensor:
+        chosen = self._chosen(routing)
+        weights = (chosen * routing.weights.unsqueeze(-1)).sum(dim=1)
+        routed = chosen.sum(dim=1).t()
+        # A trace records what this picture does; an expert it does not use must not be left out.
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        total = torch.zeros_like(tokens)
+        for expert in range(self.count):
+            rows = routed[expert].nonzero().squeeze(1)
+            if not tracing and rows.numel() == 0:
+                continue
+            answers = self._one(expert, tokens.index_select(0, rows))
+            answers = answers * weights[:, expert].index_select(0, rows).unsqueeze(1)
+            total = total.index_put((rows,), answers, accumulate=True)
+        return total
+
+    def _static(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        count, top_k = tokens.shape[0], routing.experts.shape[1]
+        capacity = count if self.capacity is None else min(self.capacity, count)
+        routed = self._chosen(routing).sum(dim=1)
+        # Queues: the first tokens of an expert in order. Counting down makes topk find them; where
+        # there are fewer than the capacity it returns others, whose answers nobody picks up.
+        order = torch.arange(count, 0, -1, device=tokens.device, dtype=routed.dtype).unsqueeze(1)
+        queues = (routed * order).t().topk(capacity, dim=1).indices
+        queued = tokens.index_select(0, queues.reshape(-1)).view(self.count, capacity, -1)
+        hidden = queued @ self.weight_in.transpose(1, 2) + self.bias_in.unsqueeze(1)
+        answers = F.gelu(hidden) @ self.weight_out.transpose(1, 2) + self.bias_out.unsqueeze(1)
+        place = (routed.cumsum(dim=0) - 1).gather(1, routing.experts)
+        room = (place < capacity).to(tokens.dtype)
+        slots = routing.experts * capacity + place.clamp(max=capacity - 1).to(torch.int64)
+        picked = answers.reshape(self.count * capacity, -1).index_select(0, slots.reshape(-1))
+        weights = (routing.weights * room).unsqueeze(-1)
+        total = (picked.view(count, top_k, -1) * weights).sum(dim=1)
+        return total, (1 - room).sum(dim=1)
+
+    def _counted(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """Shapes and work without data: K experts per token, or all of them if dense."""
+        each = self.count if self.lowering == "dense" else routing.experts.shape[1]
+        total = torch.zeros_like(tokens)
+        for expert in range(each):
+            total = total + self._one(expert, tokens)
+        return total

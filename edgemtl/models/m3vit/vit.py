@@ -1,0 +1,272 @@
+"""The backbone: a pre-norm vision transformer whose odd blocks hold experts (M3ViT, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl.models.m3vit.experts import Experts
+from edgemtl.models.m3vit.gates import Gate, Gating, Noise, NoiseSource, Routing, TaskEmbedding
+
+PATCH = 16
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a backbone.
+
+    Attributes:
+        dim: width of a token.
+        depth: blocks.
+        heads: attention heads, a divisor of ``dim``.
+        hidden: width of a dense block's MLP.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    hidden: int
+
+
+@dataclass(frozen=True)
+class ExpertShape:
+    """The mixture of experts in odd blocks.
+
+    Attributes:
+        experts: E; 0 for a dense network.
+        top_k: K.
+        hidden: width of an expert.
+        gating: arrangement of the gates.
+        noise: kind of gate.
+        noise_std: factor on the gate noise in training.
+    """
+
+    experts: int
+    top_k: int
+    hidden: int
+    gating: Gating
+    noise: Noise
+    noise_std: float
+
+
+@dataclass
+class Record:
+    """What a forward leaves behind besides its tokens.
+
+    Attributes:
+        routings: one per layer with experts and per task (one for all tasks with a single gate),
+            in the order of computing.
+        dropped: per layer as above, (B,) float: choices of experts that had no room.
+    """
+
+    routings: list[Routing] = field(default_factory=list)
+    dropped: list[Tensor] = field(default_factory=list)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries, keys and values from one layer, in this order."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {dim}")
+        self.heads = heads
+        self.width = dim // heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, self.width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v)
+        joined: Tensor = self.proj(out.transpose(1, 2).flatten(2))
+        return joined
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Mixture(nn.Module):
+    """Experts behind one gate per name; all tokens are routed, the class token too."""
+
+    def __init__(
+        self, dim: int, shape: ExpertShape, gates: Sequence[str], features: int, source: NoiseSource
+    ) -> None:
+        super().__init__()
+        self.experts = Experts(shape.experts, dim, shape.hidden)
+        self.gates = nn.ModuleDict(
+            {
+                name: Gate(
+                    features, shape.experts, shape.top_k, shape.noise, shape.noise_std, source
+                )
+                for name in gates
+            }
+        )
+
+    def forward(self, x: Tensor, gate: str, embedding: Tensor | None, record: Record) -> Tensor:
+        """(B, N, dim) -> (B, N, dim), through the gate of this name."""
+        batch = x.shape[0]
+        tokens = x.flatten(0, 1)
+        routing: Routing = self.gates[gate](tokens, embedding)
+        answers, dropped = self.experts(tokens, routing)
+        record.routings.append(routing)
+        record.dropped.append(dropped.view(batch, -1).sum(dim=1))
+        out: Tensor = answers.view_as(x)
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then an MLP or a mixture of experts, each behind a norm and around a shortcut."""
+
+    def __init__(self, shape: Shape, mlp: nn.Module) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(shape.dim, eps=EPSILON)
+        self.attn = Attention(shape.dim, shape.heads)
+        self.norm2 = nn.LayerNorm(shape.dim, eps=EPSILON)
+        self.mlp = mlp
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The first half, which no gate changes: (B, N, dim) -> (B, N, dim)."""
+        out: Tensor = x + self.attn(self.norm1(x))
+        return out
+
+    def think(self, x: Tensor, gate: str, embedding: Tensor | None, record: Record) -> Tensor:
+        """The second half, through this gate where there are experts."""
+        if isinstance(self.mlp, Mixture):
+            mixed: Tensor = x + self.mlp(self.norm2(x), gate, embedding, record)
+            return mixed
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def forward(self, x: Tensor, gate: str, embedding: Tensor | None, record: Record) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        return self.think(self.attend(x), gate, embedding, record)
+
+
+#: name of the only gate, where tasks do not have their own
+SHARED = "shared"
+
+
+class Backbone(nn.Module):
+    """Patches to tokens, through all blocks, once per task from the first gate on.
+
+    No norm at the end: each decoder has its own.
+
+    Args:
+        shape: of the transformer.
+        experts: of the mixtures in odd blocks.
+        tasks: names of the tasks, in gate order.
+        size: height and width of the input in pixels, multiples of 16.
+        source: noise for the gates.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        experts: ExpertShape,
+        tasks: Sequence[str],
+        size: tuple[int, int],
+        source: NoiseSource,
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.gating = experts.gating
+        self.patch = nn.Conv2d(3, shape.dim, PATCH, PATCH)
+        self.token = nn.Parameter(torch.zeros(1, 1, shape.dim))
+        count = 1 + (size[0] // PATCH) * (size[1] // PATCH)
+        self.position = nn.Parameter(torch.zeros(1, count, shape.dim))
+        nn.init.trunc_normal_(self.token, std=0.02)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        conditioned = experts.gating == "task_conditioned" and experts.experts > 0
+        self.embedding = TaskEmbedding(len(tasks)) if conditioned else None
+        features = shape.dim + (self.embedding.fc2.out_features if self.embedding else 0)
+        gates = self.tasks if experts.gating == "per_task" else (SHARED,)
+
+        def mlp(index: int) -> nn.Module:
+            if index % 2 == 0 or experts.experts == 0:
+                return Mlp(shape.dim, shape.hidden)
+            return Mixture(shape.dim, experts, gates, features, source)
+
+        self.blocks = nn.ModuleList(Block(shape, mlp(index)) for index in range(shape.depth))
+
+    def mixtures(self) -> list[Mixture]:
+        """The layers with experts, in order."""
+        return [module for module in self.modules() if isinstance(module, Mixture)]
+
+    def keep_tasks(self, names: Sequence[str]) -> None:
+        """Forget all other tasks, in place; the answers for these stay the same."""
+        if self.embedding is not None:
+            columns = [self.tasks.index(name) for name in names]
+            old = self.embedding.fc1
+            new = nn.Linear(len(names), old.out_features).to(old.weight)
+            new.load_state_dict({"weight": old.weight[:, columns], "bias": old.bias})
+            self.embedding.fc1 = new
+        if self.gating == "per_task":
+            for mixture in self.mixtures():
+                mixture.gates = nn.ModuleDict({name: mixture.gates[name] for name in names})
+        self.tasks = tuple(names)
+
+    def forward(
+        self, images: Tensor, tasks: Sequence[str], record: Record | None = None
+    ) -> list[Tensor]:
+        """Tokens of the last block for each of these tasks.
+
+        What does not depend on the task (patches, the blocks before the first mixture and that
+        block's attention; everything if there is one gate for all) is computed once.
+
+        Args:
+            images: (B, 3, H, W).
+            tasks: names out of :attr:`tasks`.
+            record: is filled where given.
+
+        Returns:
+            per task (B, 1 + H W / 256, dim), the class token first.
+        """
+        record = Record() if record is None else record
+        x = self.patch(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.position
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        fork = len(blocks)
+        if self.gating != "single":
+            with_experts = [i for i, b in enumerate(blocks) if isinstance(b.mlp, Mixture)]
+            fork = with_experts[0] if with_experts else fork
+        for block in blocks[:fork]:
+            x = block(x, SHARED, None, record)
+        if fork == len(blocks):
+            return [x for _ in tasks]
+        x = blocks[fork].attend(x)
+        answers = []
+        for name in tasks:
+            gate = name if self.gating == "per_task" else SHARED
+            embedding = self._embedding(name, x)
+            y = blocks[fork].think(x, gate, embedding, record)
+            for block in blocks[fork + 1 :]:
+                y = block(y, gate, embedding, record)
+            answers.append(y)
+        return answers
+
+    def _embedding(self, task: str, like: Tensor) -> Tensor | None:
+        if self.embedding is None:
+            return None
+        one_hot = torch.zeros((1, len(self.tasks)), dtype=like.dtype, device=like.device)
+        one_hot[0, self.tasks.index(task)] = 1
+        out: Tensor = self.embedding(one_hot)
+        return out
