@@ -3,19 +3,26 @@
 from edgemtl.tasks.base import Metric, MetricResult, MetricSpec, Task, TaskSpec
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.detection import Detection
+from edgemtl.tasks.edges import Edges
 from edgemtl.tasks.landmarks import Landmarks
+from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.pose import HeadPose
 from edgemtl.tasks.registry import build, kinds, register_task, select, spec_from_dict
-from edgemtl.tasks.segmentation import Segmentation
+from edgemtl.tasks.saliency import Saliency
+from edgemtl.tasks.segmentation import Parts, Segmentation
 
 __all__ = [
     "Depth",
     "Detection",
+    "Edges",
     "HeadPose",
     "Landmarks",
     "Metric",
     "MetricResult",
     "MetricSpec",
+    "Normals",
+    "Parts",
+    "Saliency",
     "Segmentation",
     "Task",
     "TaskSpec",

@@ -64,8 +64,9 @@ class Depth(Task):
     def decode(
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]
     ) -> NDArray[np.float32]:
-        """(h, w) float32 metres on the picture's pixels."""
-        return view.crop_to_picture(to_canvas(outputs[self.outputs[0]][0], view))
+        """(h, w) float32 metres on the picture's pixels; what is below 0 becomes 0."""
+        metres = view.crop_to_picture(to_canvas(outputs[self.outputs[0]][0], view))
+        return np.maximum(metres, np.float32(0))
 
     def new_metric(self) -> Metric:
         return DepthError(self.name)

@@ -84,7 +84,7 @@ class Segmentation(Task):
         return winner
 
     def new_metric(self) -> Metric:
-        return MeanIntersectionOverUnion(self.name, len(self.classes))
+        return MeanIntersectionOverUnion(self.name, len(self.classes), self.label_kind)
 
     def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Tint every pixel with its class's colour; the first class darkens it."""
@@ -100,6 +100,17 @@ class Segmentation(Task):
             for name, count in zip(self.classes, counts, strict=True)
             if count
         }
+
+
+@register_task
+class Parts(Segmentation):
+    """Segmentation of people into body parts: segmentation by labels of its own.
+
+    Pictures may carry both kinds of labels (PASCAL-Context does).
+    """
+
+    kind = "parts"
+    label_kind = "parts"
 
 
 def palette(classes: int) -> NDArray[np.uint8]:
@@ -130,14 +141,15 @@ class MeanIntersectionOverUnion(Metric):
     still cost the classes they cover.
     """
 
-    def __init__(self, task: str, classes: int) -> None:
+    def __init__(self, task: str, classes: int, label_kind: str = "segmentation") -> None:
         self._task = task
+        self._label_kind = label_kind
         self._classes = classes
         #: rows: labelled class, columns: answered class
         self._confusion = np.zeros((classes, classes), np.int64)
 
     def update(self, decoded: Mapping[str, Any], sample: Sample) -> None:
-        label = sample.labels.get("segmentation")
+        label = sample.labels.get(self._label_kind)
         if label is None:
             return
         _check_classes(label, self._classes)

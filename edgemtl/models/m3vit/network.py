@@ -239,6 +239,7 @@ class M3ViT(MultiTaskNetwork):
         if lowering not in LOWERINGS:
             raise ValueError(f"unknown lowering '{lowering}' (known: {', '.join(LOWERINGS)})")
         mixtures = self.backbone.mixtures()
+        most = self.backbone.position.shape[1]
         each = (
             [capacity] * len(mixtures)
             if capacity is None or isinstance(capacity, int)
@@ -248,7 +249,7 @@ class M3ViT(MultiTaskNetwork):
             raise ValueError(f"{len(mixtures)} positive capacities are needed, not {each}")
         for mixture, tokens in zip(mixtures, each, strict=True):
             mixture.experts.lowering = lowering
-            mixture.experts.capacity = tokens
+            mixture.experts.capacity = None if tokens is None else min(tokens, most)
 
     @torch.no_grad()
     def expert_loads(
