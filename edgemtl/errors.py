@@ -70,6 +70,11 @@ class EdgemtlError(Exception):
         text = self.message if self.where is None else f"{self.where}: {self.message}"
         return text if self.hint is None else f"{text} ({self.hint})"
 
+    def to_dict(self) -> dict[str, str]:
+        """Plain data for ``run.json``: ``message``, and ``where`` and ``hint`` if there are any."""
+        parts = {"message": self.message, "where": self.where, "hint": self.hint}
+        return {key: text for key, text in parts.items() if text is not None}
+
 
 def unexpected(error: Exception) -> EdgemtlError:
     """The one sentence for an exception that nobody foresaw."""
@@ -77,12 +82,6 @@ def unexpected(error: Exception) -> EdgemtlError:
         f"unexpected {type(error).__name__}: {error}",
         hint="this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
     )
-
-
-    def to_dict(self) -> dict[str, str]:
-        """Plain data for ``run.json``: ``message``, and ``where`` and ``hint`` if there are any."""
-        parts = {"message": self.message, "where": self.where, "hint": self.hint}
-        return {key: text for key, text in parts.items() if text is not None}
 
 
 class UsageError(EdgemtlError):

@@ -27,6 +27,7 @@ from edgemtl.errors import StageFailed
 from edgemtl.files import output_error, sha256_file, write_json
 
 RECORD = "stage.json"
+SCRATCH = "scratch"
 #: packages whose version can change a stage's result
 TOOLS = ("torch", "onnx", "onnxslim", "onnxruntime", "openvino", "opencv-python-headless", "numpy")
 
@@ -137,21 +138,19 @@ class StageCache:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        room = self.folder / "scratch"
+        room = self.folder / SCRATCH
         room.mkdir(parents=True, exist_ok=True)
-        self._sweep(room)
         folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=room))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    @staticmethod
-    def _sweep(room: Path) -> None:
+    def sweep(self) -> None:
         """Remove what killed processes left behind."""
         import psutil
 
-        for left in room.iterdir():
+        for left in (self.folder / SCRATCH).glob("*"):
             owner = left.name.partition("-")[0]
             if owner.isdigit() and not psutil.pid_exists(int(owner)):
                 shutil.rmtree(left, ignore_errors=True)
@@ -172,7 +171,7 @@ class StageCache:
             # Only what is ours: a user may have pointed the variable at a folder with other things.
             for record in self.folder.glob(f"*/*/{RECORD}"):
                 shutil.rmtree(record.parent)
-            for name in ("scratch", "work"):
+            for name in (SCRATCH, "work"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             for lock in self.folder.glob("*/*.lock"):
                 lock.unlink()

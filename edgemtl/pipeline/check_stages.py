@@ -105,6 +105,7 @@ class Cost(Stage):
         cost = count_cost(context.folders[export] / ONNX)
         data = cost.to_dict()
         data["size_bytes"] = read_json(context.folders[compiled] / ARTEFACT)["size_bytes"]
+        data["artefact_sha256"] = _artefact_hashes(context, compiled)
         write_json(folder / COST, data)
         tell(f"{cost.macs / 1e6:,.1f} M MACs, {cost.parameters:,} parameters")
 
@@ -178,11 +179,12 @@ def _some_picture(context: Context) -> Path | None:
 
 def same_artefact(context: Context, a: str, b: str) -> bool:
     """Whether two compile stages left the same bytes."""
-    first, second = context.artefact(a), context.artefact(b)
-    return first.files == second.files and all(
-        sha256_file(first.folder / name) == sha256_file(second.folder / name)
-        for name in first.files
-    )
+    return _artefact_hashes(context, a) == _artefact_hashes(context, b)
+
+
+def _artefact_hashes(context: Context, stage: str) -> dict[str, str]:
+    artefact = context.artefact(stage)
+    return {name: sha256_file(artefact.folder / name) for name in artefact.files}
 
 
 def metric_specs(context: Context) -> dict[str, Any]:

@@ -162,6 +162,7 @@ def _run(
     stages: Sequence[Stage],
     reporter: Reporter,
 ) -> RunResult:
+    context.cache.sweep()
     run.begin(_facts(request, context))
     write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(request.recipe.to_dict()))
     error: EdgemtlError | None = None
@@ -249,7 +250,7 @@ def _finish(
     run.update(
         status="failed" if error else ("passed" if exit_code == ExitCode.OK else "gates failed"),
         exit_code=int(exit_code),
-        error=None if error is None else str(error),
+        error=None if error is None else error.to_dict(),
         bundle=None if bundle is None else str(bundle.relative_to(run.folder)),
     )
     shutil.rmtree(context.private, ignore_errors=True)

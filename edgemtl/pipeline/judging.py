@@ -75,7 +75,8 @@ def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[
     }
     accuracy = {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle}
     cost = {"reference": manifest.cost.before, "artefact": manifest.cost.after}
-    identical = bool(cost["reference"]) and cost["reference"] == cost["artefact"]
+    hashes = [(side or {}).get("artefact_sha256") for side in cost.values()]
+    identical = hashes[0] is not None and hashes[0] == hashes[1]
     return _facts(primary, accuracy, cost, latency, None, identical), manifest.gates
 
 

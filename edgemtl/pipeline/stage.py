@@ -29,6 +29,8 @@ CHECKPOINT = "model.pt"
 ONNX = "model.onnx"
 ARTEFACT = "artefact.json"
 ARTEFACT_FOLDER = "artefact"
+#: what the stage said
+LOG = "log.txt"
 
 Tell = Callable[[str], None]
 StageStatus = Literal["done", "cached", "failed", "skipped"]
@@ -202,18 +204,23 @@ class Stage(ABC):
         )
 
     def execute(self, context: Context, tell: Tell) -> StageRecord:
-        """Run, or take the result from the cache."""
+        """Run, or take the result, and what was said when it was made, from the cache."""
         began = time.monotonic()
-        notes: list[str] = []
 
-        def note(line: str) -> None:
-            notes.append(line)
-            tell(line)
+        def make(folder: Path) -> None:
+            with (folder / LOG).open("w", encoding="utf-8") as log:
+
+                def note(line: str) -> None:
+                    log.write(line.replace("\n", " ") + "\n")
+                    tell(line)
+
+                self.run(context, folder, note)
 
         key = self.key(context)
         cache = context.cache if self.cacheable else StageCache(context.private, fresh=True)
-        entry = cache.result(self.name, key, lambda folder: self.run(context, folder, note))
+        entry = cache.result(self.name, key, make)
         context.folders[self.name], context.keys[self.name] = entry.folder, key
         self.check(context)
         status: StageStatus = "cached" if entry.cached else "done"
+        notes = (entry.folder / LOG).read_text("utf-8").splitlines()
         return StageRecord(self.name, status, time.monotonic() - began, key, tuple(notes))
