@@ -59,6 +59,8 @@ class EdgemtlError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.UNEXPECTED
+    #: the next step for errors of this kind that name none of their own
+    general_hint: str = "run it again with EDGEMTL_DEBUG=1 and report what it says"
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -88,51 +90,60 @@ class UsageError(EdgemtlError):
     """A flag, a recipe key or a value that does not make sense."""
 
     exit_code = ExitCode.USAGE
+    general_hint = "'edgemtl VERB --help' shows the flags, 'edgemtl init' the keys of a recipe"
 
 
 class InputRefused(EdgemtlError):
     """An input file that is unsafe, unsupported or corrupt."""
 
     exit_code = ExitCode.INPUT_REFUSED
+    general_hint = "nothing was run or changed; give another file or folder"
 
 
 class StageFailed(EdgemtlError):
     """A stage of the pipeline, or an output location, that does not work."""
 
     exit_code = ExitCode.STAGE_FAILED
+    general_hint = "'edgemtl doctor' tells what works here; the run's log.txt what the stage said"
 
 
 class ParityFailed(EdgemtlError):
     """Two forms of the same network whose outputs differ by more than the tolerance."""
 
     exit_code = ExitCode.PARITY
+    general_hint = "'edgemtl parity A B --bisect' names the first layer that differs"
 
 
 class AccuracyGateFailed(EdgemtlError):
     """A task that lost more accuracy than its gate allows."""
 
     exit_code = ExitCode.ACCURACY_GATE
+    general_hint = "compress less, or change the gate"
 
 
 class CostGateFailed(EdgemtlError):
     """Latency, size or cost over its limit."""
 
     exit_code = ExitCode.COST_GATE
+    general_hint = "compress more, or change the gate"
 
 
 class TargetUnavailable(EdgemtlError):
     """A target, device or optional package that is not here."""
 
     exit_code = ExitCode.UNAVAILABLE
+    general_hint = "'edgemtl doctor' tells what is missing and how to install it"
 
 
 class MeasurementInvalid(EdgemtlError):
     """A measurement that is not stable enough to be reported as a result."""
 
     exit_code = ExitCode.UNSTABLE
+    general_hint = "free the machine of other work and run it again"
 
 
 class VerificationFailed(EdgemtlError):
     """A bundle whose hashes or self-test vectors do not hold."""
 
     exit_code = ExitCode.VERIFICATION
+    general_hint = "do not use it; fetch or build it again"

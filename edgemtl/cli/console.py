@@ -44,8 +44,7 @@ def print_error(error: EdgemtlError) -> None:
     """Print what was wrong, where, and what to do next, on standard error."""
     place = "" if error.where is None else f"{error.where}: "
     print(f"error: {_one_line(place + error.message)}", file=sys.stderr)
-    if error.hint is not None:
-        print(f"next:  {_one_line(error.hint)}", file=sys.stderr)
+    print(f"next:  {_one_line(error.hint or error.general_hint)}", file=sys.stderr)
 
 
 def _one_line(text: str) -> str:
