@@ -22,7 +22,7 @@ from edgemtl.files import write_atomically
 #: steps of the bisection for the share to remove
 BISECTIONS = 40
 #: for the estimate: checks per group, and pictures per check
-USUAL_CHECKS, USUAL_IMAGES = 2.5, 40
+USUAL_CHECKS, USUAL_IMAGES = 1.5, 24
 
 
 @register_method("pagcp")
