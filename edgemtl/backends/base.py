@@ -95,7 +95,13 @@ class Session(ABC):
     Args:
         input_shape: (B, 3, H, W) of the one input.
         outputs: output names in the order of the graph.
+
+    Attributes:
+        kind: "measured" when this is the target itself; "proxy" when something else stands in for
+            it here, whose outputs are right but whose latency says nothing.
     """
+
+    kind: ClassVar[str] = "measured"
 
     def __init__(self, input_shape: tuple[int, ...], outputs: tuple[str, ...]) -> None:
         self.input_shape = input_shape

@@ -12,6 +12,8 @@ from edgemtl.errors import TargetUnavailable, UsageError
 _BUILT_IN = {
     "onnxruntime": ("edgemtl.backends.onnxruntime", "OnnxRuntimeBackend"),
     "openvino": ("edgemtl.backends.openvino", "OpenVinoBackend"),
+    "tensorrt": ("edgemtl.backends.tensorrt.backend", "TensorRtBackend"),
+    "tensorrt-rtx": ("edgemtl.backends.tensorrt.backend", "TensorRtRtxBackend"),
 }
 _GROUP = "edgemtl.backends"
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgemtl.backends import registry
 from edgemtl.backends.base import Session
 from edgemtl.data.preprocess import InputSpec, View, letterbox
-from edgemtl.errors import EdgemtlError, InputRefused, StageFailed
+from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable
 from edgemtl.measure.machine import machine_facts, peak_resident_bytes, resident_bytes
 from edgemtl.measure.results import BenchRequest
 
@@ -74,7 +74,14 @@ class Worker:
         import_ms = _elapsed_ms(began)
         runtime_bytes = resident_bytes()
         began = time.perf_counter_ns()
-        self._session = backend.load(request.artefact, request.options)
+        session = backend.load(request.artefact, request.options)
+        if session.kind != "measured":
+            raise TargetUnavailable(
+                f"this machine is not '{request.artefact.target}': what runs here is a "
+                f"{session.kind}, whose latency says nothing",
+                hint="copy the bundle to the device and run 'python BUNDLE bench' there",
+            )
+        self._session = session
         load_ms = _elapsed_ms(began)
         loaded_bytes = resident_bytes()
         self._request = request

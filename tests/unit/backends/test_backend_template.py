@@ -43,6 +43,8 @@ class Case:
 CASES = [
     Case("onnxruntime", "cpu", "onnxruntime"),
     Case("openvino", "intel-cpu", "openvino"),
+    Case("tensorrt", "jetson", "onnxruntime"),
+    Case("tensorrt-rtx", "rtx", "tensorrt_rtx"),
 ]
 
 

@@ -1,0 +1,197 @@
+"""The operator table: each version's limits, node by node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemtl import targets
+from edgemtl.backends.base import Problem
+from edgemtl.backends.tensorrt.optable import table_problems
+from edgemtl.backends.tensorrt.settings import OPSET_LIMITS, Version, options_of
+from edgemtl.errors import UsageError
+
+TENSORRT_TARGETS = [n for n in targets.names() if targets.load(n).backend.startswith("tensorrt")]
+ALL = list(OPSET_LIMITS)
+
+
+def model(
+    nodes: list[onnx.NodeProto], constants: dict[str, Any] | None = None, opset: int = 17
+) -> onnx.ModelProto:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [value("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def one(
+    op: str,
+    version: Version,
+    inputs: tuple[str, ...] = ("x",),
+    constants: dict[str, Any] | None = None,
+    opset: int = 17,
+    outputs: tuple[str, ...] = ("y",),
+    **attributes: Any,
+) -> list[Problem]:
+    node = helper.make_node(op, inputs, outputs, "layer/it", **attributes)
+    return table_problems(model([node], constants, opset), version)
+
+
+def fatal(problems: list[Problem]) -> list[bool]:
+    return [problem.fatal for problem in problems]
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_a_plain_graph_is_taken_by_all(version: Version) -> None:
+    assert one("Relu", version) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "highest"), [((8, 5), 17), ((8, 6), 17), ((10, 3), 20), ((10, 13), 24)]
+)
+def test_the_opset_limit(version: Version, highest: int) -> None:
+    assert one("Relu", version, opset=highest) == []
+    told = one("Relu", version, opset=highest + 1)
+    assert fatal(told) == [True] and "opset 17" in told[0].advice
+
+
+def test_layer_normalization_is_rewritten_for_8_5_only() -> None:
+    inputs, constants = ("x", "s"), {"s": np.ones(8, np.float32)}
+    told = one("LayerNormalization", (8, 5), inputs, constants)
+    assert fatal(told) == [False] and told[0].node == "layer/it"
+    for version in ALL[1:]:
+        assert one("LayerNormalization", version, inputs, constants) == []
+        more = one("LayerNormalization", version, inputs, constants, outputs=("y", "m"))
+        assert fatal(more) == [True]
+
+
+@pytest.mark.parametrize(
+    ("op", "since"),
+    [("Mod", (8, 6)), ("OneHot", (8, 6)), ("DeformConv", (10, 3)), ("Gelu", (10, 3))],
+)
+def test_what_came_later_is_refused_before(op: str, since: Version) -> None:
+    for version in ALL:
+        told = one(op, version)
+        assert fatal(told) == ([] if version >= since else [True])
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(("k", "fine"), [(4, True), (3840, True), (3841, False)])
+def test_top_k_has_a_largest_k(version: Version, k: int, fine: bool) -> None:
+    told = one("TopK", version, ("x", "k"), {"k": np.array([k])}, outputs=("y", "i"))
+    assert fatal(told) == ([] if fine else [True])
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_top_k_needs_a_constant_k(version: Version) -> None:
+    told = one("TopK", version, ("x", "k"), outputs=("y", "i"))
+    assert fatal(told) == [True] and "constant" in told[0].advice
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_a_constant_node_counts_as_a_constant(version: Version) -> None:
+    constant = helper.make_node(
+        "Constant", [], ["k"], "k", value=numpy_helper.from_array(np.array([2]))
+    )
+    topk = helper.make_node("TopK", ["x", "k"], ["y", "i"], "layer/it")
+    assert table_problems(model([constant, topk]), version) == []
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(
+    ("op", "zero", "fine"),
+    [
+        ("QuantizeLinear", np.int8(0), True),
+        ("QuantizeLinear", np.int8(3), False),
+        ("QuantizeLinear", np.uint8(0), False),
+        ("DequantizeLinear", np.int8(0), True),
+        ("DequantizeLinear", np.uint8(128), False),
+    ],
+)
+def test_only_symmetric_int8_is_taken(version: Version, op: str, zero: Any, fine: bool) -> None:
+    told = one(op, version, ("x", "s", "z"), {"s": np.float32(0.1), "z": zero})
+    assert fatal(told) == ([] if fine else [True])
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_quantising_without_a_zero_point_means_uint8(version: Version) -> None:
+    assert fatal(one("QuantizeLinear", version, ("x", "s"), {"s": np.float32(0.1)})) == [True]
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_an_int32_bias_is_refused(version: Version) -> None:
+    constants = {"b": np.zeros(4, np.int32), "s": np.float32(0.1)}
+    told = one("DequantizeLinear", version, ("b", "s"), constants)
+    assert fatal(told) == [True] and "int32" in told[0].reason
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize("op", ["If", "Loop", "NonZero", "Unique"])
+def test_what_depends_on_the_data_is_refused(version: Version, op: str) -> None:
+    told = one(op, version)
+    assert fatal(told) == [True] and "fixed capacity" in told[0].advice
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(
+    ("attributes", "fine"),
+    [
+        ({"mode": "linear"}, True),
+        ({"mode": "cubic"}, False),
+        ({"mode": "linear", "antialias": 1}, False),
+        ({"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}, False),
+    ],
+)
+def test_resize(version: Version, attributes: dict[str, Any], fine: bool) -> None:
+    constants = {"s": np.ones(4, np.float32)}
+    told = one("Resize", version, ("x", "", "s"), constants, **attributes)
+    assert fatal(told) == ([] if fine else [True])
+
+
+def test_scatter_with_a_reduction_is_refused() -> None:
+    for version in ALL:
+        assert one("ScatterND", version, ("x", "i", "u")) == []
+        assert fatal(one("ScatterND", version, ("x", "i", "u"), reduction="add")) == [True]
+
+
+def test_an_ellipsis_is_for_version_10() -> None:
+    for version in ALL:
+        told = one("Einsum", version, ("x", "x"), equation="...i,...j->...ij")
+        assert fatal(told) == ([] if version >= (10, 0) else [True])
+
+
+def test_an_input_without_fixed_shape_is_refused() -> None:
+    graph = model([helper.make_node("Relu", ["x"], ["y"], "layer/it")])
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    assert fatal(table_problems(graph, (10, 3))) == [True]
+
+
+@pytest.mark.parametrize("name", TENSORRT_TARGETS)
+def test_a_target_exports_what_its_parser_reads(name: str) -> None:
+    target = targets.load(name)
+    options = options_of(target)
+    assert target.opset <= OPSET_LIMITS[options.version]
+    assert not target.measured_here
+    if options.version < (10, 0):
+        assert target.deformable == "portable"
+
+
+def test_the_boards_are_there() -> None:
+    boards = {"jetson", "jetson-orin-nx", "jetson-agx-orin", "jetson-xavier-nx", "jetson-thor"}
+    assert boards | {"rtx"} == set(TENSORRT_TARGETS)
+
+
+def test_an_unknown_option_is_named() -> None:
+    target = targets.load("jetson")
+    wrong = target.model_copy(update={"options": {**target.options, "tensorrtt": "8.6"}})
+    with pytest.raises(UsageError, match=r"options\.tensorrtt"):
+        options_of(wrong)
