@@ -30,7 +30,7 @@ from training.teachers import fill_gaps
 from edgemtl.data.faces import FaceFolder, read_image
 from edgemtl.errors import EdgemtlError
 from edgemtl.measure.accuracy import evaluate, network_runner
-from edgemtl.models.checkpoint import from_network, load_tensors, save
+from edgemtl.models.checkpoint import from_network, load, load_network, load_tensors, save
 from edgemtl.models.mos.heads import CrossStitch, LevelHead
 from edgemtl.models.mos.importers import (
     RETINAFACE_PRESETS,
@@ -112,6 +112,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=256, help="training picture side in pixels")
+    parser.add_argument("--single-faces", type=float, nargs=2, default=(18, 180), metavar="PX")
+    parser.add_argument("--singles", type=float, default=0.42, help="share of single faces")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--freeze", nargs="*", default=[], help="parameter name prefixes")
     parser.add_argument("--seed", type=int, default=0)
@@ -121,8 +123,6 @@ def main() -> int:
     cv2.setNumThreads(1)
     network = fresh_network(options.variant, options.data / "weights", options.seed)
     if options.start is not None:
-        from edgemtl.models.checkpoint import load_network
-
         network.load_state_dict(load_network(options.start).state_dict())
     plan = Plan(
         steps=options.steps,
@@ -139,6 +139,8 @@ def main() -> int:
         log=lambda line: print(time.strftime("%H:%M:%S"), line, flush=True),
     )
     source = mixture(options.data, options.rendered, options.side)
+    source.single_faces = tuple(options.single_faces)
+    source.shares = (0.84 - options.singles, options.singles, 0.12, 0.04)
     averaged = trainer.run(source.draw)
     assert isinstance(averaged, MOS)
     found = report(averaged, options.data)
@@ -149,6 +151,7 @@ def main() -> int:
             "steps": plan.steps,
             "batch": plan.batch,
             "seed": plan.seed,
+            "after": load(options.start).meta.get("training", {}) if options.start else {},
         },
         "validation": found,
         "licence": "Apache-2.0; trained on data with its own terms, see examples/README.md",

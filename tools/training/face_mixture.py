@@ -40,6 +40,9 @@ class FaceMixture:
         backgrounds: pictures without any face.
         side: output side in pixels.
         shares: how often each source is drawn (crowds, singles, rendered, backgrounds).
+        single_faces: smallest and largest side in pixels that a single face is brought to, drawn
+            evenly on a logarithmic scale. A large face has few priors, all on the coarsest level,
+            so a mixture even in this scale still trains that level least.
     """
 
     crowds: Sequence[Sample]
@@ -48,6 +51,7 @@ class FaceMixture:
     backgrounds: Sequence[NDArray[np.uint8]]
     side: int
     shares: tuple[float, float, float, float] = (0.42, 0.42, 0.12, 0.04)
+    single_faces: tuple[float, float] = (18.0, 180.0)
 
     def draw(self, rng: np.random.Generator, small: bool) -> Sample:
         """One picture; with ``small`` a mosaic of four (online feedback sampling)."""
@@ -85,7 +89,7 @@ class FaceMixture:
             sample = rotate(sample, float(rng.normal(0, 12)))
         box = faces_of(sample).boxes[0]
         face = float(np.sqrt(np.prod(box[2:] - box[:2])))
-        wanted = float(np.exp(rng.uniform(np.log(18), np.log(self.side * 0.7))))
+        wanted = float(np.exp(rng.uniform(*np.log(self.single_faces))))
         scale = wanted / face
         centre = (box[:2] + box[2:]) / 2 * scale
         reach = min(wanted * 0.7, self.side * 0.45)
