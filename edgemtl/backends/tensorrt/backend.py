@@ -224,9 +224,19 @@ def _write_lowered(onnx_path: Path, target: Target, folder: Path) -> dict[str, i
             "inputs": {n: {"min": s, "opt": s, "max": s} for n, s in shapes.items()},
             "workspace_mb": options.workspace_mb,
             "tensorrt": options.tensorrt,
+            **_precisions(model),
         },
     )
     return rewritten
+
+
+def _precisions(model: Any) -> dict[str, bool]:
+    """Which narrow numbers the graph holds; TensorRT 8 has to be told."""
+    from onnx import TensorProto
+
+    half = any(t.data_type == TensorProto.FLOAT16 for t in model.graph.initializer)
+    quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return {"fp16": half, "int8": quantised}
 
 
 def _load_proxy(artefact: Artefact, options: SessionOptions) -> Session:

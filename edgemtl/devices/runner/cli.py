@@ -191,6 +191,8 @@ def _measure(
         "samples_ms": [round(value, 5) for value in samples],
     }
     document["clocks"] = {"before": before, "after": clocks()}
+    stages = session.stages(images, arguments.min_runs)
+    document["stages"] = {name: summary(values) for name, values in stages.items()}
     document["peak_memory_bytes"] = peak_memory_bytes()
     if reason:
         hint = "let the device idle or fix its clock and measure again"

@@ -33,16 +33,57 @@ def _field(path: str, key: str) -> str | None:
     return None
 
 
-def _memory_bytes() -> int | None:
-    kilobytes = (_field("/proc/meminfo", "MemTotal") or "").split()
+def _memory_bytes(key: str = "MemTotal") -> int | None:
+    kilobytes = (_field("/proc/meminfo", key) or "").split()
     return int(kilobytes[0]) * 1024 if kilobytes and kilobytes[0].isdigit() else None
+
+
+def memory_available_bytes() -> int | None:
+    """Memory that a new program can have without swapping."""
+    return _memory_bytes("MemAvailable")
+
+
+def jetpack(root: str = "/") -> str | None:
+    """Release of the board's system image as it writes it itself; None where it is no Jetson."""
+    line = _text(f"{root}etc/nv_tegra_release")
+    return line.splitlines()[0].lstrip("# ") if line else None
+
+
+def jetson_state(root: str = "/") -> dict[str, Any]:
+    """Power mode, GPU clock and power rails of a Jetson now; each None where it does not tell.
+
+    Args:
+        root: of the file system, with a slash at its end.
+
+    Returns:
+        ``power_mode`` (number of ``nvpmodel``), ``gpu_mhz``, ``power_w`` per rail of the INA3221.
+    """
+    mode = (_text(f"{root}var/lib/nvpmodel/status") or "").rpartition(":")[2]
+    gpus = sorted(Path(f"{root}sys/class/devfreq").glob("*gpu*/cur_freq"))
+    gpus += sorted(Path(f"{root}sys/class/devfreq").glob("*gv11b*/cur_freq"))
+    hertz = _number(str(gpus[0])) if gpus else None
+    rails: dict[str, float] = {}
+    drivers = Path(f"{root}sys/bus/i2c/drivers/ina3221")
+    for label in sorted(drivers.glob("*/hwmon/hwmon*/in*_label")):
+        channel = label.name[len("in") : -len("_label")]
+        millivolts = _number(str(label.with_name(f"in{channel}_input")))
+        milliamperes = _number(str(label.with_name(f"curr{channel}_input")))
+        name = _text(str(label))
+        if name and millivolts is not None and milliamperes is not None:
+            rails[name] = millivolts * milliamperes / 1e6
+    return {
+        "power_mode": int(mode) if mode.strip().isdigit() else None,
+        "gpu_mhz": None if hertz is None else hertz / 1e6,
+        "power_w": rails or None,
+    }
 
 
 def clocks() -> dict[str, Any]:
     """Clock and temperature now: taken before and after a measurement.
 
     Returns:
-        ``cpu_mhz`` per core and ``temperature_c`` per thermal zone, as far as the device tells.
+        ``cpu_mhz`` per core and ``temperature_c`` per thermal zone, as far as the device tells,
+        and what :func:`jetson_state` says.
     """
     cores = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
     kilohertz = [_number(str(path)) for path in sorted(cores)]
@@ -54,6 +95,7 @@ def clocks() -> dict[str, Any]:
     return {
         "cpu_mhz": [value / 1000 for value in kilohertz if value is not None] or None,
         "temperature_c": zones or None,
+        **jetson_state(),
     }
 
 
@@ -67,6 +109,7 @@ def device_facts() -> dict[str, Any]:
         "system": platform.system(),
         "release": platform.release(),
         "board": _text("/proc/device-tree/model"),
+        "jetpack": jetpack(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.processor() or None,
         "cores": os.cpu_count(),
         "cores_usable": len(usable) or None,

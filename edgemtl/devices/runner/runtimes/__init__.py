@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: backend of the manifest -> module of this package
-MODULES = {"onnxruntime": "onnx_runtime", "openvino": "open_vino"}
+MODULES = {
+    "onnxruntime": "onnx_runtime",
+    "openvino": "open_vino",
+    "tensorrt": "tensorrt_rt",
+    "tensorrt-rtx": "tensorrt_rt",
+}
 
 
 class Session:
@@ -38,6 +43,10 @@ class Session:
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """Run once on (B, 3, H, W) float32; output name -> array, batch first."""
         raise NotImplementedError
+
+    def stages(self, images: NDArray[np.float32], runs: int) -> Mapping[str, list[float]]:
+        """Milliseconds per step of a run on the device's own clock; empty where it has none."""
+        return {}
 
 
 def load(
