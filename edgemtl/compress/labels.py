@@ -108,10 +108,12 @@ def field(labels: Tensor, origin: tuple[str, int] | None = None) -> Field | None
     """A field in its canonical form, or None when there is nothing that varies."""
     core = labels
     for axis in range(labels.dim()):
-        if core.size(axis) > 1:
-            first = core.narrow(axis, 0, 1)
-            if core.stride(axis) == 0 or bool((core == first).all()):
-                core = first
+        if core.size(axis) > 1 and core.stride(axis) == 0:
+            core = core.narrow(axis, 0, 1)
+    for axis in range(labels.dim()):
+        first = core.narrow(axis, 0, 1)
+        if core.size(axis) > 1 and bool((core == first).all()):
+            core = first
     made = Field(core.contiguous().expand(labels.shape), origin)
     return made if made.axes else None
 

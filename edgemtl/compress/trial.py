@@ -17,7 +17,7 @@ import torch
 from edgemtl.compress.cut import build_record, differences
 from edgemtl.compress.groups import Attribute, ChannelGroup
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.surgery import apply_record, example_images, output_shapes
+from edgemtl.models.surgery import apply_record, example_images, output_shapes, sketch
 
 Kind = tuple[str, str]  # class of a module, name of its attribute
 Candidates = Callable[[ChannelGroup], tuple[list[Attribute], list[Attribute]]]
@@ -41,19 +41,26 @@ def tried(
     if not plain or _right(network, plain):
         return plain
     kinds = {path: type(module).__name__ for path, module in network.named_modules()}
-    shapes = output_shapes(network)
-    fitting: list[ChannelGroup] = []
+    light = sketch(network)
+    shapes = output_shapes(light)
+    fitting = [group for group in plain if not options[group.name][1]]
+    if not _fits(light, fitting, shapes):
+        fitting = [group for group in fitting if _fits(light, [group], shapes)]
     recent: list[frozenset[Kind]] = [frozenset()]
     for group in plain:
+        if not options[group.name][1]:
+            continue
         perhaps = options[group.name][1]
         known = sorted({(kinds[a.module], a.name) for a in perhaps})
         for chosen in [*recent, *(s for s in _subsets(known) if s not in recent)]:
             extra = tuple(a for a in perhaps if (kinds[a.module], a.name) in chosen)
             trial = replace(group, attributes=group.attributes + extra)
-            if _fits(network, trial, shapes):
+            if _fits(light, [trial], shapes):
                 fitting.append(trial)
                 recent = [chosen, *(r for r in recent if r != chosen)]
                 break
+    order = {group.name: index for index, group in enumerate(plain)}
+    fitting.sort(key=lambda group: order[group.name])
     if not fitting or _right(network, fitting):
         return fitting
     return [group for group in fitting if _right(network, [group])]
@@ -72,11 +79,11 @@ def _smaller(network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> Multi
 
 
 def _fits(
-    network: MultiTaskNetwork, group: ChannelGroup, shapes: dict[str, tuple[int, ...]]
+    network: MultiTaskNetwork, groups: Sequence[ChannelGroup], shapes: dict[str, tuple[int, ...]]
 ) -> bool:
-    """Whether the network still runs, to outputs of the same shapes; cheap for large networks."""
+    """Whether the network still runs, to outputs of the same shapes."""
     try:
-        return output_shapes(_smaller(network, [group])) == shapes
+        return output_shapes(_smaller(network, groups)) == shapes
     except Exception:  # whatever a forward raises when a size does not fit
         return False
 

@@ -40,7 +40,7 @@ def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]
         InputRefused: a record is malformed, or does not fit this network. The network may then be
             half cut and is of no use.
     """
-    before = output_shapes(network)
+    before = output_shapes(sketch(network))
     for index, record in enumerate(records):
         try:
             apply_record(network, record)
@@ -48,7 +48,7 @@ def apply_records(network: MultiTaskNetwork, records: Sequence[Mapping[str, Any]
             error.where = error.where or f"pruning record {index + 1}"
             raise
     try:
-        after = output_shapes(network)
+        after = output_shapes(sketch(network))
     except Exception as error:  # torch raises many kinds for shapes that do not fit
         raise InputRefused(
             f"the pruning record does not fit the network: {str(error).splitlines()[0]}"
@@ -66,23 +66,29 @@ def example_images(network: MultiTaskNetwork) -> Tensor:
 
 @torch.no_grad()
 def output_shapes(network: MultiTaskNetwork) -> dict[str, tuple[int, ...]]:
-    """Output name -> shape for one picture.
-
-    A large network is run on torch's "meta" device, which knows shapes and no values, if it can
-    run there; a small one for real, which is quicker than loading the code of that device.
-    """
-    images, training = example_images(network), network.training
-    if sum(parameter.numel() for parameter in network.parameters()) > _LARGE:
-        try:
-            answers = copy.deepcopy(network).eval().to("meta")(images.to("meta"))
-            return {name: tuple(value.shape) for name, value in answers.items()}
-        except (NotImplementedError, RuntimeError):
-            pass  # an operator without a meta kernel, or code that looks at values
+    """Output name -> shape for one picture."""
+    training = network.training
     try:
-        answers = network.eval()(images)
+        answers = network.eval()(example_images(network))
     finally:
         network.train(training)
     return {name: tuple(value.shape) for name, value in answers.items()}
+
+
+def sketch(network: MultiTaskNetwork) -> MultiTaskNetwork:
+    """What to ask for shapes: a copy on torch's "meta" device, which knows shapes and no values.
+
+    The network itself when it is small (running it is quicker than loading the code of that
+    device), or cannot run there.
+    """
+    if sum(parameter.numel() for parameter in network.parameters()) <= _LARGE:
+        return network
+    copied = copy.deepcopy(network).to("meta")
+    try:
+        output_shapes(copied)
+    except (NotImplementedError, RuntimeError):  # no such kernel, or code that looks at values
+        return network
+    return copied
 
 
 @torch.no_grad()

@@ -167,6 +167,12 @@ def test_groups_do_not_depend_on_the_mode() -> None:
     assert network.training
 
 
+@pytest.mark.parametrize("name", ["mos-s", "tiny-dense"])
+def test_groups_do_not_depend_on_the_memory_format(name: str) -> None:
+    network = networks()[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert channel_groups(network) == GROUPS[name]
+
+
 def group(width: int, per_unit: int = 1) -> ChannelGroup:
     positions = tuple(range(width * per_unit))
     return ChannelGroup("g", width, (Member("w", 0, "producer", per_unit, positions),), ("t",))
