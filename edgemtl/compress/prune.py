@@ -378,6 +378,7 @@ def prune(
         found, seconds = _search(job, where, started)
         smaller = _cut(job, found)
         cost = job.cost.of(found.keep)
+        del job  # and the gigabyte of activations that its oracle keeps
         recovered = None
         if options.recovery is not None:
             assert data.recovery is not None
