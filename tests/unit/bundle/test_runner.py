@@ -13,7 +13,7 @@ import pytest
 from tiny_bundle import members_of, rehashed, with_manifest, write_members, write_network
 
 from edgemtl.bundle import open_bundle
-from edgemtl.devices.runner import errors, latency, runtimes
+from edgemtl.devices.runner import errors, latency
 from edgemtl.devices.runner.cli import main
 from edgemtl.errors import ExitCode
 from edgemtl.measure import statistics
