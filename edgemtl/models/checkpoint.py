@@ -209,6 +209,7 @@ def load(path: Path) -> Checkpoint:
             hint="published weights join by 'edgemtl import SOURCE --family F'; your own network "
             "by --factory package.module:build",
         )
+    _check_sums(path)
     version = payload[FORMAT_KEY]
     if type(version) is not int or version != FORMAT:
         raise InputRefused(
@@ -242,6 +243,25 @@ def load(path: Path) -> Checkpoint:
         tuple(payload["pruning"]),
         payload["meta"],
     )
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a file whose bytes are not those that were saved; torch itself does not look.
+
+    Raises:
+        InputRefused: a member does not have the CRC-32 that was stored with it.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch's format before 1.6 has no sums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged directory makes zipfile raise many kinds
+        raise InputRefused(f"the checkpoint is corrupt: {error}", where=str(path)) from error
+    if damaged is not None:
+        raise InputRefused(
+            f"the checkpoint is corrupt: '{damaged}' is not what was saved", where=str(path)
+        )
 
 
 def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:

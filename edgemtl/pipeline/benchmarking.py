@@ -68,8 +68,8 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
         recorded = folder / "selftest-input.npy"
         np.save(recorded, bundle.selftest().inputs[0])
     else:
-        artefact = _from_onnx(path, timing.backend, folder)
         tasks, spec = read_metadata(path)
+        artefact = _from_onnx(path, timing.backend, folder)
         hint = "f32"
     return BenchRequest(
         artefact,

@@ -130,9 +130,9 @@ class StageCache:
         return folder
 
     def _error(self, error: OSError) -> StageFailed:
-        place = error.filename if isinstance(error.filename, str) else self.folder
-        problem = output_error(error, Path(place))
-        if self.folder in (Path(place), *Path(place).parents):
+        place = Path(error.filename if isinstance(error.filename, str) else self.folder)
+        problem = output_error(error, place)
+        if self.folder in (place, *place.parents) or place in self.folder.parents:
             problem.hint = "free space, or name another cache folder in EDGEMTL_CACHE"
         return problem
 

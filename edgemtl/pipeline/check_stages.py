@@ -28,6 +28,8 @@ ACCURACY = "accuracy.json"
 COST = "cost.json"
 GATES = "gates.json"
 JUNIT = "junit.xml"
+#: problems in the data that a stage names; accuracy.json has them all
+NAMED = 3
 #: seconds that a comparison may take, in pairs of blocks
 COMPARE = InterleaveRule(pairs=24, min_pairs=8, block_seconds=0.2, max_seconds=30.0)
 
@@ -86,7 +88,9 @@ class Accuracy(Stage):
         write_json(folder / ACCURACY, report.to_dict())
         tell(f"{report.images} pictures of {report.data}")
         if report.skipped:
-            tell(f"{len(report.skipped)} could not be used, first: {report.skipped[0]}")
+            named = "; ".join(report.skipped[:NAMED])
+            more = "; ..." if len(report.skipped) > NAMED else ""
+            tell(f"{len(report.skipped)} problem(s) in the data: {named}{more}")
 
     @staticmethod
     def _evaluate(context: Context, run: Run) -> AccuracyReport:
