@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemtl.compress.batches import Batch
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.importance import l1_importance
+from edgemtl.compress.importance import library_importance
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.search import Search
@@ -96,33 +100,62 @@ def _estimate(job: Job) -> str:
 
 @register_method("l1-uniform")
 def l1_uniform(job: Job) -> Found:
-    """The same share of every group, smallest weights first."""
-    importance = {group.name: l1_importance(job.network, group) for group in job.groups}
+    """The same share of every group, smallest weights first; scores by Torch-Pruning."""
+    import torch_pruning
+
+    scored = _library(job, torch_pruning.importance.MagnitudeImportance(p=1), [])
 
     def masks(share: float) -> dict[str, Tensor]:
         return {
             name: _top(job, name, values, round(len(values) * (1 - share)))
-            for name, values in importance.items()
+            for name, values in scored.importance.items()
         }
 
-    return _to_goal(job, masks, Spent())
+    return _to_goal(job, masks, scored)
 
 
 @register_method("l1-global")
 def l1_global(job: Job) -> Found:
-    """Smallest weights of the whole network, relative to their group's mean."""
-    importance = {}
-    for group in job.groups:
-        values = l1_importance(job.network, group)
-        importance[group.name] = values / max(float(values.mean()), 1e-12)
-    return _global(job, importance, Spent())
+    """Smallest weights of the whole network; scores, relative to their group, by Torch-Pruning."""
+    import torch_pruning
+
+    return _global(job, _library(job, torch_pruning.importance.MagnitudeImportance(p=1), []))
 
 
 @register_method("taylor-global")
 def taylor_global(job: Job) -> Found:
-    """Smallest first-order effect on the sum of all tasks' losses."""
-    scores, spent = job.score(job.all_kept)
-    return _global(job, {name: value.sum(axis=0) for name, value in scores.items()}, spent)
+    """Smallest first-order effect of weights on the sum of all losses; scores by Torch-Pruning."""
+    import torch_pruning
+
+    criterion = torch_pruning.importance.TaylorImportance(normalizer=None)
+    return _global(job, _library(job, criterion, job.saliency_batches))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Importance per group and unit, what it cost, and what to say about it."""
+
+    importance: dict[str, NDArray[np.float64]]
+    spent: Spent = field(default_factory=Spent)
+    notes: tuple[str, ...] = ()
+
+
+def _library(job: Job, criterion: Any, batches: list[Batch]) -> Scored:
+    """Torch-Pruning's scores, after gradients of all losses over ``batches`` were added up."""
+    started = time.monotonic()
+    network = copy.deepcopy(job.network).requires_grad_(True)
+    for batch in batches:
+        outputs = network(batch.images)
+        losses = [task.loss(outputs, batch.whole[task.name]) for task in network.tasks]
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    found, missing = library_importance(network, job.groups, criterion)
+    images = sum(len(batch.images) for batch in batches)
+    # A backward pass costs two forward ones.
+    macs = 3 * images * int(job.cost.of({}).macs)
+    notes: tuple[str, ...] = ()
+    if missing:
+        notes = (f"Torch-Pruning has no score for {len(missing)} group(s): our L1 norm was used",)
+    return Scored(found, Spent(macs, images, 0, time.monotonic() - started), notes)
 
 
 @register_method("unanimous")
@@ -141,7 +174,7 @@ def unanimous(job: Job) -> Found:
         ranks.append(flat.argsort().argsort() / max(len(flat) - 1, 1))
     best = np.max(ranks, axis=0)
     ends = np.cumsum([scores[name].shape[1] for name in names])[:-1]
-    return _global(job, dict(zip(names, np.split(best, ends), strict=True)), spent)
+    return _global(job, Scored(dict(zip(names, np.split(best, ends), strict=True)), spent))
 
 
 def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> Tensor:
@@ -153,20 +186,20 @@ def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> T
     return keep
 
 
-def _global(job: Job, importance: dict[str, NDArray[np.float64]], spent: Spent) -> Found:
-    everything = np.sort(np.concatenate(list(importance.values())))
+def _global(job: Job, scored: Scored) -> Found:
+    everything = np.sort(np.concatenate(list(scored.importance.values())))
 
     def masks(share: float) -> dict[str, Tensor]:
         threshold = everything[min(int(share * len(everything)), len(everything) - 1)]
         return {
             name: _top(job, name, values, int((values >= threshold).sum()))
-            for name, values in importance.items()
+            for name, values in scored.importance.items()
         }
 
-    return _to_goal(job, masks, spent)
+    return _to_goal(job, masks, scored)
 
 
-def _to_goal(job: Job, masks: Callable[[float], Keep], spent: Spent) -> Found:
+def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> Found:
     """The smallest share to remove that reaches the goals.
 
     Raises:
@@ -186,4 +219,4 @@ def _to_goal(job: Job, masks: Callable[[float], Keep], spent: Spent) -> Found:
     keep = dict(masks(high))
     if all(bool(mask.all()) for mask in keep.values()):
         keep = dict(masks(1.0))
-    return Found(keep, State(), spent=spent)
+    return Found(keep, State(), spent=scored.spent, notes=scored.notes)

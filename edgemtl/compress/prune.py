@@ -263,14 +263,19 @@ class Job:
         """Masks that remove nothing."""
         return {g.name: torch.ones(g.width, dtype=torch.bool) for g in self.groups}
 
+    @property
+    def saliency_batches(self) -> list[Batch]:
+        """The calibration pictures in small batches."""
+        size = self.network.input_spec.size
+        return batches(self._calibration, self.network.tasks, size, SALIENCY_BATCH)
+
     def score(self, keep: Keep) -> tuple[Scores, Spent]:
         """Taylor scores of the network with these masks, and what they cost."""
         started = time.monotonic()
-        size = self.network.input_spec.size
         masked = MaskedNetwork(self.network, self.groups)
         for name, mask in keep.items():
             masked.set_mask(name, mask)
-        parts: list[Batch] = batches(self._calibration, self.network.tasks, size, SALIENCY_BATCH)
+        parts = self.saliency_batches
         scores = taylor_scores(masked, masked.gates(True), self.network.tasks, parts)
         # A backward pass costs two forward ones, and there is one per task.
         passes = 1 + 2 * len(self.network.tasks)
