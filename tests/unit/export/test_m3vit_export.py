@@ -1,0 +1,124 @@
+"""Experts in exported graphs: all three lowerings, in two runtimes, on pictures not traced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from support.m3vit import tiny
+
+from edgemtl.export.onnx_export import export_onnx
+from edgemtl.export.simplify import simplify
+from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
+
+Answers = dict[str, NDArray[np.float32]]
+
+
+def exported(network: M3ViT, folder: Path, tasks: list[str] | None = None) -> Path:
+    result = export_onnx(network, folder / "raw.onnx", opset=17, tasks=tasks)
+    assert result.notes == ()
+    return result.path
+
+
+def in_onnxruntime(path: Path, images: NDArray[np.float32]) -> Answers:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+
+def in_openvino(path: Path, images: NDArray[np.float32]) -> Answers:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    core = openvino.Core()
+    model = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = model(images)
+    return {output.any_name: np.array(found[output]) for output in model.outputs}
+
+
+@pytest.mark.parametrize("gating", ["per_task", "task_conditioned", "single"])
+@pytest.mark.parametrize("lowering", ["gather", "static", "dense"])
+def test_every_lowering_agrees_with_the_dense_reference_in_torch(
+    lowering: Any, gating: str, tmp_path: Path
+) -> None:
+    network = tiny(gating=gating, depth=2, experts=4, lowering=lowering)
+    path = exported(network, tmp_path, ["rooms", "distance"])
+    network.set_lowering("dense")
+    for run, seed in ((in_onnxruntime, 1), (in_onnxruntime, 2), (in_openvino, 3)):
+        images = network.example_input(seed=seed)
+        with torch.no_grad():
+            reference = network(images, ["rooms", "distance"])
+        found = run(path, images.numpy())
+        for name, wanted in reference.items():
+            np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_expert_that_the_traced_picture_does_not_use_is_in_the_graph(tmp_path: Path) -> None:
+    network = tiny(depth=2)
+    traced = network.expert_loads(network.example_input())[0]["distance"]
+    idle = [int(e) for e in (traced == 0).nonzero()]
+    assert idle, "choose another seed: the traced picture uses all experts"
+    other = next(
+        seed
+        for seed in range(1, 200)
+        if int(network.expert_loads(network.example_input(seed=seed))[0]["distance"][idle[0]]) > 0
+    )
+    path = exported(network, tmp_path, ["distance"])
+    images = network.example_input(seed=other)
+    network.set_lowering("dense")
+    with torch.no_grad():
+        wanted = network(images, ["distance"])["distance.depth"].numpy()
+    for run in (in_onnxruntime, in_openvino):
+        found = run(path, images.numpy())["distance.depth"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_overflow_is_told_by_the_exported_graph(tmp_path: Path) -> None:
+    network = tiny(depth=2)
+    images = network.example_input(seed=1)
+    loads = network.expert_loads(images, ["distance"])
+    network.set_lowering("static", int(loads[0]["distance"].max()) - 1)
+    with torch.no_grad():
+        wanted = network(images, ["distance"])
+    assert float(wanted[OVERFLOW]) > 0
+    path = exported(network, tmp_path, ["distance"])
+    for run in (in_onnxruntime, in_openvino):
+        found = run(path, images.numpy())
+        assert found[OVERFLOW].tolist() == wanted[OVERFLOW].tolist()
+        answer = wanted["distance.depth"].numpy()
+        np.testing.assert_allclose(found["distance.depth"], answer, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lowering", ["gather", "static"])
+def test_a_simplified_graph_answers_the_same(lowering: Any, tmp_path: Path) -> None:
+    network = tiny(depth=2, experts=4, lowering=lowering)
+    if lowering == "static":
+        network.set_lowering("static", 8)
+    raw = exported(network, tmp_path, ["distance"])
+    simplify(raw, tmp_path / "net.onnx")
+    images = network.example_input(seed=5).numpy()
+    wanted = in_onnxruntime(raw, images)
+    found = in_onnxruntime(tmp_path / "net.onnx", images)
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+    model = onnx.load(tmp_path / "net.onnx")
+    dynamic = sum(node.op_type == "NonZero" for node in model.graph.node)
+    assert dynamic == (4 if lowering == "gather" else 0)
+    if lowering == "static":
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        for value in inferred.graph.value_info:
+            shape = value.type.tensor_type.shape
+            assert all(d.HasField("dim_value") for d in shape.dim), value.name
+
+
+def test_one_task_is_exported_without_the_others(tmp_path: Path) -> None:
+    model = onnx.load(exported(tiny(depth=2), tmp_path, ["distance"]))
+    assert [output.name for output in model.graph.output] == ["distance.depth"]
+    assert not any("facing" in node.name or "rooms" in node.name for node in model.graph.node)
+    assert sum(node.op_type == "NonZero" for node in model.graph.node) == 6
