@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import ceil, gcd
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgemtl.compress.tracing import Counted, Origin, Trace, trace
 from edgemtl.models.base import MultiTaskNetwork
@@ -118,7 +118,8 @@ def channel_groups(
     Outputs of tasks keep their width, as do all channels that meet an operation whose result
     depends on how many there are, or code that counts them by hand. A group that cannot be cut
     although the graph allows it (a size written as a number into the forward) is left out: every
-    group is tried (see trial.py).
+    group is tried (see trial.py). What is followed is one forward pass in eval mode: layers that
+    only training uses do not shrink with what they read.
 
     Args:
         network: left as it is.
@@ -143,13 +144,8 @@ def _traced(network: MultiTaskNetwork) -> Trace:
         if isinstance(module, DeformableConv2d):
             module.lowering = "portable"  # of operators that the tracer knows
 
-    images = example_images(copied)
-
-    def run(module: nn.Module) -> Mapping[str, Sequence[Tensor]]:
-        answers = module(images)
-        return {task.name: [answers[name] for name in task.outputs] for task in network.tasks}
-
-    return trace(copied, run)
+    outputs = {task.name: task.outputs for task in network.tasks}
+    return trace(copied, example_images(copied), outputs)
 
 
 def _grouped(traced: Trace, network: MultiTaskNetwork) -> list[ChannelGroup]:

@@ -9,7 +9,7 @@ any other operator become fixed, so that an unknown one costs freedom, never cor
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
@@ -79,7 +79,7 @@ class Trace:
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches operators run; see the module's text. ``network`` must not be in use elsewhere.
 
-    Task outputs are given to :meth:`output`, then :meth:`finish` completes the trace.
+    Outputs are given to :meth:`fix` and :meth:`output`, then :meth:`finish` completes the trace.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -200,10 +200,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._needs[place] = needs | shared
 
     def output(self, task: str, tensors: Sequence[Tensor]) -> None:
-        """These are the outputs of a task: their widths stay, and what they need is noted."""
+        """These are the outputs of a task: what they need is noted."""
         needs = 0
         for tensor in tensors:
-            self.fix(self.fields(tensor))
             needs |= self._needs.get(tensor.untyped_storage()._cdata, 0)
         self.trace.tasks[task] = frozenset(
             name for index, name in enumerate(self._names) if needs >> index & 1
@@ -245,16 +244,20 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def trace(network: nn.Module, run: Callable[[nn.Module], Mapping[str, Sequence[Tensor]]]) -> Trace:
+def trace(network: nn.Module, images: Tensor, tasks: Mapping[str, Sequence[str]]) -> Trace:
     """Watch one forward pass.
 
     Args:
-        network: a copy nobody else uses, in eval mode.
-        run: calls it and returns task name -> its output tensors.
+        network: a copy nobody else uses, in eval mode; called with the images, it returns tensors
+            by name.
+        images: what to call it with.
+        tasks: task name -> names of its outputs.
     """
     tracer = Tracer(network)
     with tracer:
-        answers = run(network)
-    for task, tensors in answers.items():
-        tracer.output(task, tensors)
+        answers = network(images)
+    for tensor in answers.values():  # some belong to no task
+        tracer.fix(tracer.fields(tensor))
+    for task, names in tasks.items():
+        tracer.output(task, [answers[name] for name in names])
     return tracer.finish()

@@ -13,7 +13,7 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS
 from edgemtl.tasks import Depth, Segmentation, Task
-from support import dense_family, vit_family
+from support import dense_family, m3vit, vit_family
 
 SIZE = (64, 64)
 
@@ -51,6 +51,7 @@ def networks() -> dict[str, MultiTaskNetwork]:
             "mos-s": MOS(variant="mos-s", context="plain", stitch="none", size=SIZE),
             "tiny-dense": dense_family.build(),
             "tiny-vit": vit_family.build(),
+            "m3vit": m3vit.tiny(),
         }
     for network in built.values():
         liven(network)

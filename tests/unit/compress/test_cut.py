@@ -57,7 +57,7 @@ def test_cuts_compose_and_come_back_from_a_checkpoint(name: str, tmp_path: Path)
         expected, found = twice(images), loaded(images)
     for output, value in expected.items():
         assert torch.equal(found[output], value)
-    if name.startswith("tiny"):  # and it can be pruned once more; slow for the others
+    if not name.startswith("mos"):  # and it can be pruned once more; slow for the others
         assert channel_groups(loaded) == channel_groups(twice)
 
 

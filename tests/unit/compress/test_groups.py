@@ -127,6 +127,19 @@ def test_transformer_heads_and_hidden_units() -> None:
     assert "patch" not in groups
 
 
+def test_experts_that_share_a_weight_shrink_together() -> None:
+    experts = of("m3vit")["backbone.blocks.1.mlp.experts"]
+    assert (experts.width, experts.tasks) == (24, ("rooms", "facing", "distance"))
+    assert [(m.tensor.rpartition(".")[2], m.dim, m.role) for m in experts.members] == [
+        ("weight_in", 1, "producer"),
+        ("bias_in", 1, "follower"),
+        ("weight_out", 2, "consumer"),
+    ]
+    # How many experts there are, and what a gate reads, stays.
+    shrunk = {m.tensor for g in GROUPS["m3vit"] for m in g.members}
+    assert not any(".gates." in name for name in shrunk)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_keep_their_width(name: str) -> None:
     network = NETWORKS[name]
@@ -134,6 +147,7 @@ def test_outputs_keep_their_width(name: str) -> None:
     last = {
         "tiny-dense": {"decoders.parts.out.weight", "decoders.distance.out.weight"},
         "tiny-vit": {"decoders.parts.3.weight", "decoders.distance.3.weight"},
+        "m3vit": {f"decoders.{task.name}.classifier.weight" for task in network.tasks},
     }.get(name, {key for key, _ in network.named_parameters() if key.endswith("out.weight")})
     if isinstance(network, MOS):
         last |= {f"levels.{i}.heads.{s}.weight" for i in range(3) for s in ("class", "box")}
