@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from edgemtl.data.aflw2000 import looks_like_aflw2000, open_aflw2000
 from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
+from edgemtl.data.published_dense import IndoorRgbd, NyudV2, PascalContext, PeopleParts
 from edgemtl.data.samples import Dataset
 from edgemtl.data.wider import annotation_file, open_wider
 from edgemtl.errors import InputRefused, UsageError
@@ -108,6 +110,20 @@ def _dense_splits(root: Path) -> list[str | None]:
     ]
 
 
+def _people_splits(root: Path) -> list[str | None]:
+    try:
+        names = json.loads((root / "classes.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    # only a data set whose first class says that it is background has a person to tell from it
+    return _dense_splits(root) if isinstance(names, list) and names[:1] == ["null"] else []
+
+
+def _indoor_splits(root: Path) -> list[str | None]:
+    # the files do not say what camera took them, so only the data set by its name is known
+    return _dense_splits(root) if root.resolve().name == "indoor_rgbd" else []
+
+
 def _wider_splits(root: Path) -> list[str | None]:
     return [split for split in ("train", "val") if annotation_file(root, split) is not None]
 
@@ -122,10 +138,42 @@ register_format(
 )
 register_format(
     DatasetFormat(
+        "people_parts",
+        "as dense, with classes.json whose first class is 'null'",
+        _people_splits,
+        lambda root, split: PeopleParts.open(root, _one(split)),
+    )
+)
+register_format(
+    DatasetFormat(
+        "indoor_rgbd",
+        "as dense, in a folder of this name",
+        _indoor_splits,
+        lambda root, split: IndoorRgbd.open(root, _one(split)),
+    )
+)
+register_format(
+    DatasetFormat(
         "dense",
         "SPLIT/images with SPLIT/labels or SPLIT/depth_mm",
         _dense_splits,
         lambda root, split: DenseFolder.open(root, _one(split)),
+    )
+)
+register_format(
+    DatasetFormat(
+        "nyud",
+        "gt_sets/SPLIT.txt and images",
+        NyudV2.splits,
+        lambda root, split: NyudV2.open(root, _one(split)),
+    )
+)
+register_format(
+    DatasetFormat(
+        "pascal_context",
+        "ImageSets/Context/SPLIT.txt and JPEGImages",
+        PascalContext.splits,
+        lambda root, split: PascalContext.open(root, _one(split)),
     )
 )
 register_format(
