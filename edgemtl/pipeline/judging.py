@@ -76,7 +76,9 @@ def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[
     accuracy = {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle}
     cost = {"reference": manifest.cost.before, "artefact": manifest.cost.after}
     hashes = [(side or {}).get("artefact_sha256") for side in cost.values()]
-    identical = hashes[0] is not None and hashes[0] == hashes[1]
+    # Before the device has answered, nothing about its latency is known, not even a ratio of one.
+    asked = latency is not None or "runs_here_as" not in manifest.artefact.facts
+    identical = asked and hashes[0] is not None and hashes[0] == hashes[1]
     return _facts(primary, accuracy, cost, latency, None, identical), manifest.gates
 
 

@@ -93,7 +93,11 @@ class Pictures(Stage):
     COUNT = 4
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        return {"data": context.evaluation_fingerprint, "tasks": context.task_names}
+        return {
+            "data": context.evaluation_fingerprint,
+            "tasks": context.task_names,
+            "threads": context.recipe.bench.threads,
+        }
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Write ``NAME.before.png`` and ``NAME.after.png``."""

@@ -28,6 +28,7 @@ class Parity(Stage):
         return {
             "images": context.recipe.export.parity_images,
             "data": context.calibration_fingerprint,
+            "threads": context.recipe.bench.threads,
         }
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:

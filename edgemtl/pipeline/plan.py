@@ -42,8 +42,3 @@ def plan(recipe: Recipe) -> list[Stage]:
         Bench("bench", ("compile", reference[1])),
         Gates("gates", (*judged, "bench")),
     ]
-
-
-def stage_names(recipe: Recipe) -> list[str]:
-    """Names of the stages of a run."""
-    return [stage.name for stage in plan(recipe)]

@@ -1,0 +1,204 @@
+"""Everything that can change a stage's result changes its key, and that of all stages after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from support.dense_family import build
+from support.dense_work import FACTORY, DenseWork, write_dense_work
+
+from edgemtl import recipes, targets
+from edgemtl.backends.base import Availability
+from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
+from edgemtl.pipeline import cache, stage
+from edgemtl.pipeline.cache import StageCache
+from edgemtl.pipeline.plan import plan
+from edgemtl.pipeline.stage import Context
+
+ALL = {
+    "model",
+    "export",
+    "compile",
+    "parity",
+    "accuracy-reference",
+    "accuracy",
+    "cost-reference",
+    "cost",
+    "bundle",
+    "pictures",
+    "bench",
+    "gates",
+}
+AFTER_EXPORT = ALL - {"model", "accuracy-reference"}
+AFTER_COMPILE = AFTER_EXPORT - {"export"}
+
+
+@dataclass
+class Asked:
+    """What a run is asked, to be changed in one place."""
+
+    work: DenseWork
+    target: str = "cpu"
+    assign: list[str] = field(default_factory=list)
+    patch: pytest.MonkeyPatch = field(default_factory=pytest.MonkeyPatch)
+
+    def keys(self) -> dict[str, str]:
+        """Stage -> key, without running any."""
+        recipe = recipes.resolve({}, None, [f"data.root={self.work.data}", *self.assign], {})
+        context = Context(
+            self.work.model,
+            FACTORY,
+            recipe,
+            targets.load(self.target),
+            StageCache(self.work.data.parent / "cache"),
+            self.work.data.parent / "private",
+        )
+        for one in plan(recipe):
+            context.keys[one.name] = one.key(context)
+        return context.keys
+
+
+def write_weights(asked: Asked) -> None:
+    torch.save(build(seed=1).state_dict(), asked.work.model)
+
+
+def rename_model(asked: Asked) -> None:
+    renamed = asked.work.model.with_name("other.pt")
+    asked.work.model.rename(renamed)
+    asked.work = DenseWork(renamed, asked.work.data)
+
+
+def change_picture(split: str) -> Callable[[Asked], None]:
+    def change(asked: Asked) -> None:
+        path = asked.work.data / split / "images" / "0000.jpg"
+        image = cv2.imread(str(path))
+        assert image is not None
+        path.write_bytes(cv2.imencode(".jpg", image[::-1])[1].tobytes())
+
+    return change
+
+
+def change_label(asked: Asked) -> None:
+    path = asked.work.data / "val" / "labels" / "0000.png"
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert label is not None
+    label[40:60] = 3
+    path.write_bytes(cv2.imencode(".png", label)[1].tobytes())
+
+
+def change_target(line: str) -> Callable[[Asked], None]:
+    def change(asked: Asked) -> None:
+        path = asked.work.data.parent / "cpu.toml"
+        text = (Path(__file__).parents[3] / "targets" / "cpu.toml").read_text("utf-8")
+        name = line.split(" ")[0]
+        kept = [row for row in text.splitlines() if not row.startswith(name)]
+        # Top-level keys come before the first table.
+        path.write_text("\n".join([line, *kept]), "utf-8")
+        asked.target = str(path)
+
+    return change
+
+
+def patch(owner: Any, name: str, value: Any) -> Callable[[Asked], None]:
+    return lambda asked: asked.patch.setattr(owner, name, value)
+
+
+def assign(*assignments: str) -> Callable[[Asked], None]:
+    return lambda asked: asked.assign.extend(assignments)
+
+
+CHANGES: dict[str, tuple[Callable[[Asked], None], set[str]]] = {
+    "weights": (write_weights, ALL),
+    "our own code or a tool's version": (patch(stage, "code_fingerprint", lambda: "other"), ALL),
+    "tasks": (assign('model.tasks=["parts"]'), ALL),
+    "the model's name": (rename_model, {"bundle"}),
+    "opset": (assign("export.opset=16"), AFTER_EXPORT),
+    "lowering": (assign("export.deformable=portable"), AFTER_EXPORT),
+    "the target's opset": (change_target("opset = 16"), AFTER_EXPORT),
+    "the target's options": (change_target("threads = 3"), AFTER_COMPILE),
+    "the runtime's version": (
+        patch(OnnxRuntimeBackend, "availability_impl", lambda self: Availability(True, "0.0")),
+        AFTER_COMPILE,
+    ),
+    "parity pictures": (assign("export.parity_images=2"), {"parity", "bundle"}),
+    "a training picture": (change_picture("train"), {"parity", "bundle"}),
+    "an evaluation picture": (
+        change_picture("val"),
+        {"accuracy-reference", "accuracy", "bundle", "pictures", "gates"},
+    ),
+    "an evaluation label": (
+        change_label,
+        {"accuracy-reference", "accuracy", "bundle", "pictures", "gates"},
+    ),
+    "the evaluation split": (
+        assign("data.evaluation=train"),
+        {"accuracy-reference", "accuracy", "bundle", "pictures", "gates"},
+    ),
+    "how many pictures": (
+        assign("data.limit=1"),
+        {"parity", "accuracy-reference", "accuracy", "bundle", "pictures", "gates"},
+    ),
+    "threads": (
+        assign("bench.threads=2"),
+        {"parity", "accuracy-reference", "accuracy", "bundle", "pictures", "bench", "gates"},
+    ),
+    "gates": (assign("gates.cost.size_bytes=1e6"), {"bundle", "gates"}),
+}
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(write_dense_work(tmp_path, pictures=2), patch=monkeypatch)
+
+
+def test_the_same_question_has_the_same_keys(asked: Asked) -> None:
+    keys = asked.keys()
+    assert set(keys) == ALL
+    assert len(set(keys.values())) == len(ALL)
+    assert asked.keys() == keys
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changes_a_result_changes_its_key(asked: Asked, what: str) -> None:
+    before = asked.keys()
+    change, expected = CHANGES[what]
+    change(asked)
+    after = asked.keys()
+    assert {name for name in ALL if before[name] != after[name]} == expected
+
+
+def test_the_factorys_module_is_part_of_the_key(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemtl.pipeline import build_stages
+
+    before = asked.keys()
+    monkeypatch.setattr(build_stages, "sha256_file", lambda path: "other code")
+    assert all(before[name] != key for name, key in asked.keys().items())
+
+
+def test_the_fingerprint_is_of_code_that_makes_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(cache.__file__).parents[1]
+    read: list[str] = []
+    real = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        read.append(str(self.relative_to(root)))
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    cache.code_fingerprint.cache_clear()
+    first = cache.code_fingerprint()
+    assert {"pipeline/stage.py", "tasks/depth.py", "report/drawing.py", "files.py"} <= set(read)
+    assert not {"cli/main.py", "report/page.py"} & set(read)
+
+    monkeypatch.setattr(cache, "version", lambda tool: "0.0")
+    cache.code_fingerprint.cache_clear()
+    assert cache.code_fingerprint() != first
+    cache.code_fingerprint.cache_clear()
