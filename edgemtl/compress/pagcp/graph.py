@@ -82,7 +82,8 @@ class Step:
         bits: which groups' masks it depends on, one bit per group.
         pictures: whether it depends on the pictures (and not on masks alone).
         macs: multiply-accumulates of one run over a batch.
-        kept: whether its output is worth keeping.
+        kept: whether its output is worth keeping (and therefore rounded).
+        stored: whether there is room to keep it.
         norm: the folded norm, if it is a convolution with one.
     """
 
@@ -92,6 +93,7 @@ class Step:
     pictures: bool = True
     macs: int = 0
     kept: bool = False
+    stored: bool = True
     norm: FoldedNorm | None = None
 
 
@@ -171,6 +173,23 @@ class TracedNetwork:
     def norms(self) -> list[int]:
         """Steps with a folded batch norm."""
         return [index for index, step in enumerate(self.steps) if step.norm is not None]
+
+    def fit_into(self, store: dict[int, Tensor], copies: int, memory_bytes: int) -> None:
+        """Decide which outputs are kept from now on: the smallest first, as many as fit.
+
+        The few largest outputs, early in a network, hold most of the memory and little of the work.
+
+        Args:
+            store: everything worth keeping of one batch; what does not fit is dropped from it.
+            copies: batches that are kept.
+            memory_bytes: for all of them.
+        """
+        room = memory_bytes // max(copies, 1)
+        for index, value in sorted(store.items(), key=lambda item: (item[1].numel(), item[0])):
+            room -= value.numel() * value.element_size()
+            self.steps[index].stored = room >= 0
+        for index in [index for index in store if not self.steps[index].stored]:
+            del store[index]
 
     def weights(self, names: Mapping[int, str]) -> list[tuple[Step, str | None]]:
         """Every step that multiplies, with the name of its weight (None when it has none).
@@ -354,7 +373,7 @@ class TracedNetwork:
                 watch(index, args, kwargs, out)
             if step.kept:
                 half = out.half()
-                if keep and clean:
+                if keep and clean and step.stored:
                     store[index] = half
                 out = half.float()
             values[step.node] = out

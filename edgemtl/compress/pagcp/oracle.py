@@ -121,7 +121,6 @@ class Oracle:
         self._calibration_store: dict[int, Tensor] = {}
         self._bits = np.array([traced.bits_of(task.outputs) for task in self.tasks], object)
         self._memory_bytes = memory_bytes
-        self._keeping = len(self.batches)
         self._losses = [np.full((b.count, len(self.tasks)), np.nan) for b in self.batches]
         self._before: dict[int, Statistics] = {}
 
@@ -133,8 +132,8 @@ class Oracle:
         """
         started = time.monotonic()
         self._losses[0][:] = self._evaluate(0, self.committed, 0)
-        kept = sum(value.numel() * 2 for value in self._store[0].values())
-        self._keeping = max(1, self._memory_bytes // max(kept, 1) - 1)
+        # One more copy than batches: the calibration pictures are kept, too.
+        self.traced.fit_into(self._store[0], len(self.batches) + 1, self._memory_bytes)
         self._losses = self.committed_losses()
         self._labelled = np.concatenate(self._losses) != 0
         names = [task.name for task in self.tasks]
@@ -268,12 +267,7 @@ class Oracle:
         wanted = [name for task in tasks for name in task.outputs]
         batch = self.batches[index]
         outputs, macs = self.traced.evaluate(
-            batch.images,
-            state,
-            self._store[index],
-            dirty,
-            wanted,
-            keep=index < self._keeping,
+            batch.images, state, self._store[index], dirty, wanted, keep=True
         )
         found = np.zeros((batch.count, len(self.tasks)))
         with torch.no_grad():

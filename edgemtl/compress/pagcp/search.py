@@ -39,7 +39,7 @@ RECALIBRATE_FROM = 0.3
 #: share of the units that a sweep works on, those that save most per predicted rise (PAGCP's P)
 KEPT_UNITS = 0.8
 #: a sweep towards a goal lets every task's loss grow by this factor
-SWEEP_BUDGET = 1.15
+SWEEP_BUDGET = 1.3
 #: a sweep that comes less than this share closer to the goal makes the next one's budget larger
 SLOW_SWEEP = 0.08
 MOST_SWEEPS = 24

@@ -108,6 +108,22 @@ def test_re_running_the_suffix_equals_running_everything(network: TinyDense) -> 
                 torch.testing.assert_close(found[name], whole[name], rtol=0, atol=0)
 
 
+def test_what_does_not_fit_is_computed_again_with_the_same_answer(
+    network: TinyDense, data: PruneData
+) -> None:
+    found = []
+    for memory in (10**9, 10**6, 0):
+        options = PruneOptions(channel_multiple=1, oracle_memory_bytes=memory)
+        job = _job(network, data, options, Goals())
+        name = job.groups[-1].name
+        gate = torch.ones(job.by_name[name].width)
+        gate[::2] = 0
+        trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]), True)
+        found.append((trial.rises.tolist(), job.oracle.spent.macs))
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert found[0][1] <= found[1][1] <= found[2][1] and found[0][1] < found[2][1]
+
+
 def test_the_cost_model_equals_counting_the_cut_network(network: TinyDense) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
