@@ -11,7 +11,10 @@ import typer
 from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgemtl.measure.results import Comparison, LatencyResult
+    from edgemtl.pipeline.benchmarking import Timing
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +43,18 @@ def bench_verb(
         str, typer.Option(help="Runtime for an ONNX file (a bundle knows its own).")
     ] = "onnxruntime",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="Measure there instead: ssh://[user@]host[:port].")
+    ] = None,
+    device_python: Annotated[
+        str, typer.Option(help="Python on the device that has the target's runtime.")
+    ] = "python3",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the results as JSON.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure latency on this machine, one artefact per process.
+    """Measure latency on this machine, one artefact per process, or on a device.
 
     Exit code 9 when the measurement is not stable: the figures are printed, but not to be quoted.
     """
@@ -59,6 +68,9 @@ def bench_verb(
         if not as_json:
             print(line, file=sys.stderr)
 
+    if device is not None:
+        _on_device(bundle, against, device, device_python, timing, output, as_json, tell)
+        return
     result = bench_files(bundle, against, timing, tell)
     data = result.to_dict()
     if output is not None:
@@ -70,6 +82,40 @@ def bench_verb(
     if not result.stable:
         print(f"not stable: {result.reason}", file=sys.stderr)
         raise typer.Exit(int(ExitCode.UNSTABLE))
+
+
+def _on_device(
+    bundle: Path,
+    against: Path | None,
+    device: str,
+    python: str,
+    timing: Timing,
+    output: Path | None,
+    as_json: bool,
+    tell: Callable[[str], None],
+) -> None:
+    from edgemtl.errors import UsageError
+    from edgemtl.files import write_json
+    from edgemtl.pipeline.device_bench import bench_on_device
+
+    if against is not None or timing.picture is not None:
+        raise UsageError("--against and --picture do not go with --device")
+    run = bench_on_device(bundle, device, python, timing, tell)
+    if run.results is not None:
+        if output is not None:
+            write_json(output, run.results)
+        if as_json:
+            print_json(run.results)
+        elif "latency" in run.results:
+            found = run.results["latency"]
+            figures = ", ".join(
+                f"{k[:-3]} {found[k]:.2f} ms" for k in ("p50_ms", "p90_ms", "p99_ms")
+            )
+            print(f"{device}: {figures} ({found['count']} runs)")
+    if run.message:
+        print(f"error: {run.message}", file=sys.stderr)
+    if run.exit_code:
+        raise typer.Exit(run.exit_code)
 
 
 def _print(result: LatencyResult | Comparison, bundle: Path, against: Path | None) -> None:

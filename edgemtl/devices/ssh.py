@@ -1,0 +1,266 @@
+"""Measure a bundle on a device over SSH, by the system's own OpenSSH client.
+
+OpenSSH knows the user's keys, agents, jump hosts and known hosts; nothing of that is done again
+here. A host whose key is not known is refused and nothing is ever asked on a terminal, so there is
+no password to keep. The run is detached on the device: a connection that drops is taken up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
+from edgemtl.files import sha256_file
+
+#: on the device, below its home folder; bundles stay there under their hash, so that none is
+#: copied twice
+FOLDER = ".cache/edgemtl/bundles"
+#: exit code by which ssh tells its own failures
+_SSH_FAILED = 255
+_ATTEMPTS = 5
+_OPTIONS = {
+    "BatchMode": "yes",
+    "StrictHostKeyChecking": "yes",
+    "ConnectTimeout": "10",
+    "ServerAliveInterval": "5",
+    "ServerAliveCountMax": "3",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a device is: ``ssh://[user@]host[:port]``."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """Read an address.
+
+        Raises:
+            UsageError: not of that form, or with a password in it.
+        """
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise UsageError(f"not a device address: {error}", where=text) from error
+        if parts.scheme != "ssh" or parts.path.strip("/") or parts.query or parts.fragment:
+            raise UsageError("not a device address", where=text, hint="ssh://user@host[:port]")
+        if parts.password is not None:
+            raise UsageError(
+                "a device address takes no password", hint="put a key on the device: ssh-copy-id"
+            )
+        # Neither may be read as an option or by a shell.
+        for part in (parts.hostname or "", parts.username or "user"):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._:-]*", part):
+                raise UsageError("not a device address", hint="ssh://user@host[:port]")
+        return Address(str(parts.hostname), parts.username, port)
+
+    def __str__(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        return f"ssh://{user}{self.host}" + (f":{self.port}" if self.port else "")
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What the runner did on a device.
+
+    Attributes:
+        exit_code: of the runner.
+        results: its JSON document; None when it stopped before it had one.
+        message: its sentence on standard error, without "error:"; empty when all is well.
+        copied: bytes that were sent; 0 when the bundle was there already.
+    """
+
+    exit_code: int
+    results: dict[str, Any] | None
+    message: str
+    copied: int
+
+
+class SshDevice:
+    """A device and the commands sent to it.
+
+    Args:
+        address: where it is.
+        python: the interpreter there that has the target's runtime.
+        config: configuration file for OpenSSH instead of the user's own.
+        pause_seconds: between two tries, and between two looks whether the run is over.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        python: str = "python3",
+        config: Path | None = None,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        self.address = address
+        self._python = python
+        self._config = config
+        self._pause = pause_seconds
+
+    def bench(
+        self,
+        bundle: Path,
+        arguments: Sequence[str],
+        tell: Callable[[str], None],
+        limit_seconds: float = 3600.0,
+    ) -> DeviceRun:
+        """Copy the bundle, run its runner, bring the results back, clean up.
+
+        Args:
+            bundle: checked by the runner there, byte by byte.
+            arguments: of the runner's ``bench``.
+            tell: for progress.
+            limit_seconds: the run is ended after that.
+
+        Raises:
+            TargetUnavailable: the device cannot be reached, its key is not known, or the
+                connection was lost for good.
+            StageFailed: the copy arrives damaged, or the device has no room or no time left.
+        """
+        digest = sha256_file(bundle)
+        copied = self._send(bundle, digest, tell)
+        job = f"run-{secrets.token_hex(8)}"
+        try:
+            self._start(digest, job, arguments)
+            tell(f"running on {self.address}")
+            code = self._wait(job, limit_seconds)
+            results = self._read(f"{job}.json")
+            message = self._read(f"{job}.err").decode("utf-8", "replace")
+        finally:
+            # Also after Ctrl-C: what was started there is ended, what was written is removed.
+            with contextlib.suppress(TargetUnavailable, StageFailed):
+                self._run(
+                    f"cd {FOLDER} && if [ -f {job}.pid ] && [ ! -f {job}.code ]; then "
+                    f"kill -s TERM -- -$(cat {job}.pid); fi; rm -rf {job}.*"
+                )
+        try:
+            document = json.loads(results) if results else None
+        except ValueError as error:
+            raise StageFailed(f"the results are not readable: {error}") from error
+        last = (message.strip().splitlines() or [""])[-1]
+        plain = "".join(c if c.isprintable() else " " for c in last)
+        return DeviceRun(code, document, plain.removeprefix("error: "), copied)
+
+    def _send(self, bundle: Path, digest: str, tell: Callable[[str], None]) -> int:
+        """Copy by hash, going on where an earlier copy stopped; returns the bytes sent."""
+        size, sent = bundle.stat().st_size, 0
+        name = f"{digest}.edgemtl"
+        for attempt in range(_ATTEMPTS):
+            state = self._run(
+                f"umask 077; mkdir -p {FOLDER} && cd {FOLDER} && "
+                f"if [ -f {name} ]; then echo whole; else cat {name}.part 2>/dev/null | wc -c; fi"
+            )
+            found = state.decode("ascii", "replace").strip()
+            if found == "whole":
+                return sent
+            offset = int(found) if found.isdigit() else 0
+            if offset > size:
+                offset = 0
+            tell(f"copying {size - offset:,} bytes to {self.address}")
+            how = ">>" if offset else ">"
+            try:
+                with bundle.open("rb") as stream:
+                    stream.seek(offset)
+                    self._once(f"cat {how} {FOLDER}/{name}.part", stream)
+            except TargetUnavailable:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(self._pause)
+                continue
+            sent += size - offset
+            self._run(
+                f"cd {FOLDER} && if echo '{digest}  {name}.part' | sha256sum -c >/dev/null 2>&1; "
+                f"then mv -f {name}.part {name}; else rm -f {name}.part; fi"
+            )
+        raise StageFailed("the copy on the device is damaged", where=str(self.address))
+
+    def _start(self, digest: str, job: str, arguments: Sequence[str]) -> None:
+        """Start the runner in a session of its own, which outlives the connection."""
+        runner = shlex.join(
+            [self._python, f"{digest}.edgemtl", "bench", "--output", f"{job}.json", *arguments]
+        )
+        script = (
+            f"echo $$ > {job}.pid; {runner} > /dev/null 2> {job}.err; "
+            f"echo $? > {job}.part; mv {job}.part {job}.code"
+        )
+        # Asked again after a lost answer it must not start twice: a folder is made only once.
+        self._run(
+            f"cd {FOLDER} && if mkdir {job}.begun 2>/dev/null; then "
+            f"setsid sh -c {shlex.quote(script)} < /dev/null > /dev/null 2>&1 & fi"
+        )
+
+    def _wait(self, job: str, limit_seconds: float) -> int:
+        ends = time.monotonic() + limit_seconds
+        while time.monotonic() < ends:
+            code = self._run(f"cat {FOLDER}/{job}.code 2>/dev/null || true").strip()
+            if code.isdigit():
+                return int(code)
+            time.sleep(self._pause)
+        raise StageFailed(
+            f"the run took more than {limit_seconds:.0f} s and was ended", where=str(self.address)
+        )
+
+    def _read(self, name: str) -> bytes:
+        return self._run(f"cat {FOLDER}/{name} 2>/dev/null || true")
+
+    def _run(self, command: str) -> bytes:
+        """Run a command that may be repeated; a lost connection is tried again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._once(command)
+            except TargetUnavailable as error:
+                final = "key" in error.message or "denied" in error.message
+                if final or attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(self._pause)
+        raise AssertionError("unreachable")
+
+    def _once(self, command: str, stdin: Any = subprocess.DEVNULL) -> bytes:
+        options = [f"-o{key}={value}" for key, value in _OPTIONS.items()]
+        if self._config is not None:
+            options = ["-F", str(self._config), *options]
+        if self.address.port is not None:
+            options += ["-p", str(self.address.port)]
+        if self.address.user is not None:
+            options += ["-l", self.address.user]
+        try:
+            done = subprocess.run(
+                ["ssh", *options, "--", self.address.host, command],
+                stdin=stdin,
+                capture_output=True,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except FileNotFoundError as error:
+            raise TargetUnavailable(
+                "there is no 'ssh' here", hint="install the OpenSSH client"
+            ) from error
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason told"]
+        if done.returncode == _SSH_FAILED:
+            known = "Host key verification failed" in done.stderr.decode("utf-8", "replace")
+            raise TargetUnavailable(
+                "the device's host key is not the known one" if known else lines[-1],
+                where=str(self.address),
+                hint="log in once with ssh and compare the key" if known else None,
+            )
+        if done.returncode:
+            raise StageFailed(lines[-1], where=str(self.address))
+        return done.stdout
