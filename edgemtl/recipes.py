@@ -80,8 +80,8 @@ class RecoverSection(_Section):
     """``[recover]``: training after pruning, with the dense network as the teacher."""
 
     steps: int = Field(800, ge=0, description="optimiser steps at most; 0 for no recovery")
-    batch: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    batch: int = Field(16, ge=1, description="pictures per step")
+    learning_rate: float = Field(1e-3, gt=0, description="at its highest, after the warm-up")
     size: tuple[int, int] | None = Field(
         None, description="training height, width in pixels; the network's own by default"
     )
@@ -105,7 +105,7 @@ class BenchSection(_Section):
     seconds: float = Field(3.0, gt=0, description="least seconds of timed runs")
     min_runs: int = Field(50, ge=1, description="least number of timed runs")
     max_seconds: float = Field(20.0, gt=0, description="stop after so many seconds in any case")
-    warmup_seconds: float = Field(1.0, ge=0)
+    warmup_seconds: float = Field(1.0, ge=0, description="of runs that are not counted")
 
 
 class Recipe(_Section):

@@ -35,14 +35,16 @@ def bench_verb(
     seconds: Annotated[float, typer.Option(min=0.1, help="Least seconds of timed runs.")] = 3.0,
     min_runs: Annotated[int, typer.Option(min=5, help="Least number of timed runs.")] = 100,
     max_seconds: Annotated[float, typer.Option(min=0.5, help="Stop after so long.")] = 60.0,
-    warmup_seconds: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    warmup_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds of runs that are not counted.")
+    ] = 1.0,
     picture: Annotated[
         Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
     ] = None,
     backend: Annotated[
         str, typer.Option(help="Runtime for an ONNX file (a bundle knows its own).")
     ] = "onnxruntime",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of turns.")] = 0,
     device: Annotated[
         str | None, typer.Option(help="Measure there instead: ssh://[user@]host[:port].")
     ] = None,

@@ -64,9 +64,11 @@ class TaskLimits(_Limits):
         min: least value; max: largest value (for figures where lower is better).
     """
 
-    max_relative_drop: NotNegative = DEFAULT_RELATIVE_DROP
-    min: Limit = None
-    max: Limit = None
+    max_relative_drop: NotNegative = Field(
+        DEFAULT_RELATIVE_DROP, description="share that the figure may be worse than uncompressed"
+    )
+    min: Limit = Field(None, description="least value of the figure")
+    max: Limit = Field(None, description="largest value, where lower is better")
 
 
 class LatencyLimits(_Limits):
@@ -79,10 +81,10 @@ class LatencyLimits(_Limits):
             equal artefacts whose ratio is measured, not counted.
     """
 
-    p50_ms: Positive = None
-    p90_ms: Positive = None
-    p99_ms: Positive = None
-    ratio: Positive = 1.05
+    p50_ms: Positive = Field(None, description="half of all runs are faster")
+    p90_ms: Positive = Field(None, description="nine of ten are")
+    p99_ms: Positive = Field(None, description="99 of 100 are")
+    ratio: Positive = Field(1.05, description="median over the uncompressed network's")
 
 
 class CostLimits(_Limits):
@@ -97,11 +99,11 @@ class CostLimits(_Limits):
         size_bytes: absolute limit on the artefact.
     """
 
-    macs_ratio: Positive = 1.0
-    flops_ratio: Positive = None
-    parameters_ratio: Positive = None
-    size_ratio: Positive = 1.01
-    size_bytes: Positive = None
+    macs_ratio: Positive = Field(1.0, description="multiply-accumulates over uncompressed")
+    flops_ratio: Positive = Field(None, description="another name of macs_ratio; set one of them")
+    parameters_ratio: Positive = Field(None, description="parameters over uncompressed")
+    size_ratio: Positive = Field(1.01, description="bytes of the artefact over uncompressed")
+    size_bytes: Positive = Field(None, description="bytes of the artefact")
 
     @model_validator(mode="after")
     def _one_name(self) -> CostLimits:
@@ -133,7 +135,9 @@ class GateLimits(_Limits):
     tasks: dict[str, TaskLimits] = Field(default_factory=dict)
     latency: LatencyLimits = LatencyLimits()
     cost: CostLimits = CostLimits()
-    allow_not_measured: tuple[str, ...] = ()
+    allow_not_measured: tuple[str, ...] = Field(
+        (), description="gates that may go unmeasured: a name, or its front part ('latency')"
+    )
 
     def task(self, name: str) -> TaskLimits:
         """The limits of a task, the defaults when it is not named."""
