@@ -243,25 +243,35 @@ def hard_view(m: Lambda, x: Tensor) -> Tensor:
     return m.b(m.a(x).view(x.shape[0], 6, *x.shape[2:]))
 
 
-FIXED: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "group norm": (lambda: nn.Sequential(conv(8, 6), nn.GroupNorm(2, 6), conv(6, 5)), 4),
-    "softmax over channels": (lambda: Lambda(softmax_over_channels, a=conv(8, 6), b=conv(6, 5)), 4),
-    "mean over channels": (lambda: Lambda(channel_mean, a=conv(8, 6), b=conv(6, 5)), 4),
-    "slice by number": (lambda: Lambda(sliced, a=conv(8, 6), b=conv(4, 5)), 6),
-    "unknown operator": (lambda: Lambda(sorted_channels, a=conv(8, 6), b=conv(6, 5)), 6),
-    "rolled": (lambda: Lambda(rolled, a=conv(8, 6), b=conv(6, 5)), 6),
-    "constant of its width": (lambda: Lambda(constant, a=conv(8, 6), b=conv(6, 5)), 6),
-    "written into zeros": (lambda: Lambda(written_into, a=conv(8, 6), b=conv(6, 5)), 6),
-    "uneven split": (lambda: Lambda(uneven, a=conv(8, 6), b=conv(6, 5)), 6),
-    "split by number": (lambda: Lambda(hard_split, a=conv(8, 6), b=conv(6, 5)), 6),
-    "view by number": (lambda: Lambda(hard_view, a=conv(8, 6), b=conv(6, 5)), 6),
+def computed_weight(m: Lambda, x: Tensor) -> Tensor:
+    return m.c(F.conv2d(m.a(x), m.b.weight.tanh(), m.b.bias))
+
+
+def shuffled_by_number(m: Lambda, x: Tensor) -> Tensor:
+    return m.b(F.channel_shuffle(m.a(x), 2))
+
+
+FIXED: dict[str, Callable[[], nn.Module]] = {
+    "group norm": lambda: nn.Sequential(conv(8, 6), nn.GroupNorm(2, 6), conv(6, 5)),
+    "softmax over channels": lambda: Lambda(softmax_over_channels, a=conv(8, 6), b=conv(6, 5)),
+    "mean over channels": lambda: Lambda(channel_mean, a=conv(8, 6), b=conv(6, 5)),
+    "slice by number": lambda: Lambda(sliced, a=conv(8, 6), b=conv(4, 5)),
+    "unknown operator": lambda: Lambda(sorted_channels, a=conv(8, 6), b=conv(6, 5)),
+    "rolled": lambda: Lambda(rolled, a=conv(8, 6), b=conv(6, 5)),
+    "constant of its width": lambda: Lambda(constant, a=conv(8, 6), b=conv(6, 5)),
+    "written into zeros": lambda: Lambda(written_into, a=conv(8, 6), b=conv(6, 5)),
+    "uneven split": lambda: Lambda(uneven, a=conv(8, 6), b=conv(6, 5)),
+    "split by number": lambda: Lambda(hard_split, a=conv(8, 6), b=conv(6, 5)),
+    "computed weight": lambda: Lambda(computed_weight, a=conv(8, 6), b=conv(6, 7), c=conv(7, 5)),
+    "shuffle as an operator": lambda: Lambda(shuffled_by_number, a=conv(8, 6), b=conv(6, 5)),
+    "view by number": lambda: Lambda(hard_view, a=conv(8, 6), b=conv(6, 5)),
 }
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_depends_on_the_width_is_never_cut(name: str) -> None:
     torch.manual_seed(0)
-    host = Host(FIXED[name][0](), 5)
+    host = Host(FIXED[name](), 5)
     found = widths(host)
     inner = [key for key in found if key in ("body.0", "body.a")]
     assert not inner, found
