@@ -94,7 +94,7 @@ class SharedFeatures:
     """
 
     #: names of modules at most this deep are recorded
-    DEPTH = 3
+    DEPTH = 2
 
     def __init__(self, network: MultiTaskNetwork) -> None:
         self.maps: dict[str, Tensor] = {}

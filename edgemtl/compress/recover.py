@@ -36,6 +36,8 @@ PICTURE_BYTES = 1_500_000_000
 LAST_RATE = 0.02
 LARGEST_GRADIENT = 10.0
 SAVE_EVERY = 50
+#: the first steps compile kernels for the pruned shapes and are several times slower
+UNTIMED_STEPS = 3
 #: an improvement of the drop smaller than this does not count
 SMALLEST_GAIN = 0.001
 
@@ -120,87 +122,6 @@ class Progress:
     drops: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-class Pictures:
-    """Random training pictures; decoded ones are kept while memory allows."""
-
-    def __init__(self, dataset: Dataset, network: MultiTaskNetwork, options: RecoverOptions):
-        # Each of several data sets is drawn from equally often, however large it is.
-        parts: Sequence[Dataset] = getattr(dataset, "parts", (dataset,))
-        self._parts = [part for part in parts if len(part)]
-        size = options.size or network.input_spec.size
-        self._spec = replace(network.input_spec, size=size)
-        self._options = options
-        self._kept: dict[tuple[int, int], Sample | None] = {}
-        self._bytes = 0
-        if not self._parts:
-            raise InputRefused("there is no picture to train on", where=dataset.name)
-
-    def batch(self, step: int) -> list[Prepared]:
-        """The pictures of one step."""
-        rng = np.random.default_rng([self._options.seed, step])
-        found: list[Prepared] = []
-        tries = 0
-        while len(found) < self._options.batch:
-            part = int(rng.integers(len(self._parts)))
-            index = int(rng.integers(len(self._parts[part])))
-            sample = self._sample(part, index)
-            tries += 1
-            if sample is not None:
-                found.append(random_view(sample, self._spec, rng))
-            elif tries > 50 * self._options.batch:
-                raise InputRefused("no picture decodes", where=self._parts[part].name)
-        return found
-
-    def _sample(self, part: int, index: int) -> Sample | None:
-        key = (part, index)
-        if key not in self._kept:
-            sample = next(iter(self._parts[part].subset([index])), None)
-            if self._bytes > PICTURE_BYTES:
-                return sample
-            self._kept[key] = sample
-            self._bytes += 0 if sample is None else sample.image.nbytes
-        return self._kept[key]
-
-
-class Prefetcher:
-    """Prepares the next batches in a thread; errors reach the one who asks."""
-
-    def __init__(self, pictures: Pictures, start: int, stop: int) -> None:
-        self._queue: queue.Queue[list[Prepared] | Exception] = queue.Queue(maxsize=2)
-        self._ended = threading.Event()
-        self._work_args = (pictures, start, stop)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        pictures, start, stop = self._work_args
-        for step in range(start, stop):
-            try:
-                item: list[Prepared] | Exception = pictures.batch(step)
-            except Exception as error:
-                item = error
-            while not self._ended.is_set():
-                try:
-                    self._queue.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if self._ended.is_set() or isinstance(item, Exception):
-                return
-
-    def next(self) -> list[Prepared]:
-        """The next batch, in order."""
-        item = self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        self._thread.join()
 
 
 class Recovery:
@@ -293,11 +214,12 @@ class Recovery:
         """How long a step takes here and now; the weights are left as they were."""
         kept = copy.deepcopy(self.network.state_dict()), copy.deepcopy(self.progress)
         student, dense = SharedFeatures(self.network), SharedFeatures(self.teacher)
-        batches = [self._pictures.batch(step) for step in range(steps + 1)]
+        batches = [self._pictures.batch(step) for step in range(steps + UNTIMED_STEPS)]
         try:
-            self._step(batches[0], student, dense)
+            for batch in batches[:UNTIMED_STEPS]:
+                self._step(batch, student, dense)
             started = time.monotonic()
-            for batch in batches[1:]:
+            for batch in batches[UNTIMED_STEPS:]:
                 self._step(batch, student, dense)
             seconds = (time.monotonic() - started) / steps
         finally:
