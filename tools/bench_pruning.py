@@ -32,7 +32,8 @@ import torch
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.compress.prune import PruneOptions, methods, prune, save_pruned
+from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset

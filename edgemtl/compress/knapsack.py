@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.cost import Cost
+from edgemtl.compress.job import Found, Job, register_method
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.saliency import Scores, keep_most_important
-from edgemtl.compress.prune import Found, Job, register_method
 from edgemtl.errors import StageFailed, UsageError
 
 #: how often costs are made linear anew

@@ -16,10 +16,10 @@ from torch import Tensor
 from edgemtl.compress.batches import Batch
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import library_importance
+from edgemtl.compress.job import DEFAULT_BUDGET, Found, Job, register_method
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.prune import DEFAULT_BUDGET, Found, Job, register_method
 from edgemtl.errors import UsageError
 from edgemtl.files import write_atomically
 

@@ -22,13 +22,13 @@ from edgemtl.compress.batches import losses_per_image
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.cut import cut
 from edgemtl.compress.importance import l1_importance
+from edgemtl.compress.job import Found, Job, register_method
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.budgets import Tolerances
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.saliency import keep_most_important
 from edgemtl.compress.pagcp.search import PROBE_SHARE
-from edgemtl.compress.prune import Found, Job, register_method
 from edgemtl.compress.results import GroupStep
 from edgemtl.files import write_atomically
 

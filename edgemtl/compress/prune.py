@@ -1,7 +1,7 @@
 """Pruning from end to end: search, cut, recover, in rounds, resumable; one entry for all methods.
 
 ``prune(network, data, options)`` is what the command line and the pipeline call. A method decides
-which channels go (:data:`METHODS`); what is common to all lies here.
+which channels go (``job.py``); what is common to all lies here.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgemtl.compress.augmentation import prepare_all
-from edgemtl.compress.batches import Batch, Prepared, batches
-from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
+from edgemtl.compress.cost import Cost, Goals, Keep
 from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.groups import ChannelGroup, channel_groups, snapped_widths
-from edgemtl.compress.masking import MaskedNetwork
+from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell
+from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.oracle import Oracle, Spent
-from edgemtl.compress.pagcp.saliency import Scores, taylor_scores
-from edgemtl.compress.recover import RecoverOptions, RecoverResult, recover
+from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.recover import RecoverOptions, recover
 from edgemtl.compress.results import GroupStep
 from edgemtl.compress.slices import PruneData
 from edgemtl.errors import StageFailed, UsageError
@@ -35,283 +34,8 @@ from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 
-Tell = Callable[[str], None]
-#: how much a task's loss may grow when the user names neither budgets nor a goal (design 6 i)
-DEFAULT_BUDGET = 1.5
-#: pictures per batch of the oracle: small batches let the sequential test stop early
-ORACLE_BATCH = 8
-#: pictures per batch of the saliency: the mean of |gradient| over batches needs several of them
-SALIENCY_BATCH = 4
 #: steps of the recovery that the rounds before the last get, together
 EARLY_ROUNDS_SHARE = 0.4
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """What to prune for.
-
-    Attributes:
-        method: key of :data:`METHODS`.
-        flops: kept share of multiply-accumulates to come down to, in 0..1.
-        params: kept share of parameters to come down to.
-        latency_ratio: share of the dense latency to come down to; needs a latency table.
-        tasks: prune for these only, the other heads are dropped; all when None.
-        budgets: task -> factor its loss may grow by before recovery, above 1.
-        first_tolerance: task -> tolerance of the first step; from the budget when not named.
-        channel_multiple: widths stay multiples of it.
-        rounds: of pruning and recovery on the way to the goal.
-        oracle_memory_bytes: for kept activations.
-        seed: of everything random.
-        recovery: how to train after each round; None for no recovery.
-    """
-
-    method: str = "pagcp"
-    flops: float | None = None
-    params: float | None = None
-    latency_ratio: float | None = None
-    tasks: tuple[str, ...] | None = None
-    budgets: Mapping[str, float] = field(default_factory=dict)
-    first_tolerance: Mapping[str, float] = field(default_factory=dict)
-    channel_multiple: int = 8
-    rounds: int = 1
-    oracle_memory_bytes: int = 1_600_000_000
-    seed: int = 0
-    recovery: RecoverOptions | None = None
-
-    def __post_init__(self) -> None:
-        goals = (("flops", self.flops), ("params", self.params), ("latency", self.latency_ratio))
-        for name, goal in goals:
-            if goal is not None and not 0 < goal < 1:
-                raise UsageError(f"the {name} goal is {goal:g}, it is a kept share between 0 and 1")
-        for task, budget in self.budgets.items():
-            if not budget > 1:
-                raise UsageError(
-                    f"the budget of task '{task}' is {budget:g}, it has to be above 1",
-                    hint="1.5 lets its loss grow by half before recovery",
-                )
-        if self.channel_multiple < 1 or self.rounds < 1:
-            raise UsageError("the channel multiple and the number of rounds are at least 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round of search and recovery did.
-
-    Attributes:
-        steps: committed steps, in order.
-        widths: group -> (before, after).
-        cost: after the round.
-        loss_ratio: task -> held-out loss after the cut over before it; empty where the method
-            does not measure it.
-        spent: cost of the search.
-        saliency: task-wise cost of the channels is not kept; seconds of the whole search.
-        search_seconds: wall time of the search, loading and tracing included.
-        recovery: None when there was none.
-    """
-
-    steps: tuple[GroupStep, ...]
-    widths: Mapping[str, tuple[int, int]]
-    cost: Cost
-    loss_ratio: Mapping[str, float]
-    spent: Spent
-    search_seconds: float
-    recovery: RecoverResult | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "steps": [step.to_dict() for step in self.steps],
-            "widths": {name: list(pair) for name, pair in self.widths.items()},
-            "cost": self.cost.to_dict(),
-            "loss_ratio": dict(self.loss_ratio),
-            "spent": self.spent.to_dict(),
-            "search_seconds": self.search_seconds,
-            "recovery": None if self.recovery is None else self.recovery.to_dict(),
-        }
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """A pruned network and how it came about.
-
-    Attributes:
-        network: in eval mode; its ``pruning`` holds the records.
-        method: that chose the channels.
-        dense, pruned: cost before and after.
-        rounds: in order.
-        goals_reached: whether all goals were; None without goals.
-        notes: what the reader must know.
-    """
-
-    network: MultiTaskNetwork
-    method: str
-    dense: Cost
-    pruned: Cost
-    rounds: tuple[Round, ...]
-    goals_reached: bool | None
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without the network."""
-        return {
-            "method": self.method,
-            "dense": self.dense.to_dict(),
-            "pruned": self.pruned.to_dict(),
-            "rounds": [one.to_dict() for one in self.rounds],
-            "goals_reached": self.goals_reached,
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a method decided.
-
-    Attributes:
-        keep: group -> mask.
-        state: batch statistics to go with them.
-        steps: committed steps, where the method has any.
-        loss_ratio: task -> held-out loss over the dense one, where the method measures it.
-        spent: cost.
-        notes: what the reader must know.
-    """
-
-    keep: dict[str, Tensor]
-    state: State
-    steps: tuple[GroupStep, ...] = ()
-    loss_ratio: Mapping[str, float] = field(default_factory=dict)
-    spent: Spent = field(default_factory=Spent)
-    notes: tuple[str, ...] = ()
-
-
-class Job:
-    """Everything a method needs, for one network and one round; dear things on first use.
-
-    Attributes:
-        network: to prune, in eval mode.
-        groups: its prunable groups.
-        goals: of this round, relative to ``dense``.
-        dense: cost of the network before the first round.
-        options: the user's.
-        tell: progress.
-    """
-
-    def __init__(
-        self,
-        network: MultiTaskNetwork,
-        data: tuple[list[Prepared], list[Prepared]],
-        options: PruneOptions,
-        goals: Goals,
-        dense: Cost | None,
-        state: Path | None,
-        tell: Tell,
-        latency: Callable[[MultiTaskNetwork, Sequence[ChannelGroup]], Callable[[Keep], float]]
-        | None,
-    ) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.options, self.goals, self.state, self.tell = options, goals, state, tell
-        self.groups = channel_groups(network)
-        if not self.groups:
-            raise StageFailed("the network has no group of channels that can be cut")
-        self.by_name = {group.name: group for group in self.groups}
-        self.choices = {
-            group.name: snapped_widths(group, options.channel_multiple)[::-1]
-            for group in self.groups
-        }
-        size = network.input_spec.size
-        oracle, self._calibration = data
-        self.batches = batches(oracle, network.tasks, size, ORACLE_BATCH)
-        self.calibration = batches(
-            self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
-        )[0]
-        masked = MaskedNetwork(self.network, self.groups)
-
-        def run(images: Tensor, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            masked.use_gates(gates)
-            return masked(images)
-
-        self.traced = TracedNetwork(
-            run, self.calibration.images, {group.name: group.width for group in self.groups}
-        )
-        self.cost = CostModel(network, self.groups, self.traced, ORACLE_BATCH)
-        if latency is not None:
-            self.cost.latency = latency(network, self.groups)
-        self.dense = dense or self.cost.of({})
-        self._oracle: Oracle | None = None
-
-    @property
-    def oracle(self) -> Oracle:
-        """The oracle, with its dense losses measured."""
-        if self._oracle is None:
-            self._oracle = Oracle(
-                self.traced,
-                self.network.tasks,
-                self.batches,
-                self.calibration,
-                self.options.oracle_memory_bytes,
-            )
-            self._oracle.measure_dense()
-        return self._oracle
-
-    @property
-    def all_kept(self) -> dict[str, Tensor]:
-        """Masks that remove nothing."""
-        return {g.name: torch.ones(g.width, dtype=torch.bool) for g in self.groups}
-
-    @property
-    def saliency_batches(self) -> list[Batch]:
-        """The calibration pictures in small batches."""
-        size = self.network.input_spec.size
-        return batches(self._calibration, self.network.tasks, size, SALIENCY_BATCH)
-
-    def score(self, keep: Keep) -> tuple[Scores, Spent]:
-        """Taylor scores of the network with these masks, and what they cost."""
-        started = time.monotonic()
-        masked = MaskedNetwork(self.network, self.groups)
-        for name, mask in keep.items():
-            masked.set_mask(name, mask)
-        parts = self.saliency_batches
-        scores = taylor_scores(masked, masked.gates(True), self.network.tasks, parts)
-        # A backward pass costs two forward ones, and there is one per task.
-        passes = 1 + 2 * len(self.network.tasks)
-        images = len(parts) * SALIENCY_BATCH
-        macs = self.traced.macs // ORACLE_BATCH * images * passes
-        return scores, Spent(macs, images, 0, time.monotonic() - started)
-
-    def check(self, keep: Keep) -> None:
-        """Cut a copy and run it once.
-
-        Raises:
-            StageFailed: it does not run, or answers NaN or infinity.
-        """
-        try:
-            smaller = cut(self.network, keep, self.groups)
-            with torch.inference_mode():
-                answers = smaller(self.calibration.images[:1])
-        except Exception as error:  # whatever a network raises when a shape does not fit
-            raise StageFailed(f"the cut network does not run: {error}") from error
-        broken = [name for name, value in answers.items() if not bool(value.isfinite().all())]
-        if broken:
-            raise StageFailed(f"the cut network answers NaN or infinity in '{broken[0]}'")
-
-
-Method = Callable[[Job], Found]
-METHODS: dict[str, Method] = {}
-
-
-def register_method(name: str) -> Callable[[Method], Method]:
-    """Decorator: make a method choosable by name."""
-
-    def register(method: Method) -> Method:
-        METHODS[name] = method
-        return method
-
-    return register
 
 
 def methods() -> list[str]:

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import copy
 import math
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.batches import Prepared, images_of, targets_of
 from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
-from edgemtl.data.samples import Dataset, Sample
-from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.compress.training_pictures import Pictures, Prefetcher
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import StageFailed
 from edgemtl.files import write_atomically
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.base import MultiTaskNetwork
 
-#: decoded pictures are kept in memory up to this
-PICTURE_BYTES = 1_500_000_000
 #: learning rate at the end of the cosine, relative to the peak
 LAST_RATE = 0.02
 LARGEST_GRADIENT = 10.0
@@ -152,7 +147,8 @@ class Recovery:
         self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self._state, self._tell = options, state, tell
         self._held_out = held_out
-        self._pictures = Pictures(training, network, options)
+        spec = replace(network.input_spec, size=options.size or network.input_spec.size)
+        self._pictures = Pictures(training, spec, options.batch, options.seed)
         self._names = [task.name for task in network.tasks]
         self.average = copy.deepcopy(network).eval()
         self.best = copy.deepcopy(network.state_dict())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgemtl.compress.prune import PruneOptions, prune
+from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset

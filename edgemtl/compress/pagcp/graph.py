@@ -22,54 +22,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import Node, map_arg
 from torch.utils.flop_counter import flop_registry
 
+from edgemtl.compress.pagcp.folded_norm import FoldedNorm, Statistics
+
 #: runs a masked network: images, gate per group name -> output name -> tensor
 Run = Callable[[Tensor, Mapping[str, Tensor]], dict[str, Tensor]]
-#: running mean and variance of a batch norm
-Statistics = tuple[Tensor, Tensor]
-
 _NORMS = (
     torch.ops.aten.native_batch_norm.default,
     torch.ops.aten._native_batch_norm_legit_no_training.default,
 )
 #: dear although they multiply no matrices
 _DEAR = (torch.ops.aten.grid_sampler_2d.default,)
-
-
-@dataclass
-class FoldedNorm:
-    """A convolution followed by a batch norm, run as one convolution.
-
-    Attributes:
-        bias: of the convolution, whose weight depends on the masks.
-        gamma, beta, mean, var, eps: of the norm, as trained.
-        arguments: the convolution's arguments behind weight and bias.
-    """
-
-    bias: Tensor | None
-    gamma: Tensor
-    beta: Tensor
-    mean: Tensor
-    var: Tensor
-    eps: float
-    arguments: tuple[Any, ...]
-
-    def raw(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution alone: what the norm's statistics are about."""
-        out: Tensor = torch.ops.aten.convolution.default(x, weight, self.bias, *self.arguments)
-        return out
-
-    def run(self, x: Tensor, weight: Tensor, statistics: Statistics | None) -> Tensor:
-        """Convolution and norm as one convolution, with other statistics when given."""
-        mean, var = statistics if statistics is not None else (self.mean, self.var)
-        scale = self.gamma * (var + self.eps).rsqrt()
-        shift = -mean if self.bias is None else self.bias - mean
-        out: Tensor = torch.ops.aten.convolution.default(
-            x,
-            weight * scale.view(-1, *[1] * (weight.dim() - 1)),
-            self.beta + shift * scale,
-            *self.arguments,
-        )
-        return out
 
 
 @dataclass

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from edgemtl.compress.batches import Batch, losses_per_image
 from edgemtl.compress.pagcp.decision import Verdict, judge
-from edgemtl.compress.pagcp.graph import State, Statistics, TracedNetwork
+from edgemtl.compress.pagcp.folded_norm import Statistics
+from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.errors import StageFailed
 from edgemtl.tasks.base import Task
 

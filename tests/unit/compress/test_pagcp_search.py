@@ -18,10 +18,11 @@ from edgemtl.compress.batches import images_of, targets_of
 from edgemtl.compress.cost import CostModel, Goals
 from edgemtl.compress.cut import cut
 from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.prune import Job, PruneOptions, methods, prune
+from edgemtl.compress.prune import methods, prune
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError

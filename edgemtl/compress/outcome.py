@@ -1,0 +1,83 @@
+"""What pruning came to: rounds, costs before and after, the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgemtl.compress.cost import Cost
+from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.recover import RecoverResult
+from edgemtl.compress.results import GroupStep
+from edgemtl.models.base import MultiTaskNetwork
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of search and recovery did.
+
+    Attributes:
+        steps: committed steps, in order.
+        widths: group -> (before, after).
+        cost: after the round.
+        loss_ratio: task -> held-out loss after the cut over before it; empty where the method
+            does not measure it.
+        spent: cost of the search.
+        saliency: task-wise cost of the channels is not kept; seconds of the whole search.
+        search_seconds: wall time of the search, loading and tracing included.
+        recovery: None when there was none.
+    """
+
+    steps: tuple[GroupStep, ...]
+    widths: Mapping[str, tuple[int, int]]
+    cost: Cost
+    loss_ratio: Mapping[str, float]
+    spent: Spent
+    search_seconds: float
+    recovery: RecoverResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "steps": [step.to_dict() for step in self.steps],
+            "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "cost": self.cost.to_dict(),
+            "loss_ratio": dict(self.loss_ratio),
+            "spent": self.spent.to_dict(),
+            "search_seconds": self.search_seconds,
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned network and how it came about.
+
+    Attributes:
+        network: in eval mode; its ``pruning`` holds the records.
+        method: that chose the channels.
+        dense, pruned: cost before and after.
+        rounds: in order.
+        goals_reached: whether all goals were; None without goals.
+        notes: what the reader must know.
+    """
+
+    network: MultiTaskNetwork
+    method: str
+    dense: Cost
+    pruned: Cost
+    rounds: tuple[Round, ...]
+    goals_reached: bool | None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the network."""
+        return {
+            "method": self.method,
+            "dense": self.dense.to_dict(),
+            "pruned": self.pruned.to_dict(),
+            "rounds": [one.to_dict() for one in self.rounds],
+            "goals_reached": self.goals_reached,
+            "notes": list(self.notes),
+        }
