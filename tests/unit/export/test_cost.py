@@ -8,11 +8,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from exported_networks import Exported, make_deformable, make_mos
 from onnx import TensorProto, helper
 from support.dense_family import build
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.export import module_cost
 from edgemtl.export.cost import Cost, count_cost, module_costs
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.models.base import MultiTaskNetwork
@@ -186,3 +189,17 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(StageFailed, match="cannot be read"):
         count_cost(tmp_path / "g.onnx")
+
+
+@pytest.mark.parametrize("name", ["mos-m", "mos-t", "deformable"])
+def test_counting_gives_what_torchs_own_counter_gives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: MultiTaskNetwork = make_deformable() if name == "deformable" else make_mos(name)
+    computed = module_costs(network)
+    monkeypatch.setattr(module_cost, "LARGE_MACS", 0)  # by shapes alone, as for large networks
+    assert module_costs(network) == computed
+    if name != "deformable":  # torch has no formula for our own operator
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(network.example_input())
+        assert computed.macs == counter.get_total_flops() // 2
