@@ -16,6 +16,7 @@ Args = tuple[Any, ...]
 
 
 def tensors_of(values: Sequence[Any]) -> list[Tensor]:
+    """All tensors among the values, nested lists and tuples included, in order."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
@@ -26,6 +27,7 @@ def tensors_of(values: Sequence[Any]) -> list[Tensor]:
 
 
 def first_of(result: Any) -> Tensor:
+    """The tensor that an operator returned, or the first of several."""
     tensor = result if isinstance(result, Tensor) else result[0]
     assert isinstance(tensor, Tensor)
     return tensor
@@ -46,6 +48,11 @@ def _fit(tensor: Tensor, fields: Sequence[Field]) -> Fields:
 def move(
     tracer: Tracer, run: Callable[[Tensor], Tensor], source: Tensor, result: Tensor, counts: bool
 ) -> None:
+    """Move labels the way an operator that only rearranges elements moved its input.
+
+    ``run`` repeats the operator on the labels; ``counts`` says whether the moved numbers are part of
+    what the code wrote down.
+    """
     made = []
     for item in tracer.fields(source):
         moved = field(run(item.labels), item.origin)
@@ -58,6 +65,7 @@ def move(
 
 
 def elementwise(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
+    """Sum, product and the like: labels of inputs that meet at one element are joined."""
     target = first_of(result)
     tensors = [t for t in tensors_of(values) if t.dim() > 0]
     if len(tensors) == 1 and tensors[0].shape == target.shape:
@@ -121,6 +129,7 @@ def blocked(tracer: Tracer, source: Tensor, axes: Sequence[int], result: Any) ->
 
 
 def reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -> None:
+    """Mean, sum or maximum over axes: labels of the axes that stay."""
     source, target = args[0], first_of(result)
     axes = next((a for a in args[1:] if isinstance(a, list | tuple)), named.get("dim")) or None
     if axes is None:
@@ -152,6 +161,7 @@ def select_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
 
 
 def unbind_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
+    """``x.unbind(1)``: one selection per part."""
     axis = args[1] if len(args) > 1 else 0
     for index, part in enumerate(result):
         select_rule(tracer, func, (args[0], axis, index), part)
@@ -198,12 +208,14 @@ def split_rule(tracer: Tracer, func: Any, args: Args, result: Sequence[Tensor]) 
 
 
 def cat_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``torch.cat``: parts keep their labels, side by side."""
     parts = [t for t in args[0] if t.dim() == result.dim()]
     axis = (args[1] if len(args) > 1 else 0) % result.dim()
     _join(tracer, [(t, tracer.fields(t)) for t in parts], axis, result)
 
 
 def stack_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``torch.stack``: parts get an axis of their own, then lie side by side."""
     axis = (args[1] if len(args) > 1 else 0) % result.dim()
     parts = []
     for tensor in args[0]:
@@ -265,5 +277,6 @@ def index_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
 
 
 def roll_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``torch.roll``: the shifted axes cannot lose channels, since the shift is written down."""
     axes = args[2] if len(args) > 2 and args[2] else range(result.dim())
     blocked(tracer, args[0], list(axes), result)

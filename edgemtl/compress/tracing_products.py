@@ -112,12 +112,14 @@ def _narrowed(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def bmm_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """Batched matrix products, with or without a bias."""
     a, b = args[-2:] if func._schema.name == "aten::bmm" else args[1:3]
     fields = _product(tracer, (a, tracer.fields(a)), (b, tracer.fields(b)))
     _add_bias(tracer, func, "aten::baddbmm", args, fields, result)
 
 
 def mm_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """Matrix products, with or without a bias."""
     a, b = args[:2] if func._schema.name == "aten::mm" else args[1:3]
 
     def lifted(tensor: Tensor) -> tuple[Tensor, Fields]:
@@ -139,6 +141,7 @@ def _add_bias(
 
 
 def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """Convolutions of all kinds: outputs follow the weight, inputs meet it, groups tie both."""
     source, weight, bias = args[:3]
     transposed, groups = args[6], args[8]
     incoming, fields = list(channelwise(tracer, source)), tracer.fields(weight)

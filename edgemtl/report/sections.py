@@ -36,6 +36,8 @@ _STAGE_STATES = {
 
 @dataclass(frozen=True)
 class ModuleRow:
+    """One row of the table of modules: its work before and after, and its share as a bar."""
+
     work: ModuleWork
     before: Figure
     after: Figure
@@ -46,6 +48,7 @@ class ModuleRow:
 
 
 def modules(run: RunData) -> list[ModuleRow]:
+    """Where the multiply-accumulates go, by module, the costliest opened further."""
     after = run.cost_after or run.cost_before
     if after is None or not after.per_node:
         return []
@@ -73,6 +76,7 @@ def modules(run: RunData) -> list[ModuleRow]:
 
 
 def nodes(run: RunData) -> list[dict[str, Any]]:
+    """The costliest nodes of the graph."""
     side, cost = ("artefact", run.cost_after) if run.cost_after else ("reference", run.cost_before)
     nodes = cost.per_node if cost else ()
     costly = sorted(enumerate(nodes), key=lambda item: (-item[1].macs, item[0]))
@@ -97,6 +101,7 @@ def _results(run: RunData) -> list[tuple[str, LatencyResult]]:
 
 
 def histogram(run: RunData) -> dict[str, Any] | None:
+    """Latency samples of both artefacts on one axis; None when nothing was timed."""
     series = [
         charts.Series(
             label,
@@ -130,6 +135,7 @@ def histogram(run: RunData) -> dict[str, Any] | None:
 
 
 def interval(run: RunData) -> dict[str, Any] | None:
+    """The speed-up with its interval, drawn; None when nothing was compared."""
     if run.comparison is None:
         return None
     found = run.comparison.speedup
@@ -155,6 +161,7 @@ def interval(run: RunData) -> dict[str, Any] | None:
 
 
 def latency_facts(run: RunData) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What each latency was measured on, as label and text."""
     found = []
     for label, result in _results(run):
         machine = result.machine
@@ -199,6 +206,7 @@ def parity(run: RunData) -> list[dict[str, Any]]:
 
 
 def stages(run: RunData) -> list[dict[str, Any]]:
+    """The stages with how long each took, relative to the longest."""
     stages = run.run.stages if run.run else ()
     longest = max((s.seconds or 0.0 for s in stages), default=0.0) or 1.0
     return [
