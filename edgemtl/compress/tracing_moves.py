@@ -50,8 +50,8 @@ def move(
 ) -> None:
     """Move labels the way an operator that only rearranges elements moved its input.
 
-    ``run`` repeats the operator on the labels; ``counts`` says whether the moved numbers are part of
-    what the code wrote down.
+    ``run`` repeats the operator on the labels; ``counts`` says whether the moved numbers are
+    part of what the code wrote down.
     """
     made = []
     for item in tracer.fields(source):
