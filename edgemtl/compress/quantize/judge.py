@@ -1,0 +1,133 @@
+"""What a quantised graph loses: per task on labelled pictures, and per region on a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgemtl.compress.batches import Prepared, targets_of
+from edgemtl.compress.distillation import answer_loss
+from edgemtl.compress.quantize.results import TaskVerdict
+from edgemtl.compress.quantize.simulate import Images, simulation
+from edgemtl.data.preprocess import InputSpec
+from edgemtl.data.samples import Dataset
+from edgemtl.measure.accuracy import evaluate
+from edgemtl.tasks.base import Task
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Figures = Mapping[str, float | None]
+
+
+class Judge:
+    """Measures the tasks' primary figures on held-out pictures, and compares with the float graph.
+
+    Args:
+        reference: the float32 graph.
+        tasks: what to measure.
+        input_spec: the network's input.
+        dataset: labelled pictures that were not calibrated on.
+        budgets: task name -> largest relative drop.
+
+    Attributes:
+        evaluations: runs over the data set so far.
+    """
+
+    def __init__(
+        self,
+        reference: ModelProto,
+        tasks: Sequence[Task],
+        input_spec: InputSpec,
+        dataset: Dataset,
+        budgets: Mapping[str, float],
+    ) -> None:
+        self.evaluations = 0
+        self._tasks, self._spec, self._dataset = tasks, input_spec, dataset
+        self._budgets = budgets
+        self._before = self._measure(reference)
+
+    def _measure(self, model: ModelProto) -> dict[str, tuple[float | None, str]]:
+        self.evaluations += 1
+        report = evaluate(simulation(model), self._tasks, self._spec, self._dataset)
+        return {
+            task.name: (
+                report.tasks[task.name].values.get(task.primary.key),
+                report.tasks[task.name].note,
+            )
+            for task in self._tasks
+        }
+
+    def __call__(self, model: ModelProto) -> dict[str, TaskVerdict]:
+        """Measure a graph."""
+        after = self._measure(model)
+        verdicts = {}
+        for task in self._tasks:
+            old, why = self._before[task.name]
+            new, why_new = after[task.name]
+            drop = None
+            if old is not None and new is not None:
+                drop = task.primary.relative_drop(old, new)
+            note = why or why_new
+            if drop is None and not note:
+                note = "nothing to measure"
+            verdicts[task.name] = TaskVerdict(
+                task.primary.key, old, new, drop, self._budgets.get(task.name), note
+            )
+        return verdicts
+
+
+def region_costs(
+    reference: ModelProto,
+    variants: Mapping[str, Callable[[], ModelProto]],
+    tasks: Sequence[Task],
+    probes: Sequence[Prepared],
+    images: Images,
+    size: tuple[int, int],
+    tell: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
+    """How far each variant's answers are from the float graph's, per task.
+
+    Args:
+        reference: the float32 graph.
+        variants: name -> what makes a graph to compare; one is in memory at a time.
+        tasks: whose answers count.
+        probes: pictures with labels, which say where an answer means something.
+        images: the same pictures as the network is fed them.
+        size: canvas height and width.
+        tell: progress.
+
+    Returns:
+        Variant -> task -> mean distance, 0 for equal answers.
+    """
+    targets = {task.name: [targets_of([p], task, size) for p in probes] for task in tasks}
+    names = [name for task in tasks for name in task.outputs]
+
+    def answers(model: ModelProto) -> list[dict[str, torch.Tensor]]:
+        run = simulation(model, names)
+        return [
+            {name: torch.from_numpy(value) for name, value in run(image).items()}
+            for image in images
+        ]
+
+    wanted = answers(reference)
+    costs: dict[str, dict[str, float]] = {}
+    for number, (name, make) in enumerate(variants.items()):
+        if number % 20 == 0:
+            tell(f"costs of {len(variants)} regions: {number}")
+        found = answers(make())
+        costs[name] = {
+            task.name: float(
+                np.mean(
+                    [
+                        float(answer_loss(task, mine, theirs, targets[task.name][index]))
+                        for index, (mine, theirs) in enumerate(zip(found, wanted, strict=True))
+                    ]
+                )
+            )
+            for task in tasks
+        }
+    return costs
