@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from edgemtl.data.samples import Dataset, Sample
 
@@ -34,14 +36,16 @@ class Concatenated:
             yield from part
 
     def subset(self, indices: Sequence[int]) -> Concatenated:
-        """The samples at these positions; each part keeps its own order, parts keep theirs."""
-        chosen, start = [], 0
-        for part in self.parts:
-            inside = [i - start for i in indices if start <= i < start + len(part)]
-            if inside:
-                chosen.append(part.subset(inside))
-            start += len(part)
-        return Concatenated(chosen)
+        """The samples at these positions, in this order."""
+        ends = list(accumulate(len(part) for part in self.parts))
+        runs: list[tuple[int, list[int]]] = []
+        for index in indices:
+            which = bisect_right(ends, index)
+            inside = index - (ends[which] - len(self.parts[which]))
+            if not runs or runs[-1][0] != which:
+                runs.append((which, []))
+            runs[-1][1].append(inside)
+        return Concatenated([self.parts[which].subset(inside) for which, inside in runs])
 
     def fingerprint(self) -> str:
         """SHA-256 over the parts' fingerprints, in order."""

@@ -25,9 +25,10 @@ def test_all_parts_come_in_order_and_single_parts_stay_themselves(parts: list[Fa
     assert concatenate(parts[:1]) is parts[0]
 
 
-def test_a_subset_counts_over_all_parts(parts: list[FaceFolder]) -> None:
+def test_a_subset_counts_over_all_parts_and_keeps_its_order(parts: list[FaceFolder]) -> None:
     names = [s.name for s in Concatenated(parts)]
-    assert [s.name for s in Concatenated(parts).subset([1, 4])] == [names[1], names[4]]
+    taken = Concatenated(parts).subset([4, 1, 0])
+    assert [s.name for s in taken] == [names[4], names[1], names[0]]
 
 
 def test_thinning_spreads_over_the_whole(parts: list[FaceFolder]) -> None:
