@@ -15,6 +15,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from edgemtl.pipeline.cache import code_fingerprint
+
+# Read once and handed to all that are forked, so that all of them are the same code.
+code_fingerprint()
+
 _PRELOAD = [
     "cyclonedx.output.json",
     "edgemtl.backends.onnxruntime",
@@ -30,6 +35,7 @@ _PRELOAD = [
     "psutil",
     "rich.console",
     "support.dense_family",
+    "support.doomed",
     "torch.onnx",
 ]
 #: what makes a change on the disk durable or visible to others
