@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from edgemtl.compress.batches import Prepared, targets_of
+from edgemtl.compress.batches import targets_of
 from edgemtl.compress.distillation import answer_loss
+from edgemtl.compress.quantize.pictures import Canvases
 from edgemtl.compress.quantize.results import TaskVerdict
-from edgemtl.compress.quantize.simulate import Images, simulation
+from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.measure.accuracy import evaluate
@@ -19,8 +20,6 @@ from edgemtl.tasks.base import Task
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-Figures = Mapping[str, float | None]
 
 
 class Judge:
@@ -84,8 +83,7 @@ def region_costs(
     reference: ModelProto,
     variants: Mapping[str, Callable[[], ModelProto]],
     tasks: Sequence[Task],
-    probes: Sequence[Prepared],
-    images: Images,
+    probes: Canvases,
     size: tuple[int, int],
     tell: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
@@ -95,22 +93,21 @@ def region_costs(
         reference: the float32 graph.
         variants: name -> what makes a graph to compare; one is in memory at a time.
         tasks: whose answers count.
-        probes: pictures with labels, which say where an answer means something.
-        images: the same pictures as the network is fed them.
+        probes: pictures; their labels say where an answer means something.
         size: canvas height and width.
         tell: progress.
 
     Returns:
         Variant -> task -> mean distance, 0 for equal answers.
     """
-    targets = {task.name: [targets_of([p], task, size) for p in probes] for task in tasks}
+    targets = {task.name: [targets_of([p], task, size) for p in probes.prepared] for task in tasks}
     names = [name for task in tasks for name in task.outputs]
 
     def answers(model: ModelProto) -> list[dict[str, torch.Tensor]]:
         run = simulation(model, names)
         return [
             {name: torch.from_numpy(value) for name, value in run(image).items()}
-            for image in images
+            for image in probes
         ]
 
     wanted = answers(reference)

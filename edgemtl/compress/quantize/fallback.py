@@ -1,0 +1,111 @@
+"""Bring every task inside its budget by leaving layers in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edgemtl.compress.quantize.judge import Judge
+from edgemtl.compress.quantize.layers import Layer, regions
+from edgemtl.compress.quantize.results import Culprit, QuantizeOptions, TaskVerdict
+from edgemtl.compress.quantize.search import failing, fewest, rank
+from edgemtl.compress.quantize.writers import Tell, Writer
+
+#: regions whose cost is estimated; larger networks are grouped more coarsely
+MOST_REGIONS = 128
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What stays in float32, and what was measured.
+
+    Attributes:
+        kept: node name of a layer -> why.
+        culprits: regions by cost, dearest first; empty when nothing had to be ranked.
+        verdicts: task name -> what it loses.
+        evaluations: runs over all judge pictures.
+    """
+
+    kept: Mapping[str, str]
+    culprits: tuple[Culprit, ...] = ()
+    verdicts: Mapping[str, TaskVerdict] = field(default_factory=dict)
+    evaluations: int = 0
+
+
+def keep_budgets(
+    make_judge: Callable[[], Judge],
+    writer: Writer,
+    layers: Sequence[Layer],
+    forced: Mapping[str, str],
+    cost: Callable[[Mapping[str, Collection[str]]], dict[str, dict[str, float]]],
+    options: QuantizeOptions,
+    tell: Tell,
+) -> Outcome:
+    """Quantise everything; where a task loses too much, find the fewest layers to leave.
+
+    Args:
+        make_judge: measures the float32 network, then judges others.
+        writer: writes choices.
+        layers: all layers.
+        forced: node name -> why, of layers that stay in float32 in any case.
+        cost: region name -> its layers' node names, to region name -> task -> cost.
+        options: budgets and number of evaluations.
+        tell: told what goes on.
+    """
+    judge = make_judge()
+    full = judge(writer.write(forced))
+    tell(f"all in {options.precision}: {told(full)}")
+    # A task that cannot be judged is not helped by leaving layers in float32.
+    late = [name for name in failing(full) if full[name].drop is not None]
+    if not late:
+        return Outcome(forced, (), full, judge.evaluations)
+    grouped = regions([layer for layer in layers if layer.node not in forced], MOST_REGIONS)
+    nodes = {name: [layer.node for layer in group] for name, group in grouped.items()}
+    costs = cost(nodes)
+    order = rank(costs, late)
+
+    def attempt(kept: Sequence[str]) -> Mapping[str, TaskVerdict]:
+        verdicts = judge(writer.write({*forced, *(n for name in kept for n in nodes[name])}))
+        tell(f"{len(kept)} of {len(nodes)} regions in float32: {told(verdicts)}")
+        return verdicts
+
+    found = fewest(order, attempt, full, options.max_evaluations - judge.evaluations)
+    culprits = _shares(order, costs, grouped, found.kept)
+    kept = dict(forced)
+    for row in culprits:
+        if row.kept:
+            worst = max(late, key=row.costs.__getitem__)
+            reason = f"{row.costs[worst]:.0%} of what quantising costs task '{worst}'"
+            kept |= dict.fromkeys(nodes[row.region], reason)
+    return Outcome(kept, culprits, found.verdicts, judge.evaluations)
+
+
+def _shares(
+    order: Sequence[str],
+    costs: Mapping[str, Mapping[str, float]],
+    grouped: Mapping[str, Sequence[Layer]],
+    kept: Collection[str],
+) -> tuple[Culprit, ...]:
+    """Costs as shares of each task's sum."""
+    tasks = list(next(iter(costs.values()), {}))
+    totals = {task: sum(max(cost[task], 0) for cost in costs.values()) for task in tasks}
+    return tuple(
+        Culprit(
+            name,
+            tuple(dict.fromkeys(layer.module for layer in grouped[name])),
+            {
+                task: max(costs[name][task], 0) / totals[task] if totals[task] > 0 else 0.0
+                for task in tasks
+            },
+            name in kept,
+        )
+        for name in order
+    )
+
+
+def told(verdicts: Mapping[str, TaskVerdict]) -> str:
+    """Relative drops in a line."""
+    return ", ".join(
+        f"{name} {'not judged' if verdict.drop is None else f'{verdict.drop:+.2%}'}"
+        for name, verdict in verdicts.items()
+    )

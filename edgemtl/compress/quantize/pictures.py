@@ -1,0 +1,76 @@
+"""The pictures that quantisation looks at: some to calibrate on, others to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.data.preprocess import InputSpec
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import InputRefused
+
+
+class Canvases(Sequence[NDArray[np.float32]]):
+    """Prepared pictures, one by one as a network is fed them: (1, 3, H, W) float32 when asked for.
+
+    Attributes:
+        prepared: the pictures with their labels.
+    """
+
+    def __init__(self, prepared: Sequence[Prepared]) -> None:
+        self.prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self.prepared)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NDArray[np.float32]]: ...
+
+    def __getitem__(
+        self, index: int | slice
+    ) -> NDArray[np.float32] | Sequence[NDArray[np.float32]]:
+        if isinstance(index, slice):
+            return Canvases(self.prepared[index])
+        return self.prepared[index].canvas.astype(np.float32)[None]
+
+
+def canvases(dataset: Dataset, spec: InputSpec) -> Canvases:
+    """All pictures of a data set, on the network's canvas.
+
+    Raises:
+        InputRefused: none of them decodes.
+    """
+    prepared = [prepare(sample, spec) for sample in dataset]
+    if not prepared:
+        found = "; ".join(dataset.problems[:3])
+        raise InputRefused(f"no picture could be read ({found})", where=dataset.name)
+    return Canvases(prepared)
+
+
+def split(dataset: Dataset, calibrate: int, judge: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Two disjoint choices of pictures; where there are too few, each gets half of them.
+
+    Args:
+        dataset: training data.
+        calibrate: pictures for the first.
+        judge: pictures for the second; 0 when nothing is judged.
+        seed: of the choice.
+
+    Raises:
+        InputRefused: there is no picture for one of them.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    count = min(calibrate, len(order) // 2) if judge else calibrate
+    first, second = sorted(order[:count]), order[count : count + judge]
+    if not first or (judge and not second):
+        raise InputRefused(
+            f"{len(order)} picture(s) are too few to calibrate and judge on", where=dataset.name
+        )
+    return dataset.subset(first), dataset.subset(second)
