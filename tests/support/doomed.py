@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgemtl.pipeline.cache import code_fingerprint
 
 # Read once and handed to all that are forked, so that all of them are the same code.
@@ -58,7 +60,11 @@ def start(
     context.set_forkserver_preload(_PRELOAD)
     words = [str(argument) for argument in arguments]
     process = context.Process(target=_main, args=(words, str(cache), str(log), die_at))
-    process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        # The process that is forked from starts with the first one, and looks for what it imports
+        # where Python itself looks.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        process.start()
     return process
 
 
