@@ -166,7 +166,9 @@ class Backend(ABC):
     @final
     def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
         """What of this graph the target cannot run as written; asked before compiling."""
-        return self.problems_impl(onnx_path, target)
+        from edgemtl.backends.int8 import float_problems
+
+        return [*self.problems_impl(onnx_path, target), *float_problems(self.name, onnx_path)]
 
     @final
     def compile(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:

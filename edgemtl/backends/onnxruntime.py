@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the artefact is the ONNX file itself."""
+"""ONNX Runtime on the CPU: the artefact is the ONNX file itself, or its unsigned int8 form."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edgemtl.backends.base import (
     Session,
     SessionOptions,
 )
+from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
@@ -99,8 +100,15 @@ class OnnxRuntimeBackend(Backend):
 
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
         _provider(target.device)
+        import onnx
+
+        model = onnx.load(onnx_path)
         try:
-            shutil.copyfile(onnx_path, folder / MODEL_FILE)
+            if is_int8(model):
+                data = unsigned_activations(model).SerializeToString(deterministic=True)
+                (folder / MODEL_FILE).write_bytes(data)
+            else:
+                shutil.copyfile(onnx_path, folder / MODEL_FILE)
         except OSError as error:
             raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
         return Artefact(

@@ -19,6 +19,7 @@ from edgemtl.backends.base import (
     Session,
     SessionOptions,
 )
+from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
@@ -183,12 +184,19 @@ class OpenVinoBackend(Backend):
         import onnx
 
         openvino = import_openvino()
-        graph = onnx.load(onnx_path, load_external_data=False).graph
+        source = onnx.load(onnx_path)
+        graph = source.graph
         outputs = [value.name for value in graph.output]
         names = [node.name for node in graph.node if node.name]
         names += [value.name for value in graph.input]
         try:
-            _core, model = _read_onnx(onnx_path)
+            if is_int8(source):
+                unsigned = folder / "unsigned.onnx"
+                unsigned.write_bytes(unsigned_activations(source).SerializeToString())
+                _core, model = _read_onnx(unsigned)
+                unsigned.unlink()
+            else:
+                _core, model = _read_onnx(onnx_path)
             _name_by_position(model, names)
             openvino.save_model(model, str(folder / MODEL_FILE), compress_to_fp16=False)
         except Exception as error:  # the runtime raises one kind for everything

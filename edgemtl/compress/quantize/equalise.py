@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: operators that a positive factor per channel passes through
 RATIO_KEEPING = frozenset(
-    ["Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize"]
+    {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize"}
 )
 #: weight of the activations' side; 0.5 was best of 0.3, 0.5 and 0.8 on mos_t (see the package)
 BALANCE = 0.5

@@ -16,26 +16,9 @@ if TYPE_CHECKING:
 
 #: operators whose sums or exponentials lose too much in 11 bits, or overflow beyond 65504
 DELICATE = frozenset(
-    [
-        "Softmax",
-        "LogSoftmax",
-        "Sigmoid",
-        "Exp",
-        "Log",
-        "Pow",
-        "Sqrt",
-        "Reciprocal",
-        "Div",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceL2",
-        "LayerNormalization",
-        "InstanceNormalization",
-        "CumSum",
-        "TopK",
-        "Resize",
-        "GridSample",
-    ]
+    {"Softmax", "LogSoftmax", "Sigmoid", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Div"}
+    | {"ReduceMean", "ReduceSum", "ReduceL2", "LayerNormalization", "InstanceNormalization"}
+    | {"CumSum", "TopK", "Resize", "GridSample"}
 )
 
 

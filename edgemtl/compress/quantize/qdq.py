@@ -43,25 +43,9 @@ SMALLEST_SCALE = 1e-9
 LARGEST_BIAS = 2.0**30
 #: operators that hand on values as they are, so that what follows a concatenation is still one
 MOVING = frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "Clip",
-        "Reshape",
-        "Transpose",
-        "Split",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-        "MaxPool",
-        "Resize",
-        "Identity",
-        "Gather",
-        "Flatten",
-        "Pad",
-        "DepthToSpace",
-        "SpaceToDepth",
-    ]
+    {"Relu", "LeakyRelu", "Clip", "Identity", "MaxPool", "Resize", "Pad", "Split", "Slice"}
+    | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Flatten"}
+    | {"DepthToSpace", "SpaceToDepth"}
 )
 
 
