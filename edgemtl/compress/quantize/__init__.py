@@ -1,5 +1,6 @@
 """Quantisation."""
 
+from edgemtl.compress.quantize.choice import Candidate, Choice, choose_precision
 from edgemtl.compress.quantize.results import (
     Culprit,
     QuantizeOptions,
@@ -8,4 +9,13 @@ from edgemtl.compress.quantize.results import (
 )
 from edgemtl.compress.quantize.run import quantize
 
-__all__ = ["Culprit", "QuantizeOptions", "QuantizeResult", "TaskVerdict", "quantize"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Culprit",
+    "QuantizeOptions",
+    "QuantizeResult",
+    "TaskVerdict",
+    "choose_precision",
+    "quantize",
+]

@@ -16,9 +16,10 @@ unrounded.
 Concatenations. OpenVINO 2026.4.1 computes a convolution wrongly that reads a concatenation of
 signed int8 tensors: it moves the rounding in front of the concatenation and then loses the zero
 point (the answer is off by a third of its spread;
-tests/unit/compress/test_quantize_runtimes.py reproduces it). A Clip to exactly the range that the
-rounding saturates at changes no value and keeps it from doing so. Where values cannot be negative
-the backends take the Clip away again (backends/int8.py).
+tests/unit/compress/test_quantize_runtimes.py reproduces it). A Clip to the calibrated range, plus
+and minus 127 steps, keeps it from doing so and changes no value inside that range. (A Clip to
+exactly what the rounding saturates at, -128 steps, is taken for superfluous and does not help.)
+Where values cannot be negative the backends take the Clip away again (backends/int8.py).
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 LEVELS = 127
 #: scale of a tensor that is always zero
 SMALLEST_SCALE = 1e-9
-#: a bias must be representable in int32 at the product of both scales, which is how runtimes add
-#: it; half of that range is used
-LARGEST_BIAS = 2.0**30
+#: a bias must be representable in int32 at the product of both scales, which is how ONNX Runtime
+#: adds it (and a backend may halve the input's scale); an eighth of that range is used
+LARGEST_BIAS = 2.0**28
 #: operators that hand on values as they are, so that what follows a concatenation is still one
 MOVING = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Identity", "MaxPool", "Resize", "Pad", "Split", "Slice"}
@@ -162,8 +163,8 @@ class _Writer:
         if tensor in self._joined:
             source = f"{tensor}_clipped"
             ends = [
-                self._constant(np.float32(sign * LEVELS * step), f"{tensor}_{end}")
-                for sign, end in ((-1, "lowest"), (1, "highest"))
+                self._constant(np.float32(steps * step), f"{tensor}_{end}")
+                for steps, end in ((-LEVELS, "lowest"), (LEVELS, "highest"))
             ]
             yield make_node("Clip", [tensor, *ends], [source], name=f"{tensor}_Clip")
         whole, back = f"{tensor}_quantized", f"{tensor}_dequantized"

@@ -68,13 +68,13 @@ def quantize(
     forced = _forced(layers, options.keep_float, onnx_path)
     judging = options.judge_images if options.budgets and judge is None else 0
     pictures, held_out = split(calibration, options.images, judging, options.seed)
-    images = canvases(pictures, input_spec)
-    tell(f"{len(layers) - len(forced)} layers, {len(images)} calibration pictures")
-    writer: Writer = (
-        Int8Writer(model, layers, images, options, tell)
-        if options.precision == "int8"
-        else Float16Writer(model)
-    )
+    writer: Writer
+    if options.precision == "int8":
+        images = canvases(pictures, input_spec)
+        tell(f"{len(layers) - len(forced)} layers, {len(images)} calibration pictures")
+        writer, calibrated = Int8Writer(model, layers, images, options, tell), len(images)
+    else:
+        writer, calibrated = Float16Writer(model), 0
     outcome, judged = Outcome(forced), judge if judge is not None else held_out
     if options.budgets:
         tell(f"judging on {len(judged)} pictures")
@@ -103,9 +103,9 @@ def quantize(
         outcome.culprits,
         outcome.verdicts,
         outcome.evaluations,
-        len(images) if options.precision == "int8" else 0,
+        calibrated,
         len(judged) if options.budgets else 0,
-        options.method if options.precision == "int8" else "",
+        options.method if calibrated else "",
         options.seed,
         onnx_path.stat().st_size,
         len(data),
