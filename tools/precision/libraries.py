@@ -1,0 +1,117 @@
+"""The same network quantised by onnxruntime.quantization, by NNCF, and by EdgeMTL.
+
+All get the same calibration pictures, min-max ranges and no accuracy-aware fallback; the form asked
+of each is the one that every target reads: symmetric int8, weights per channel, no int32 bias.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.compress.quantize.layers import find_layers
+from edgemtl.compress.quantize.results import QuantizeOptions
+from edgemtl.compress.quantize.writers import Int8Writer
+
+Pictures = Sequence[NDArray[np.float32]]
+Quantizer = Callable[[Path, Path, Pictures], None]
+
+
+def by_edgemtl(
+    source: Path,
+    output: Path,
+    pictures: Pictures,
+    equalise: bool = True,
+    correct_bias: bool = True,
+) -> None:
+    """This project's writer."""
+    import onnx
+
+    model = onnx.load(source)
+    options = QuantizeOptions(equalise=equalise, correct_bias=correct_bias)
+    writer = Int8Writer(model, find_layers(model), pictures, options, lambda line: None)
+    output.write_bytes(writer.write(()).SerializeToString(deterministic=True))
+
+
+def by_placement_only(source: Path, output: Path, pictures: Pictures) -> None:
+    """This project's placement, without equalisation and bias correction."""
+    by_edgemtl(source, output, pictures, equalise=False, correct_bias=False)
+
+
+def by_equalisation_only(source: Path, output: Path, pictures: Pictures) -> None:
+    """Without bias correction."""
+    by_edgemtl(source, output, pictures, correct_bias=False)
+
+
+def by_onnxruntime(source: Path, output: Path, pictures: Pictures) -> None:
+    """``quantize_static``."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._left = iter(range(len(pictures)))
+
+        def get_next(self) -> dict[str, Any] | None:
+            index = next(self._left, None)
+            return None if index is None else {"images": pictures[index]}
+
+    logging.disable(logging.WARNING)
+    quantize_static(
+        source,
+        output,
+        Reader(),
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+        },
+    )
+
+
+def by_nncf(source: Path, output: Path, pictures: Pictures) -> None:
+    """``nncf.quantize`` with its symmetric preset and fast bias correction.
+
+    Its activations are uint8 after a ReLU: asked for signed ones throughout (3.4.0) it stops with
+    "incompatible with HW capabilities".
+
+    Raises:
+        ImportError: nncf is not installed (``pip install nncf``).
+    """
+    # Kept from calling home, as OpenVINO is.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import nncf
+    import onnx
+
+    nncf.set_log_level(logging.ERROR)
+    quantized = nncf.quantize(
+        onnx.load(source),
+        nncf.Dataset([{"images": picture} for picture in pictures]),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(pictures),
+    )
+    onnx.save(quantized, output)
+
+
+LIBRARIES: dict[str, Quantizer] = {
+    "onnxruntime": by_onnxruntime,
+    "nncf": by_nncf,
+    "placement": by_placement_only,
+    "equalised": by_equalisation_only,
+    "edgemtl": by_edgemtl,
+}
+TITLES = {
+    "onnxruntime": "`onnxruntime.quantization`",
+    "nncf": "NNCF",
+    "placement": "EdgeMTL, placement only",
+    "equalised": "EdgeMTL, equalised",
+    "edgemtl": "EdgeMTL, equalised and bias-corrected",
+}
