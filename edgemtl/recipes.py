@@ -125,9 +125,13 @@ class Recipe(_Section):
         return plain
 
 
+#: keys that are one setting under two names: a later layer's name replaces an earlier one's
+_SAME = {"flops_ratio": "macs_ratio", "macs_ratio": "flops_ratio"}
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Deep merge of tables; ``over`` wins, lists and values are replaced."""
-    out = dict(base)
+    out = {key: value for key, value in base.items() if _SAME.get(key) not in over}
     for key, value in over.items():
         old = out.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

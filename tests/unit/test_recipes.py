@@ -182,6 +182,15 @@ def test_gates_that_are_off_stay_off() -> None:
     assert off.cost.macs is None
 
 
+def test_a_limit_that_has_two_names_is_replaced_under_either() -> None:
+    stored = {"gates": validate(FULL, "").to_dict()["gates"]}
+    for name in ("flops_ratio", "macs_ratio"):
+        found = resolve(stored, None, [f"gates.cost.{name}=0.7"], {})
+        assert found.gates.cost.macs == 0.7
+    with pytest.raises(UsageError, match="one limit"):
+        validate({"gates": {"cost": {"flops_ratio": 1, "macs_ratio": 1}}}, "here")
+
+
 def test_one_folder_is_a_list_of_one() -> None:
     assert validate({"data": {"root": "here"}}, "").data.root == (Path("here"),)
 
