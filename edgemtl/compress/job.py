@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.oracle import Oracle, Spent
 from edgemtl.compress.pagcp.saliency import Scores, taylor_scores
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.results import GroupStep
+from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
@@ -95,6 +96,7 @@ class Found:
         loss_ratio: task -> held-out loss over the dense one, where the method measures it.
         spent: cost.
         notes: what the reader must know.
+        refused: steps that were taken back.
     """
 
     keep: dict[str, Tensor]
@@ -103,6 +105,7 @@ class Found:
     loss_ratio: Mapping[str, float] = field(default_factory=dict)
     spent: Spent = field(default_factory=Spent)
     notes: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
 
 class Job:
@@ -115,6 +118,7 @@ class Job:
         dense: cost of the network before the first round.
         options: the user's.
         tell: progress.
+        kept: what the method wants to find again when it is run once more on this job.
     """
 
     def __init__(
@@ -160,6 +164,7 @@ class Job:
             self.cost.latency = latency(network, self.groups)
         self.dense = dense or self.cost.of({})
         self._oracle: Oracle | None = None
+        self.kept: dict[str, Any] | None = None
 
     @property
     def oracle(self) -> Oracle:
@@ -215,6 +220,26 @@ class Job:
         broken = [name for name, value in answers.items() if not bool(value.isfinite().all())]
         if broken:
             raise StageFailed(f"the cut network answers NaN or infinity in '{broken[0]}'")
+
+    def check_export(self, keep: Keep) -> None:
+        """Cut a copy and export it: a network that cannot leave torch is of no use.
+
+        Raises:
+            StageFailed: it cannot be exported.
+        """
+        exportable(cut(self.network, keep, self.groups))
+
+
+def exportable(network: MultiTaskNetwork) -> None:
+    """Export once to a temporary file.
+
+    Raises:
+        StageFailed: the network cannot be exported.
+    """
+    from edgemtl.export.onnx_export import export_onnx
+
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        export_onnx(network, Path(folder) / "model.onnx", opset=17)
 
 
 Method = Callable[[Job], Found]

@@ -20,6 +20,7 @@ from edgemtl.compress.job import DEFAULT_BUDGET, Found, Job, register_method
 from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.pagcp.stored import load_state, to_state
 from edgemtl.errors import UsageError
 from edgemtl.files import write_atomically
 
@@ -34,8 +35,8 @@ def pagcp(job: Job) -> Found:
     """The fast search of :mod:`edgemtl.compress.pagcp.search`."""
     options = job.options
     path = None if job.state is None else job.state / "search.pt"
-    stored: dict[str, Any] | None = None
-    if path is not None and path.is_file():
+    stored: dict[str, Any] | None = job.kept
+    if stored is None and path is not None and path.is_file():
         stored = torch.load(path, weights_only=True)
     oracle = job.oracle
     names = [task.name for task in oracle.tasks]
@@ -44,8 +45,8 @@ def pagcp(job: Job) -> Found:
         budgets = {name: options.budgets.get(name, DEFAULT_BUDGET) for name in names}
 
     def keep_state(search: Search) -> None:
+        state = job.kept = to_state(search)
         if path is not None:
-            state = search.to_state()
             write_atomically(path, lambda stream: torch.save(state, stream))
 
     job.tell(_estimate(job))
@@ -59,12 +60,15 @@ def pagcp(job: Job) -> Found:
         first=options.first_tolerance,
         score=job.score,
         check=job.check,
+        export=job.check_export,
         save=keep_state,
         tell=job.tell,
     )
     if stored is not None:
-        search.load_state(stored)
+        load_state(search, stored)
         job.tell(f"the search goes on after {search.position.commits} committed steps")
+    else:
+        job.check_export(search.keep)  # what fails before the first step fails after each
     search.run()
     ratio = {
         name: float(now / before)
@@ -77,8 +81,18 @@ def pagcp(job: Job) -> Found:
                 f"the held-out loss of task '{name}' is {ratio[name]:.3f} of the dense one, its "
                 f"budget was {budget:g}: steps are judged on samples"
             )
+    notes += [
+        f"group '{refusal.group}' was left at {refusal.width}: {refusal.problem}"
+        for refusal in search.refused
+    ]
     return Found(
-        search.keep, oracle.committed, tuple(search.steps), ratio, oracle.spent, tuple(notes)
+        search.keep,
+        oracle.committed,
+        tuple(search.steps),
+        ratio,
+        oracle.spent,
+        tuple(notes),
+        tuple(search.refused),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.recover import RecoverResult
-from edgemtl.compress.results import GroupStep
+from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.models.base import MultiTaskNetwork
 
 
@@ -24,9 +24,9 @@ class Round:
         loss_ratio: task -> held-out loss after the cut over before it; empty where the method
             does not measure it.
         spent: cost of the search.
-        saliency: task-wise cost of the channels is not kept; seconds of the whole search.
         search_seconds: wall time of the search, loading and tracing included.
         recovery: None when there was none.
+        refused: steps that were taken back because the network would not run or export.
     """
 
     steps: tuple[GroupStep, ...]
@@ -36,6 +36,7 @@ class Round:
     spent: Spent
     search_seconds: float
     recovery: RecoverResult | None = None
+    refused: tuple[Refusal, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -47,6 +48,7 @@ class Round:
             "spent": self.spent.to_dict(),
             "search_seconds": self.search_seconds,
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
+            "refused": [refusal.to_dict() for refusal in self.refused],
         }
 
 

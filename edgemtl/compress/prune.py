@@ -22,12 +22,12 @@ from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.cost import Cost, Goals, Keep
 from edgemtl.compress.cut import check_cut, cut
 from edgemtl.compress.groups import ChannelGroup
-from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell
+from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell, exportable
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.compress.results import GroupStep
+from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.slices import PruneData
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.files import write_atomically
@@ -129,6 +129,7 @@ def prune(
                 found.spent,
                 seconds,
                 recovered,
+                found.refused,
             )
         )
         notes += found.notes
@@ -215,6 +216,7 @@ def _found_to(found: Found, seconds: float) -> dict[str, Any]:
         "loss_ratio": dict(found.loss_ratio),
         "spent": found.spent.to_dict(),
         "notes": list(found.notes),
+        "refused": [refusal.to_dict() for refusal in found.refused],
         "seconds": seconds,
     }
 
@@ -227,6 +229,7 @@ def _found_from(stored: Mapping[str, Any]) -> Found:
         dict(stored["loss_ratio"]),
         Spent.from_dict(stored["spent"]),
         tuple(stored["notes"]),
+        tuple(Refusal.from_dict(refusal) for refusal in stored.get("refused", [])),
     )
 
 
@@ -246,7 +249,7 @@ def _cut(job: Job, found: Found) -> MultiTaskNetwork:
     _move_statistics(network, job.traced, found.state)
     smaller = cut(network, found.keep, job.groups)
     check_cut(network, found.keep, smaller, job.calibration.images[:2], job.groups)
-    _check_export(smaller)
+    exportable(smaller)
     return smaller.requires_grad_(True)
 
 
@@ -265,16 +268,6 @@ def _move_statistics(network: MultiTaskNetwork, traced: TracedNetwork, state: St
         assert module.running_mean is not None and module.running_var is not None
         module.running_mean.copy_(mean)
         module.running_var.copy_(var)
-
-
-def _check_export(network: MultiTaskNetwork) -> None:
-    """Export once to a temporary file: a network that cannot leave torch is of no use."""
-    import tempfile
-
-    from edgemtl.export.onnx_export import export_onnx
-
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(network, Path(folder) / "model.onnx", opset=17)
 
 
 def save_pruned(result: PruneResult, path: Path, meta: Mapping[str, Any] | None = None) -> None:

@@ -69,3 +69,41 @@ class GroupStep:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"a pruning step is not readable: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A step that was taken back because the network would not run or export; the group stays.
+
+    Attributes:
+        group: its name.
+        width: channels (or heads) it keeps.
+        width_tried: what it would have kept.
+        problem: one sentence.
+    """
+
+    group: str
+    width: int
+    width_tried: int
+    problem: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Refusal:
+        """Parse :meth:`to_dict`.
+
+        Raises:
+            InputRefused: fields are missing or of the wrong type.
+        """
+        try:
+            return Refusal(
+                str(data["group"]),
+                int(data["width"]),
+                int(data["width_tried"]),
+                str(data["problem"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputRefused(f"a refused step is not readable: {error!r}") from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
 from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Oracle, Spent, Trial
+from edgemtl.compress.pagcp.safety import Point, first_broken
 from edgemtl.compress.pagcp.saliency import (
     Scores,
     keep_most_important,
@@ -29,7 +28,7 @@ from edgemtl.compress.pagcp.saliency import (
     worst_task,
 )
 from edgemtl.compress.pagcp.widths import farthest_passing
-from edgemtl.compress.results import GroupStep
+from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import EdgemtlError
 
 #: units are ordered by what removing this share of their channels saves (PAGCP)
@@ -45,6 +44,9 @@ SLOW_SWEEP = 0.08
 MOST_SWEEPS = 24
 #: after so many commits the estimated losses are replaced by exact ones
 EXACT_EVERY = 16
+#: after so many commits, and after each sweep, the network is exported: on mos_m an export takes
+#: 0.8 s and a step about 4 s, so that once per step would make the search a fifth longer
+EXPORT_EVERY = 8
 #: the first predictions are taken as they are; a unit's own correction stays within these limits
 SCALE_LIMITS = (0.02, 50.0)
 
@@ -86,8 +88,11 @@ class Search:
         first: task -> first tolerance.
         score: masks -> Taylor scores and what computing them cost.
         check: raises EdgemtlError when the network cut to these masks does not run.
-        save: called after every commit.
-        tell: progress: a sentence and the share of the way to the goals (None without any).
+        export: raises EdgemtlError when it cannot be exported.
+        save: called after every unit.
+        tell: progress.
+        points: where to go back to, one per step since the last export that worked.
+        refused: steps that were taken back; their groups are left alone.
     """
 
     choices: Mapping[str, Sequence[int]]
@@ -99,11 +104,14 @@ class Search:
     first: Mapping[str, float]
     score: Callable[[Keep], tuple[Scores, Spent]]
     check: Callable[[Keep], None]
+    export: Callable[[Keep], None] = lambda keep: None
     save: Callable[[Search], None] = lambda search: None
     tell: Callable[[str], None] = lambda line: None
     position: Position = field(default_factory=Position)
     steps: list[GroupStep] = field(default_factory=list)
     scores: Scores = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.keep: dict[str, Tensor] = {
@@ -118,15 +126,20 @@ class Search:
 
     def run(self) -> None:
         """Search until the goals are reached, the budgets are spent, or nothing is left."""
-        while not self._done():
-            if not self.position.order and not self._begin_sweep():
-                break
-            while self.position.order and not self._done():
-                name = self.position.order.pop(0)
-                self._unit(name)
-            if not self.position.order and self.budgets is not None:
-                break
+        while self._next_unit() or not self._exports():
+            pass
         self.oracle.exact()
+
+    def _next_unit(self) -> bool:
+        """Work on the next unit; False when there is nothing left to do."""
+        position = self.position
+        if self._done():
+            return False
+        if not position.order and self._exports() and not self._begin_sweep():
+            return False
+        if position.order:
+            self._unit(position.order.pop(0))
+        return True
 
     def _done(self) -> bool:
         return self.goals.reached(self.cost.of(self.keep), self.dense)
@@ -138,7 +151,7 @@ class Search:
     def _begin_sweep(self) -> bool:
         """Plan a sweep over the units that are worth it; False when there is nothing to do."""
         position = self.position
-        if position.sweep >= MOST_SWEEPS:
+        if position.sweep >= (MOST_SWEEPS if self.budgets is None else 1):
             return False
         budget = self._sweep_budget()
         self.scores, spent = self.score(self.keep)
@@ -168,6 +181,8 @@ class Search:
         return dict(previous)
 
     def _widths(self, name: str) -> list[int]:
+        if name in {refusal.group for refusal in self.refused}:
+            return []
         alive = int(self.keep[name].sum())
         return [width for width in self.choices[name] if width < alive]
 
@@ -241,7 +256,7 @@ class Search:
         if best < 0:
             self.save(self)
             return
-        before = self._snapshot()
+        point = self._point(name, widths[best])
         trial, mask = trials[best], masks[best]
         cost_before = self.cost.of(self.keep)
         width_before = int(self.keep[name].sum())
@@ -250,8 +265,7 @@ class Search:
         try:
             self.check(self.keep)
         except EdgemtlError as error:
-            self._roll_back(before)
-            self.tell(f"{name}: rolled back, {error.message}")
+            self._go_back(point, error)
             self.save(self)
             return
         position.tolerances.committed()
@@ -259,6 +273,9 @@ class Search:
         self._record(name, width_before, widths[best], cost_before, trials, trial, refused_by)
         if position.commits % EXACT_EVERY == 0:
             oracle.exact()
+        self.points.append(point)
+        if len(self.points) >= EXPORT_EVERY:
+            self._exports()
         self.save(self)
 
     def _within_goal(self, name: str, widths: list[int]) -> list[int]:
@@ -273,16 +290,52 @@ class Search:
         recent = self.position.scales[-15:]
         return float(np.exp(np.median(np.log(recent)))) if len(recent) >= 3 else 1.0
 
-    def _snapshot(self) -> tuple[State, NDArray[np.float64], NDArray[np.float64], Keep]:
-        oracle = self.oracle
-        return oracle.committed, oracle.current.copy(), oracle.reference.copy(), dict(self.keep)
+    def _point(self, name: str, width: int) -> Point:
+        """The present state, to go back to should this step turn out to break the network."""
+        oracle, position = self.oracle, self.position
+        assert position.tolerances is not None
+        return Point(
+            name,
+            width,
+            dict(self.keep),
+            oracle.committed,
+            oracle.current.copy(),
+            oracle.reference.copy(),
+            position.tolerances.now.copy(),
+            position.commits,
+            len(self.steps),
+            tuple(position.order),
+        )
 
-    def _roll_back(
-        self, before: tuple[State, NDArray[np.float64], NDArray[np.float64], Keep]
-    ) -> None:
-        state, current, reference, keep = before
-        self.oracle.restore(state, current, reference, self.oracle.spent)
-        self.keep = dict(keep)
+    def _exports(self) -> bool:
+        """Whether the network can be exported; if not, the step that broke it is taken back.
+
+        With it go the steps behind it, whose groups come again.
+        """
+        if not self.points:
+            return True
+        found = first_broken([*(p.keep for p in self.points[1:]), self.keep], self.export)
+        if found is None:
+            self.points.clear()
+            return True
+        number, error = found
+        self._go_back(self.points[number], error)
+        self.points.clear()
+        self.save(self)
+        return False
+
+    def _go_back(self, point: Point, error: EdgemtlError) -> None:
+        """Undo a step and all behind it, and leave its group alone from now on."""
+        position = self.position
+        assert position.tolerances is not None
+        self.oracle.restore(point.state, point.current, point.reference, self.oracle.spent)
+        self.keep = dict(point.keep)
+        position.tolerances.now = point.tolerance.copy()
+        position.commits, position.order = point.commits, list(point.order)
+        del self.steps[point.steps :]
+        width = int(self.keep[point.group].sum())
+        self.refused.append(Refusal(point.group, width, point.width, error.message))
+        self.tell(f"{point.group}: {width} -> {point.width} taken back, {error.message}")
 
     def _record(
         self,
@@ -327,62 +380,4 @@ class Search:
         self.tell(
             f"{name}: {before} -> {after}, {100 * cost.macs / self.dense.macs:.1f} % of MACs, "
             f"{100 * cost.params / self.dense.params:.1f} % of parameters left"
-        )
-
-    # -- stored state
-
-    def to_state(self) -> dict[str, Any]:
-        """Tensors and plain data from which :meth:`load_state` goes on."""
-        position = self.position
-        tolerances = position.tolerances
-        return {
-            "keep": dict(self.keep),
-            "statistics": {
-                str(index): list(value) for index, value in self.oracle.committed.statistics.items()
-            },
-            "current": torch.from_numpy(self.oracle.current.copy()),
-            "reference": torch.from_numpy(self.oracle.reference.copy()),
-            "spent": self.oracle.spent.to_dict(),
-            "scores": {name: torch.from_numpy(value) for name, value in self.scores.items()},
-            "steps": [step.to_dict() for step in self.steps],
-            "sweep": position.sweep,
-            "order": list(position.order),
-            "budget": dict(position.budget),
-            "distance": position.distance,
-            "commits": position.commits,
-            "scales": list(position.scales),
-            "tolerances": None
-            if tolerances is None
-            else [torch.from_numpy(v.copy()) for v in (tolerances.first, tolerances.ratio)]
-            + [torch.from_numpy(tolerances.now.copy())],
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`to_state`; the oracle's dense losses must be measured."""
-        self.keep = dict(state["keep"])
-        committed = State(
-            {name: mask.float() for name, mask in self.keep.items() if not bool(mask.all())},
-            {int(i): (value[0], value[1]) for i, value in state["statistics"].items()},
-        )
-        self.oracle.restore(
-            committed,
-            state["current"].numpy(),
-            state["reference"].numpy(),
-            Spent.from_dict(state["spent"]),
-        )
-        self.scores = {name: value.numpy() for name, value in state["scores"].items()}
-        self.steps = [GroupStep.from_dict(step) for step in state["steps"]]
-        stored = state["tolerances"]
-        tolerances = None
-        if stored is not None:
-            first, ratio, now = (value.numpy().copy() for value in stored)
-            tolerances = Tolerances(self.tasks, first, ratio, now)
-        self.position = Position(
-            sweep=int(state["sweep"]),
-            order=list(state["order"]),
-            tolerances=tolerances,
-            budget=dict(state["budget"]),
-            distance=float(state["distance"]),
-            commits=int(state["commits"]),
-            scales=[float(v) for v in state["scales"]],
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,22 @@ def _job(network: TinyDense, data: PruneData, options: PruneOptions, goals: Goal
     spec = network.input_spec
     prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
     return Job(deepcopy(network), prepared, options, goals, None, None, lambda line: None, None)
+
+
+def _search(job: Job, **changes: Any) -> Search:
+    """A search towards the job's goals, as the method ``pagcp`` does it."""
+    arguments = {
+        "choices": job.choices,
+        "oracle": job.oracle,
+        "cost": job.cost,
+        "dense": job.dense,
+        "goals": job.goals,
+        "budgets": None,
+        "first": {},
+        "score": job.score,
+        "check": job.check,
+    }
+    return Search(**{**arguments, **changes})
 
 
 def test_re_running_the_suffix_equals_running_everything(network: TinyDense) -> None:
@@ -179,18 +196,7 @@ def test_committed_masks_are_nested_and_references_only_rise(
         masks.append(dict(search.keep))
         references.append(search.oracle.reference.copy())
 
-    search = Search(
-        choices=job.choices,
-        oracle=job.oracle,
-        cost=job.cost,
-        dense=job.dense,
-        goals=job.goals,
-        budgets=None,
-        first={},
-        score=job.score,
-        check=job.check,
-        save=remember,
-    )
+    search = _search(job, save=remember)
     search.run()
     assert len(masks) > 2
     for before, after in pairwise(masks):
@@ -199,29 +205,39 @@ def test_committed_masks_are_nested_and_references_only_rise(
         assert (high >= low).all()
 
 
-def test_a_step_that_breaks_the_network_is_rolled_back(network: TinyDense, data: PruneData) -> None:
+@pytest.mark.parametrize("way", ["check", "export"])
+def test_a_step_that_breaks_the_network_is_taken_back(
+    network: TinyDense, data: PruneData, way: str
+) -> None:
     job = _job(network, data, PruneOptions(channel_multiple=2), Goals(macs=0.7))
-    broken = job.groups[0].name
+    # The second of a sweep: when an export notices, several steps are there behind it.
+    plain = _search(job)
+    plain.run()
+    broken = plain.steps[1].group
+    checked: list[Mapping[str, torch.Tensor]] = []
+    job = _job(network, data, job.options, job.goals)
 
     def check(keep: Mapping[str, torch.Tensor]) -> None:
+        checked.append(dict(keep))
         if not bool(keep[broken].all()):
-            raise StageFailed("does not run")
+            raise StageFailed("does not work")
 
-    search = Search(
-        choices=job.choices,
-        oracle=job.oracle,
-        cost=job.cost,
-        dense=job.dense,
-        goals=job.goals,
-        budgets=None,
-        first={},
-        score=job.score,
-        check=check,
-    )
+    search = _search(job, **{way: check})
     search.run()
     assert bool(search.keep[broken].all())
     assert broken not in search.oracle.committed.gates
-    assert search.steps and broken not in {step.group for step in search.steps}
+    groups = [step.group for step in search.steps]
+    assert groups[0] == plain.steps[0].group and len(groups) > 1 and broken not in groups
+    assert [refusal.group for refusal in search.refused] == [broken]
+    assert search.refused[0].width == job.by_name[broken].width > search.refused[0].width_tried
+    assert search.refused[0].problem == "does not work"
+    # The last thing that was looked at is what is left, and it is sound.
+    assert all(torch.equal(checked[-1][name], mask) for name, mask in search.keep.items())
+    shares = [step.macs_share for step in search.steps]
+    assert shares == sorted(shares, reverse=True)
+    left = search.cost.of(search.keep).macs / job.dense.macs
+    assert shares[-1] == pytest.approx(left)
+    assert len(search.steps) == search.position.commits and not search.points
 
 
 @pytest.mark.parametrize("method", [name for name in ALL_METHODS if name != "pagcp-paper"])
