@@ -1,0 +1,1 @@
+"""An accelerator for FPGA boards: a model of the device, and HLS C++ of its integer part."""
