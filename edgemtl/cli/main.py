@@ -17,7 +17,16 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from edgemtl import __version__
-from edgemtl.cli import bundles, compiling, compressing, information, measuring, models, results
+from edgemtl.cli import (
+    bundles,
+    compiling,
+    compressing,
+    information,
+    measuring,
+    models,
+    results,
+    trend,
+)
 from edgemtl.cli.console import print_error
 from edgemtl.errors import EdgemtlError, UsageError
 from edgemtl.files import as_told
@@ -30,7 +39,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 2 usage, 3 input refused, 4 stage failed, 5 parity, 6 accuracy gate, "
     "7 cost gate, 8 not available, 9 unstable measurement, 10 verification failed.",
 )
-for module in (compiling, compressing, models, measuring, results, bundles, information):
+for module in (compiling, compressing, models, measuring, results, trend, bundles, information):
     module.register(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,9 @@ from typing import Annotated
 import typer
 
 from edgemtl.cli.console import JsonFlag, print_json
+
+#: the file whose contents GitHub shows on a job's page
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,30 +34,94 @@ def gate_verb(
     results: Annotated[
         Path | None, typer.Option(help="results.json that the runner wrote on the device.")
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with this: a baseline file, a run folder, a bundle, or "
+            "git:REVISION:PATH of a committed baseline file."
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(help="Write the run's figures here, for the --baseline of later runs."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write the comparison here as Markdown, for a comment.")
+    ] = None,
+    bencher: Annotated[
+        Path | None, typer.Option(help="Write the figures here as Bencher Metric Format.")
+    ] = None,
     annotations: Annotated[
         bool, typer.Option("--annotations", help="Print GitHub annotations for failed gates.")
     ] = False,
+    step_summary: Annotated[
+        bool,
+        typer.Option(
+            "--step-summary", help="Add the Markdown to the job's page (GITHUB_STEP_SUMMARY)."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Judge stored results against gates; nothing is run or measured."""
-    from edgemtl.gates.junit import github_annotations, write_junit
-    from edgemtl.pipeline.judging import judge_stored
+    """Judge stored results against gates and a baseline; nothing is run or measured."""
+    from edgemtl.errors import UsageError, most_serious
+    from edgemtl.files import write_json, write_text
+    from edgemtl.gates.junit import bencher_metrics, github_annotations, write_junit
+    from edgemtl.pipeline.judging import compare_stored, judge_stored
 
+    if baseline is None and (markdown is not None or step_summary):
+        raise UsageError(
+            "there is nothing to compare", where="--markdown, --step-summary", hint="add --baseline"
+        )
     report = judge_stored(run, config, assign or [], results)
+    found = compare_stored(run, baseline, config, assign or [], results)
+    regression = found.regression
+    if save_baseline is not None:
+        write_json(save_baseline, found.snapshot.to_dict())
+    if bencher is not None:
+        write_json(bencher, bencher_metrics(found.snapshot))
     if junit is not None:
-        write_junit(report, junit)
+        write_junit(report, junit, regression=regression)
     if as_json:
-        print_json(report.to_dict())
+        told = report.to_dict()
+        if regression is not None:
+            told |= {"regression": regression.to_dict()}
+        print_json(told)
     else:
         from edgemtl.report.tables import print_gates
 
         print_gates(report)
+    if regression is not None:
+        from edgemtl.report.comparison import comparison_markdown, comparison_text
+
+        if not as_json:
+            sys.stdout.write("\n" + comparison_text(regression))
+        if markdown is not None:
+            write_text(markdown, comparison_markdown(regression))
+        if step_summary:
+            _add_to_step_summary(comparison_markdown(regression))
     if annotations:
-        print("\n".join(github_annotations(report)), file=sys.stderr if as_json else sys.stdout)
-    code = int(report.exit_code())
+        lines = github_annotations(report, regression)
+        print("\n".join(lines), file=sys.stderr if as_json else sys.stdout)
+    codes = [report.exit_code()] + ([regression.exit_code()] if regression else [])
+    code = int(most_serious(codes))
     if code:
         raise typer.Exit(code)
+
+
+def _add_to_step_summary(text: str) -> None:
+    from edgemtl.errors import UsageError
+
+    place = os.environ.get(STEP_SUMMARY)
+    if not place:
+        raise UsageError(
+            f"{STEP_SUMMARY} is not set: this is no GitHub job",
+            where="--step-summary",
+            hint="--markdown FILE writes the same to a file",
+        )
+    # The file belongs to the runner and other steps add to it: appended, not replaced.
+    with Path(place).open("a", encoding="utf-8") as stream:
+        stream.write(text + "\n")
 
 
 def report_verb(

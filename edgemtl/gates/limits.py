@@ -42,6 +42,22 @@ Positive = Annotated[Annotated[float, Field(gt=0)] | None, _Off]
 NotNegative = Annotated[Annotated[float, Field(ge=0)] | None, _Off]
 
 
+def _share(value: Any) -> Any:
+    """``"5%"`` as 0.05; everything else is left to the usual checks."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            raise ValueError("write a share like 0.05 or '5%', or false") from None
+    return _off(value)
+
+
+Share = Annotated[
+    Annotated[float, Field(ge=0)] | None,
+    BeforeValidator(_share, json_schema_input_type=float | str | Literal[False]),
+]
+
+
 class _Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -123,11 +139,41 @@ class CostLimits(_Limits):
         return self.flops_ratio if "flops_ratio" in self.model_fields_set else self.macs_ratio
 
 
+class RegressionLimits(_Limits):
+    """``[gates.regression]``: against a baseline (``gate --baseline``), as shares: 0.05 or "5%".
+
+    Attributes:
+        max_drop: how much worse a task's primary figure may be; tasks: the same for one task.
+        max_cost: how much MACs, parameters and bytes may grow; counted, so little room is needed.
+        max_latency, max_p99: how much median and 99th percentile may grow. They fail only when the
+            95 % interval of the change excludes "no change" too. ``false`` only reports them, for
+            machines that are shared with others.
+    """
+
+    max_drop: Share = Field(0.01, description="share a task's figure may be worse than before")
+    tasks: dict[str, Share] = Field(
+        default_factory=dict, description="task = the same limit for that task alone"
+    )
+    max_cost: Share = Field(0.01, description="share that MACs, parameters and bytes may grow")
+    max_latency: Share = Field(0.05, description="share that the median latency may grow")
+    max_p99: Share = Field(0.15, description="share that the 99th percentile may grow")
+
+    def task(self, name: str) -> float | None:
+        """The limit of a task's primary figure; None when it is only reported."""
+        return self.tasks.get(name, self.max_drop)
+
+    @model_serializer(mode="wrap")
+    def _off_tasks_are_written_false(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = self._off_is_written_false(write)
+        return data | {"tasks": {k: False if v is None else v for k, v in self.tasks.items()}}
+
+
 class GateLimits(_Limits):
     """``[gates]``.
 
     Attributes:
         tasks: limits by task name; a task of the network that is not named gets the defaults.
+        regression: limits on what got worse than a baseline; judged only where there is one.
         allow_not_measured: gates that may go unmeasured without failing the run, by name
             (``latency.p99_ms``) or by the front part of their names (``latency``, ``tasks.pose``).
     """
@@ -135,6 +181,7 @@ class GateLimits(_Limits):
     tasks: dict[str, TaskLimits] = Field(default_factory=dict)
     latency: LatencyLimits = LatencyLimits()
     cost: CostLimits = CostLimits()
+    regression: RegressionLimits = RegressionLimits()
     allow_not_measured: tuple[str, ...] = Field(
         (), description="gates that may go unmeasured: a name, or its front part ('latency')"
     )

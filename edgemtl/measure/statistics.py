@@ -211,3 +211,58 @@ def ratio_of_medians(
         return Ratio(value, low, high)
     reason = f"the 95 % interval {low:.2f} to {high:.2f} is too wide to conclude from"
     return Ratio(value, low, high, False, reason)
+
+
+def quantile_ratios(
+    after: ArrayLike,
+    before: ArrayLike,
+    percentiles: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[Ratio, ...]:
+    """Percentiles of one run over those of another one, each with a 95 % interval.
+
+    Args:
+        after: (n,) timings in the order taken; the numerator.
+        before: (m,) timings of another run, not interleaved with the first.
+        percentiles: 50 for the median, 99, ...
+        seed: of the bootstrap.
+        resamples: how many.
+
+    The bootstrap draws whole blocks of each run with replacement, because neighbouring runs share
+    the machine's mood. What differed between the two occasions as a whole (another load, another
+    temperature) is in no interval: only an A/A check tells how much that is.
+
+    Raises:
+        ValueError: no sample, or one that is negative or not finite, or a baseline of zero.
+    """
+    top, bottom = _series(after), _series(before)
+    points = list(percentiles)
+    base = np.percentile(bottom, points)
+    if (base <= 0).any():
+        raise ValueError("the baseline's percentile is zero")
+    values = np.percentile(top, points) / base
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((resamples, len(points)))
+    blocks = [_blocks(series) for series in (top, bottom)]
+    for index in range(resamples):
+        numerator, denominator = (
+            np.percentile(np.concatenate([rows[i] for i in picked]), points)
+            for rows in blocks
+            for picked in [generator.integers(0, len(rows), len(rows))]
+        )
+        drawn[index] = numerator / np.maximum(denominator, 1e-12)
+    low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
+    return tuple(
+        Ratio(float(v), float(min(a, v)), float(max(b, v)))
+        for v, a, b in zip(values, low, high, strict=True)
+    )
+
+
+#: blocks that a run is cut into for the bootstrap of :func:`quantile_ratios`
+_BOOTSTRAP_BLOCKS = 20
+
+
+def _blocks(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    return np.array_split(values, max(1, min(_BOOTSTRAP_BLOCKS, len(values) // SMALLEST_BLOCK)))

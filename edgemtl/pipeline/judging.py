@@ -1,8 +1,9 @@
-"""``gate``: stored results of a run or a bundle, judged again."""
+"""``gate``: stored results of a run or a bundle, judged again, alone or against a baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import InputRefused
 from edgemtl.files import read_json
 from edgemtl.gates.judge import GateFacts, GateReport, judge
+from edgemtl.gates.limits import GateLimits
+from edgemtl.gates.regression import RegressionReport, compare
+from edgemtl.gates.snapshot import LatencySamples, Snapshot, thinned
+from edgemtl.pipeline.baselines import read_snapshot
 from edgemtl.pipeline.subject import kind_of
 from edgemtl.tasks.base import MetricSpec
 
@@ -30,14 +35,80 @@ def judge_stored(
         InputRefused: no results there, or not readable.
         UsageError: the recipe or an assignment is not valid.
     """
-    if path.is_dir():
-        facts, stored = _run_facts(path)
-    elif kind_of(path) == "bundle":
-        facts, stored = _bundle_facts(path, results)
-    else:
-        raise InputRefused("neither a run folder nor a bundle", where=str(path))
+    facts, stored = _stored(path, results)
+    return judge(_limits(stored, config, assignments), facts)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared.
+
+    Attributes:
+        snapshot: the run's own figures.
+        regression: None without a baseline.
+    """
+
+    snapshot: Snapshot
+    regression: RegressionReport | None
+
+
+def compare_stored(
+    path: Path,
+    baseline: str | None,
+    config: Path | None,
+    assignments: Sequence[str],
+    results: Path | None,
+) -> Compared:
+    """Hold a run's or a bundle's figures against a baseline.
+
+    Args:
+        path: run folder or bundle.
+        baseline: what :func:`edgemtl.pipeline.baselines.read_snapshot` reads; None for nothing.
+        config, assignments, results: as :func:`judge_stored`.
+
+    Raises:
+        InputRefused, UsageError, TargetUnavailable: a side cannot be read.
+    """
+    snapshot = read_snapshot(str(path))
+    if results is not None:
+        latency = _device_samples(read_json(results), results)
+        snapshot = replace(snapshot, latency=latency)
+    if baseline is None:
+        return Compared(snapshot, None)
+    limits = _limits(_stored(path, results)[1], config, assignments)
+    return Compared(snapshot, compare(read_snapshot(baseline), snapshot, limits))
+
+
+def _limits(
+    stored: Mapping[str, Any], config: Path | None, assignments: Sequence[str]
+) -> GateLimits:
     base = {} if config is not None else {"gates": stored}
-    return judge(recipes.resolve(base, config, assignments, {}).gates, facts)
+    return recipes.resolve(base, config, assignments, {}).gates
+
+
+def _stored(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[str, Any]]:
+    """What was measured, and the ``[gates]`` that it was judged by."""
+    if path.is_dir():
+        return _run_facts(path)
+    if kind_of(path) == "bundle":
+        return _bundle_facts(path, results)
+    raise InputRefused("neither a run folder nor a bundle", where=str(path))
+
+
+def _device_samples(data: Any, where: Path) -> LatencySamples:
+    """The runner's timings; that they are this bundle's has been checked with the gates."""
+    try:
+        latency, device = data["latency"], data.get("device") or {}
+        return LatencySamples(
+            thinned([float(value) for value in latency["samples_ms"]]),
+            str(device.get("board") or device.get("processor") or device.get("machine") or ""),
+            int(latency.get("threads", 0)),
+            str(latency.get("kind", "measured")),
+            bool(latency["stable"]),
+            str(latency.get("reason", "")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
 
 
 def _run_facts(folder: Path) -> tuple[GateFacts, Mapping[str, Any]]:

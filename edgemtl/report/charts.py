@@ -94,7 +94,7 @@ def draw_histogram(found: Histogram, name: str) -> Markup:
     low, high = found.edges_ms[0], found.edges_ms[-1]
     height = (LEGEND + BAND) * len(found.series) + AXIS
     parts = [
-        _opening(
+        opening(
             name,
             height,
             "Latency histogram",
@@ -107,19 +107,19 @@ def draw_histogram(found: Histogram, name: str) -> Markup:
     for index, (series, counts) in enumerate(zip(found.series, found.counts, strict=True)):
         base = (LEGEND + BAND) * (index + 1)
         parts.append(_bars(counts, base, series.style))
-        parts.append(_text(0, base - BAND - LEGEND + 20, series.label, "start", "label"))
+        parts.append(text(0, base - BAND - LEGEND + 20, series.label, "start", "label"))
         for step, (mark, value) in enumerate(series.marks):
             at = 100 * (value - low) / (high - low)
             top = base - BAND - STEP * (len(series.marks) - step) + 6
             words = f"{mark} {significant(value)}{GAP}ms"
-            parts.append(_line(at, top - 9, at, base, "mark"))
-            parts.append(_text(at, top, words, "end" if at > 60 else "start", "mark"))
-        parts.append(_line(0, base, 100, base, "axis"))
+            parts.append(line(at, top - 9, at, base, "mark"))
+            parts.append(text(at, top, words, "end" if at > 60 else "start", "mark"))
+        parts.append(line(0, base, 100, base, "axis"))
     for tick in nice_ticks(low, high):
         at = 100 * (tick - low) / (high - low)
         anchor = "start" if at < 4 else "end" if at > 92 else "middle"
-        parts.append(_line(at, height - AXIS, at, height - AXIS + 4, "axis"))
-        parts.append(_text(at, height - 6, f"{tick:g}{GAP}ms", anchor, "tick"))
+        parts.append(line(at, height - AXIS, at, height - AXIS + 4, "axis"))
+        parts.append(text(at, height - 6, f"{tick:g}{GAP}ms", anchor, "tick"))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -135,15 +135,15 @@ def draw_interval(value: float, low: float, high: float, name: str) -> Markup:
     label = f"{words[0]} times as fast, 95 % interval {words[1]} to {words[2]}"
     return Markup("").join(
         [
-            _opening(name, 74, "Speed-up against the uncompressed network", label),
-            _line(0, 44, 100, 44, "axis"),
-            _line(at(1), 24, at(1), 52, "even"),
-            _text(at(1), 68, "1: equally fast", "start" if at(1) < 50 else "end", "tick"),
-            _line(at(low), 44, at(high), 44, "interval"),
-            _line(at(low), 37, at(low), 51, "interval"),
-            _line(at(high), 37, at(high), 51, "interval"),
+            opening(name, 74, "Speed-up against the uncompressed network", label),
+            line(0, 44, 100, 44, "axis"),
+            line(at(1), 24, at(1), 52, "even"),
+            text(at(1), 68, "1: equally fast", "start" if at(1) < 50 else "end", "tick"),
+            line(at(low), 44, at(high), 44, "interval"),
+            line(at(low), 37, at(low), 51, "interval"),
+            line(at(high), 37, at(high), 51, "interval"),
             Markup('<circle cx="{:.3f}%" cy="44" r="6" class="point"/>').format(at(value)),
-            _text(at(value), 24, words[0], "end" if at(value) > 50 else "start", "label"),
+            text(at(value), 24, words[0], "end" if at(value) > 50 else "start", "label"),
             Markup("</svg>"),
         ]
     )
@@ -172,7 +172,8 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _opening(name: str, height: int, title: str, description: str) -> Markup:
+def opening(name: str, height: int, title: str, description: str) -> Markup:
+    """The opening tag of a drawing that a screen reader can tell about."""
     return Markup(
         '<svg class="chart" width="100%" height="{height}" role="img" '
         'aria-labelledby="{name}-title {name}-desc">'
@@ -196,13 +197,15 @@ def _bars(counts: Sequence[int], base: float, style: str) -> Markup:
     return Markup("").join(bars)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    """A line; x in percent of the width, y in pixels."""
     return Markup('<line x1="{:.3f}%" y1="{:.1f}" x2="{:.3f}%" y2="{:.1f}" class="{}"/>').format(
         x1, y1, x2, y2, style
     )
 
 
-def _text(x: float, y: float, words: str, anchor: str, style: str) -> Markup:
+def text(x: float, y: float, words: str, anchor: str, style: str) -> Markup:
+    """Words at a point; x in percent of the width, y in pixels."""
     shift = {"start": 4, "end": -4, "middle": 0}[anchor] if style != "label" or x else 0
     return Markup(
         '<text x="{:.3f}%" y="{:.1f}" dx="{}" text-anchor="{}" class="{}">{}</text>'

@@ -20,33 +20,34 @@ def render_markdown(run: RunData) -> str:
     summary = summarise_run(run)
     verdict = summary.verdict
     lines = [
-        f"### {_safe(summary.title)}",
+        f"### {safe(summary.title)}",
         "",
-        f"**{SYMBOLS[verdict.state][0]} {_safe(verdict.headline)}.** {_safe(verdict.reason)}",
+        f"**{SYMBOLS[verdict.state][0]} {safe(verdict.headline)}.** {safe(verdict.reason)}",
         "",
     ]
     for table in main_tables(summary):
-        lines += [*_table(table), ""]
+        lines += [*markdown_table(table), ""]
     notes = [*([summary.speedup] if summary.speedup else []), *summary.labels]
-    lines += [f"- {_safe(note)}" for note in notes]
+    lines += [f"- {safe(note)}" for note in notes]
     lines += [""] if notes else []
     if summary.next_steps:
         lines += ["**What to do next**", ""]
-        lines += [f"{i}. {_safe(step)}" for i, step in enumerate(summary.next_steps, 1)]
+        lines += [f"{i}. {safe(step)}" for i, step in enumerate(summary.next_steps, 1)]
         lines += [""]
     if run.problems:
-        lines += [f"Not shown: {_safe('; '.join(run.problems))}", ""]
+        lines += [f"Not shown: {safe('; '.join(run.problems))}", ""]
     return "\n".join(lines)
 
 
-def _table(table: TextTable) -> list[str]:
+def markdown_table(table: TextTable) -> list[str]:
+    """Lines of a table; the last column carries the sign of the row's state."""
     rule = ["---:" if i in table.numeric else "---" for i in range(len(table.headers))]
     rows = [[*row.cells[:-1], f"{SYMBOLS[row.state][0]} {row.cells[-1]}"] for row in table.rows]
     lines = [" | ".join(table.headers), " | ".join(rule)]
-    lines += [" | ".join(_safe(cell) for cell in row) for row in rows]
+    lines += [" | ".join(safe(cell) for cell in row) for row in rows]
     return [f"| {line} |" for line in lines]
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that Markdown shows as it is."""
     return _LINKED.sub("\\1\u200b", _ACTIVE.sub(r"\\\1", simple(text)))

@@ -45,16 +45,12 @@ def write_report(folder: Path) -> Path:
 def render_html(run: RunData) -> str:
     """The page; the same run gives the same text."""
     summary = summarise_run(run)
-    style = (TEMPLATES / "report.css").read_text("utf-8")
-    template = _environment().get_template("report.html")
-    html: str = template.render(
+    return render(
+        "report.html",
+        summary.verdict.state,
         run=run,
         facts=run.run or RunFacts(),
         summary=summary,
-        symbols=SYMBOLS,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        icon=_icon(summary.verdict.state),
         tiles=_tiles(summary),
         data_notes=_data_notes(run),
         pictures=[shown for picture in run.pictures if (shown := shown_picture(picture))],
@@ -70,6 +66,25 @@ def render_html(run: RunData) -> str:
         stages=sections.stages(run),
         changes=sections.changes(run),
         recipe=json.dumps((run.run or RunFacts()).recipe, indent=2, ensure_ascii=False),
+    )
+
+
+def render(template: str, state: str, **found: Any) -> str:
+    """One of the templates as a page with the style sheet in it, and an icon that tells the state.
+
+    Every text in ``found`` is escaped unless it is ``Markup``.
+    """
+    style = (TEMPLATES / "report.css").read_text("utf-8")
+    html: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            symbols=SYMBOLS,
+            style=Markup(style),
+            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            icon=_icon(state),
+            **found,
+        )
     )
     return html
 
