@@ -97,6 +97,30 @@ class ExportSection(_Section):
     parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
 
 
+class QuantizeSection(_Section):
+    """``[quantize]``: lower precision, written into the ONNX file (docs/precision-howto.md)."""
+
+    enabled: bool = Field(False, description="some targets do by default where [data] root is set")
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto", description="auto: the fastest that keeps the budgets, by measurement"
+    )
+    budgets: dict[str, float] = Field(
+        default_factory=dict,
+        description="task = largest relative drop (0.01 is 1 %); half of what its gate allows",
+    )
+    method: Literal["minmax", "entropy", "percentile"] = Field(
+        "minmax", description="how ranges are read from the calibration pictures"
+    )
+    images: int = Field(64, ge=1, description="calibration pictures that ranges are read from")
+    judge_images: int = Field(200, ge=1, description="others of that split to judge budgets by")
+    max_evaluations: int = Field(14, ge=2, description="most runs over all judge pictures")
+    keep_float: tuple[str, ...] = Field(
+        (), description="patterns of node names or module paths that stay in float32"
+    )
+    equalise: bool = Field(True, description="rescale channels first (an exact change)")
+    correct_bias: bool = Field(True, description="take mean rounding errors out of the biases")
+
+
 class BenchSection(_Section):
     """``[bench]``: how latency is measured."""
 
@@ -116,6 +140,7 @@ class Recipe(_Section):
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
     bench: BenchSection = BenchSection()
     gates: GateLimits = GateLimits()
 

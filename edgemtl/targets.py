@@ -31,6 +31,8 @@ class Target(BaseModel):
         measured_here: whether this machine is the device, so that latency can be measured at once.
         options: backend-specific settings.
         gates: default gates, same keys as the recipe's ``[gates]``.
+        defaults: other recipe keys that hold where the user gives real pictures ([data] root);
+            what is only worth doing, or only safe, with them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +49,7 @@ class Target(BaseModel):
     measured_here: bool = True
     options: dict[str, Any] = Field(default_factory=dict)
     gates: dict[str, Any] = Field(default_factory=dict)
+    defaults: dict[str, Any] = Field(default_factory=dict)
 
 
 def _folder() -> Path:

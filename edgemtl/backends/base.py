@@ -144,6 +144,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: the extra that installs it (``pip install edgemtl[extra]``), empty when it is in the core
     extra: ClassVar[str] = ""
+    #: whether it reads int8 tensors that cannot be negative as unsigned (backends/int8.py)
+    unsigned_int8: ClassVar[bool] = False
 
     @final
     def availability(self) -> Availability:

@@ -61,6 +61,7 @@ class OnnxRuntimeBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "onnxruntime"
+    unsigned_int8: ClassVar[bool] = True
 
     def availability_impl(self) -> Availability:
         try:

@@ -133,6 +133,7 @@ class OpenVinoBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "openvino"
+    unsigned_int8: ClassVar[bool] = True
     extra: ClassVar[str] = "openvino"
 
     def availability_impl(self) -> Availability:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +15,7 @@ from edgemtl.cli.console import (
     StageLines,
     print_error,
     print_json,
+    toml_list,
 )
 
 if TYPE_CHECKING:
@@ -72,9 +71,9 @@ def compile_verb(
         )
     assignments = list(assign or [])
     if data:
-        assignments.append(f"data.root={_toml_list(map(str, data))}")
+        assignments.append(f"data.root={toml_list(map(str, data))}")
     if task:
-        assignments.append(f"model.tasks={_toml_list(task)}")
+        assignments.append(f"model.tasks={toml_list(task)}")
     if len({Path(name).stem for name in target}) < len(target):
         raise UsageError("a target is given twice", where="--target")
     requests = [
@@ -103,16 +102,11 @@ def compile_verb(
         raise typer.Exit(int(code))
 
 
-def _toml_list(values: Iterable[str]) -> str:
-    # A JSON string is a TOML string too, whatever quotes or backslashes a path has.
-    return json.dumps(list(values), ensure_ascii=False)
-
-
 def _recipe(target_name: str, config: Path | None, assignments: list[str]) -> Recipe:
-    from edgemtl import recipes, targets
+    from edgemtl import targets
+    from edgemtl.pipeline.defaults import recipe_for
 
-    gates = targets.load(target_name).gates
-    return recipes.resolve({"gates": gates} if gates else {}, config, assignments)
+    return recipe_for(targets.load(target_name), config, assignments)
 
 
 def _compile(request: CompileRequest, quiet: bool) -> RunResult:

@@ -1,19 +1,20 @@
-"""Verbs that make a network smaller: ``prune``."""
+"""Verbs that make a network smaller: ``prune``, ``quantize``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json, toml_list
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command("prune")(prune_verb)
+    app.command("quantize")(quantize_verb)
 
 
 def prune_verb(
@@ -92,3 +93,94 @@ def prune_verb(
     for note in found["notes"]:
         print(f"note: {note}")
     print(output)
+
+
+def quantize_verb(
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint, or ONNX file of ours in float32.", metavar="MODEL")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
+    data: DataFlag = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What it is for; 'auto' measures on it.")
+    ] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, fp16 or int8; the target's by default.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=SHARE",
+            help="Largest relative drop, e.g. pose=0.01; half of what its gate allows by default.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Of reading ranges: minmax, entropy or percentile.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Calibration pictures.")] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Node names or module paths that stay in float32; may be given again.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Recipe; its quantize section.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key.")
+    ] = None,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write an ONNX file in lower precision that keeps every task inside its budget.
+
+    Exit code 6 when a budget could not be kept or judged; the file is written all the same.
+    """
+    from edgemtl.errors import ExitCode
+    from edgemtl.pipeline.quantize_file import quantize_file
+
+    settings = {
+        "quantize.precision": precision,
+        "quantize.method": method,
+        "quantize.images": images,
+    }
+    assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
+    assignments += [f"quantize.budgets.{pair}" for pair in budget or []]
+    for key, values in (("data.root", data), ("quantize.keep_float", keep_float)):
+        if values:
+            assignments.append(f"{key}={toml_list(map(str, values))}")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found = quantize_file(
+        model, output, target, config, [*assignments, *(assign or [])], factory, tell
+    )
+    if as_json:
+        print_json(found)
+    else:
+        _print_tasks(found)
+        print(output)
+    result = found["result"]
+    if result is not None and not result["within_budgets"]:
+        raise typer.Exit(int(ExitCode.ACCURACY_GATE))
+
+
+def _print_tasks(found: dict[str, Any]) -> None:
+    """What every task lost on the judge pictures."""
+    result = found["result"]
+    for name, task in (result or {"tasks": {}})["tasks"].items():
+        if task["drop"] is None:
+            print(f"{name:<12} not judged: {task['note']}")
+            continue
+        verdict = "" if task["budget"] is None else f"budget {task['budget']:.2%}, "
+        verdict += (
+            "kept" if task["budget"] is None or task["drop"] <= task["budget"] else "NOT KEPT"
+        )
+        print(
+            f"{name:<12} {task['figure']:<14} {task['before']:.4f} -> {task['after']:.4f}  "
+            f"({max(task['drop'], 0):.2%} worse, {verdict})"
+        )
+    print(f"precision {found['precision']}")

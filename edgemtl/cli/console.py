@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,12 @@ DataFlag = Annotated[
         help="Folder with labelled pictures (DIR/SPLIT/images, label.txt); may be given again.",
     ),
 ]
+
+
+def toml_list(values: Iterable[str]) -> str:
+    """A TOML list of strings, for a recipe assignment."""
+    # A JSON string is a TOML string too, whatever quotes or backslashes a path has.
+    return json.dumps(list(values), ensure_ascii=False)
 
 
 def print_json(data: Any) -> None:

@@ -17,6 +17,7 @@ from edgemtl.export.simplify import simplify
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
+from edgemtl.pipeline.quantising import check_precision, task_budgets
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
 
 RAW_ONNX = "exported.onnx"
@@ -164,7 +165,8 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
 
     Raises:
         InputRefused: the model or the data folder.
-        UsageError: a task that the network does not have, to keep or in a gate.
+        UsageError: a task that the network does not have, to keep, in a gate or with a budget; a
+            precision that the target does not have.
     """
     known = {task.name for task in context.dense.tasks}
     _ = context.tasks
@@ -175,5 +177,8 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
                 where=f"gates.tasks.{name}",
                 hint=f"its tasks: {', '.join(sorted(known))}",
             )
+    if context.recipe.quantize.enabled:
+        check_precision(context.recipe, context.target)
+        _ = task_budgets(context.recipe, context.tasks)
     if any(stage.needs_data for stage in stages):
         _ = context.calibration, context.evaluation

@@ -27,6 +27,7 @@ from edgemtl.tasks.base import MetricSpec
 ACCURACY = "accuracy.json"
 COST = "cost.json"
 GATES = "gates.json"
+PRECISION = "precision.json"
 JUNIT = "junit.xml"
 #: problems in the data that a stage names; accuracy.json has them all
 NAMED = 3
@@ -98,7 +99,10 @@ class Accuracy(Stage):
 
 
 class Cost(Stage):
-    """MACs, parameters and bytes of a graph and of the artefact made from it."""
+    """MACs, parameters and bytes of a float32 graph, and of the artefact made from it.
+
+    Of an artefact in lower precision the bytes of activations are not known, and left out.
+    """
 
     def inputs(self, context: Context) -> dict[str, Any]:
         return {}
@@ -108,14 +112,28 @@ class Cost(Stage):
         export, compiled = self.after
         cost = count_cost(context.folders[export] / ONNX)
         data = cost.to_dict()
+        if _lower_precision(context, export, compiled):
+            del data["activation_bytes"], data["peak_activation_bytes"]
         data["size_bytes"] = read_json(context.folders[compiled] / ARTEFACT)["size_bytes"]
         data["artefact_sha256"] = _artefact_hashes(context, compiled)
         write_json(folder / COST, data)
         tell(f"{cost.macs / 1e6:,.1f} M MACs, {cost.parameters:,} parameters")
 
 
+def _lower_precision(context: Context, export: str, compiled: str) -> bool:
+    """Whether an artefact was made from other bytes than the float32 export."""
+    quantized = context.folders.get("quantize")
+    if quantized is None or compiled != "compile":
+        return False
+    return sha256_file(quantized / ONNX) != sha256_file(context.folders[export] / ONNX)
+
+
 class Bench(Stage):
-    """Latency of the artefact, in turns with the uncompressed one where the two differ."""
+    """Latency of the artefact, in turns with the uncompressed one where the two differ.
+
+    Reads, in this order: the compile stage, the uncompressed network's, and, where a precision was
+    chosen, that of the same network in float32.
+    """
 
     needs_data = True
 
@@ -132,7 +150,8 @@ class Bench(Stage):
             write_json(folder / "skipped.json", {"reason": why})
             tell(f"latency not measured: {why}")
             return
-        artefact, reference = (self._request(context, name) for name in self.after)
+        compiled, uncompressed, *same_in_float = self.after
+        artefact, reference = (self._request(context, name) for name in (compiled, uncompressed))
         result = bench(artefact)
         write_json(folder / "artefact.json", result.to_dict())
         summary = result.summary
@@ -141,7 +160,7 @@ class Bench(Stage):
         )
         if not result.stable:
             tell(f"not stable: {result.reason}")
-        if same_artefact(context, *self.after):
+        if same_artefact(context, compiled, uncompressed):
             write_json(folder / "identical.json", {"identical": True})
             tell("the artefact is the uncompressed one, byte for byte: nothing to compare")
             return
@@ -150,6 +169,26 @@ class Bench(Stage):
         write_json(folder / "reference.json", comparison.b.to_dict())
         ratio = comparison.speedup
         tell(f"{ratio.value:.2f} x the uncompressed one ({ratio.low:.2f} to {ratio.high:.2f})")
+        for name in same_in_float:
+            self._against_float(context, folder, tell, name)
+
+    def _against_float(self, context: Context, folder: Path, tell: Tell, name: str) -> None:
+        """Write ``precision.json``: the artefact against the same network in float32."""
+        compiled, uncompressed, *_ = self.after
+        if same_artefact(context, compiled, name):
+            return
+        if name == uncompressed:
+            data = read_json(folder / "comparison.json")
+        else:
+            requests = [self._request(context, stage) for stage in (compiled, name)]
+            data = compare(requests[0], requests[1], COMPARE, context.recipe.data.seed).to_dict()
+        write_json(folder / PRECISION, {"speedup": data["speedup"]})
+        told = data["speedup"]
+        if told["high"] < 1:
+            tell(
+                f"slower than the same network in fp32 here ({told['value']:.2f} x): take "
+                'precision = "fp32" or "auto"'
+            )
 
     @staticmethod
     def _request(context: Context, stage: str) -> BenchRequest:

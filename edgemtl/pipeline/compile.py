@@ -22,12 +22,14 @@ from edgemtl.pipeline.check_stages import (
     COST,
     GATES,
     JUNIT,
+    PRECISION,
     metric_specs,
 )
 from edgemtl.pipeline.package_stages import BUNDLE
 from edgemtl.pipeline.parity_stage import PARITY
 from edgemtl.pipeline.plan import plan
 from edgemtl.pipeline.prune_stage import PRUNE
+from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
 from edgemtl.pipeline.stage import CHECKPOINT, ONNX, Context, Stage, StageRecord
 from edgemtl.recipes import Recipe
@@ -212,12 +214,15 @@ _PUBLISHED = (
     ("export", ONNX, "model/model.onnx"),
     ("prune", CHECKPOINT, "model/pruned.pt"),
     ("prune", PRUNE, PRUNE),
+    ("quantize", QUANTIZE, QUANTIZE),
+    ("quantize", ONNX, "model/quantized.onnx"),
     ("parity", PARITY, PARITY),
     ("gates", GATES, GATES),
     ("gates", JUNIT, JUNIT),
     ("bench", "artefact.json", "bench/artefact.json"),
     ("bench", "reference.json", "bench/reference.json"),
     ("bench", "comparison.json", "bench/comparison.json"),
+    ("bench", PRECISION, f"bench/{PRECISION}"),
     ("bench", "skipped.json", "bench/skipped.json"),
     ("bench", "identical.json", "bench/identical.json"),
 )

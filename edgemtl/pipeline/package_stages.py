@@ -30,8 +30,8 @@ SELFTEST_CASES = 1
 class MakeBundle(Stage):
     """Everything a device needs, in one deterministic file.
 
-    Reads, in this order: export, compile, parity, accuracy-reference, accuracy, cost-reference,
-    cost.
+    Reads, in this order: export (or quantize), compile, parity, accuracy-reference, accuracy,
+    cost-reference, cost.
     """
 
     needs_data = True

@@ -7,6 +7,7 @@ from edgemtl.pipeline.check_stages import Accuracy, Bench, Cost, Gates
 from edgemtl.pipeline.package_stages import MakeBundle, Pictures
 from edgemtl.pipeline.parity_stage import Parity
 from edgemtl.pipeline.prune_stage import Prune
+from edgemtl.pipeline.quantize_stage import Quantize
 from edgemtl.pipeline.stage import Stage
 from edgemtl.recipes import Recipe
 
@@ -15,10 +16,15 @@ def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a run.
 
     Where nothing is compressed, what is exported is the uncompressed network, and it stands for
-    its own reference.
+    its own reference. Where it is quantised, the float32 graph is compiled too, so that the two can
+    be timed against each other.
     """
     stages: list[Stage] = [CheckModel("model")]
-    source, reference = "model", ("export", "compile")
+    source, graph, reference = "model", "export", ("export", "compile")
+    lower: list[Stage] = []
+    if recipe.quantize.enabled:
+        graph, reference = "quantize", ("export", "compile-float")
+        lower = [Quantize(graph, ("export",)), Compile(reference[1], ("export",))]
     if recipe.prune.enabled:
         reference = ("export-reference", "compile-reference")
         stages += [
@@ -28,17 +34,19 @@ def plan(recipe: Recipe) -> list[Stage]:
         ]
         source = "prune"
     judged = ("accuracy-reference", "accuracy", "cost-reference", "cost")
+    timed = ("compile", reference[1], *(("compile-float",) if lower else ()))
     return [
         *stages,
         Export("export", (source,)),
-        Compile("compile", ("export",)),
-        Parity("parity", (source, "export", "compile")),
+        *lower,
+        Compile("compile", (graph,)),
+        Parity("parity", (source, "export", "compile", *((graph,) if lower else ()))),
         Accuracy("accuracy-reference", "model"),
         Accuracy("accuracy", "compile"),
         Cost("cost-reference", reference),
         Cost("cost", ("export", "compile")),
-        MakeBundle("bundle", ("export", "compile", "parity", *judged)),
+        MakeBundle("bundle", (graph, "compile", "parity", *judged)),
         Pictures("pictures", ("model", "compile")),
-        Bench("bench", ("compile", reference[1])),
+        Bench("bench", timed),
         Gates("gates", (*judged, "bench")),
     ]

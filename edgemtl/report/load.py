@@ -223,7 +223,7 @@ def _parity(data: Mapping[str, Any]) -> tuple[ParityRow, ...]:
                 note = "over the tolerance, which only informs at this precision"
             found.append(
                 ParityRow(
-                    text(data, "reference"),
+                    text(report, "reference") or text(data, "reference"),
                     shown(stage),
                     position,
                     text(row, "name") or NAMELESS,

@@ -52,7 +52,8 @@ def choose_precision(candidates: Sequence[Candidate]) -> Choice:
     and the choice says so.
 
     Args:
-        candidates: from the most to the least precise.
+        candidates: from the most to the least precise; where nothing is measured, from the most to
+            the least wanted.
 
     Raises:
         UsageError: there is no candidate.
@@ -74,7 +75,7 @@ def choose_precision(candidates: Sequence[Candidate]) -> Choice:
     measured = [one for one in passing if one.latency_ms is not None]
     if not measured:
         rejected |= {one.precision: "not measured" for one in passing[1:]}
-        reason = "no latency was measured; the most precise that passes"
+        reason = "no latency was measured; the first that passes"
         return Choice(passing[0].precision, reason, True, rejected)
     best = measured[0]
     for one in measured[1:]:

@@ -1,0 +1,271 @@
+"""An ONNX file in the precision that a recipe asks for; what the stage and the verb share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgemtl.backends import registry
+from edgemtl.backends.base import SessionOptions
+from edgemtl.backends.int8 import runs_int8
+from edgemtl.compress.quantize import (
+    Candidate,
+    Choice,
+    QuantizeOptions,
+    QuantizeResult,
+    choose_precision,
+    quantize,
+)
+from edgemtl.data.preprocess import InputSpec
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import StageFailed, UsageError
+from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
+from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
+from edgemtl.tasks.base import Task
+
+#: relative drop that quantisation may cost a task where its gate sets none
+DEFAULT_BUDGET = 0.01
+#: share of a task's gate that quantisation may use up
+SHARE_OF_GATE = 0.5
+#: seconds that one comparison of speed may take, in pairs of blocks
+COMPARE = InterleaveRule(pairs=16, min_pairs=6, block_seconds=0.2, max_seconds=15.0)
+ORDER = ("fp32", "fp16", "int8")
+
+Lower = Literal["fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network for one target.
+
+    Attributes:
+        onnx: float32, simplified, with static shapes.
+        tasks: of the network.
+        spec: its input.
+        target: what it is for.
+        recipe: resolved.
+        calibration: pictures of the training data.
+        real: whether these are the user's pictures; budgets are judged on real ones only.
+        session: how artefacts are run.
+        tell: told what goes on.
+    """
+
+    onnx: Path
+    tasks: Sequence[Task]
+    spec: InputSpec
+    target: Target
+    recipe: Recipe
+    calibration: Dataset
+    real: bool
+    session: SessionOptions
+    tell: Callable[[str], None]
+
+
+def task_budgets(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
+    """Task name -> largest relative drop: the recipe's, else half of what the task's gate allows.
+
+    Raises:
+        UsageError: a budget for a task that the network does not have.
+    """
+    asked = recipe.quantize.budgets
+    names = [task.name for task in tasks]
+    for name in asked:
+        if name not in names:
+            raise UsageError(
+                f"there is a budget for task '{name}', which the network does not have",
+                where="quantize.budgets",
+                hint=f"its tasks: {', '.join(names)}",
+            )
+    found = {}
+    for name in names:
+        gate = recipe.gates.task(name).max_relative_drop
+        usual = DEFAULT_BUDGET if gate is None else gate * SHARE_OF_GATE
+        found[name] = asked.get(name, usual)
+    return found
+
+
+def check_precision(recipe: Recipe, target: Target) -> None:
+    """Refuse a precision that the target does not have.
+
+    Raises:
+        UsageError: naming those it has.
+    """
+    asked = recipe.quantize.precision
+    if asked not in ("auto", "fp32", *target.precisions):
+        raise UsageError(
+            f"target '{target.name}' has no {asked}",
+            where="quantize.precision",
+            hint=f"it has {', '.join(target.precisions)}",
+        )
+
+
+def write_precision(job: Job, output: Path) -> dict[str, Any]:
+    """Write the file; the same recipe, pictures and choice give the same bytes.
+
+    Returns:
+        Plain data for ``quantize.json``: ``precision`` as written, ``asked``, ``layers`` (name,
+        precision, and what each alone costs each task), ``result`` of the quantiser, ``choice``
+        where the precision was chosen by measuring, ``notes``.
+
+    Raises:
+        UsageError: an option makes no sense, or names what is not there.
+        InputRefused, StageFailed: the pictures or the graph.
+    """
+    check_precision(job.recipe, job.target)
+    asked = job.recipe.quantize.precision
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
+        results: dict[str, QuantizeResult] = {}
+        choice: Choice | None = None
+        candidates: list[Candidate] = []
+        if asked == "auto":
+            candidates = _candidates(job, Path(place), results)
+            choice = choose_precision(candidates)
+            taken = choice.precision
+            job.tell(f"{taken}: {choice.reason}")
+            for name, why in choice.rejected.items():
+                job.tell(f"not {name}: {why}")
+        else:
+            taken = asked
+            if taken in ("fp16", "int8"):
+                results[taken] = _write(job, _lower(taken), Path(place))
+        result = results.get(taken)
+        shutil.copyfile(job.onnx if result is None else result.path, output)
+    notes = _notes(job, taken, result)
+    for note in notes:
+        job.tell(note)
+    return {
+        "precision": taken,
+        "asked": asked,
+        "choice": None
+        if choice is None
+        else {**asdict(choice), "candidates": [asdict(one) for one in candidates]},
+        "layers": [] if result is None else layer_rows(result),
+        "result": None if result is None else result.to_dict(),
+        "notes": notes,
+    }
+
+
+def layer_rows(result: QuantizeResult) -> list[dict[str, Any]]:
+    """Regions with what each costs, dearest first; every layer where nothing had to be ranked."""
+    if result.culprits:
+        return [
+            {
+                "name": row.region,
+                "precision": "fp32" if row.kept else result.precision,
+                "drops": dict(row.costs),
+            }
+            for row in result.culprits
+        ]
+    kept = [{"name": name, "precision": "fp32", "drops": {}} for name in result.kept]
+    return kept + [
+        {"name": name, "precision": result.precision, "drops": {}} for name in result.layers
+    ]
+
+
+def _lower(precision: str) -> Lower:
+    return "fp16" if precision == "fp16" else "int8"
+
+
+def _write(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
+    asked = job.recipe.quantize
+    options = QuantizeOptions(
+        precision=precision,
+        images=asked.images,
+        method=asked.method,
+        seed=job.recipe.data.seed,
+        budgets=task_budgets(job.recipe, job.tasks) if job.real else {},
+        judge_images=asked.judge_images,
+        max_evaluations=asked.max_evaluations,
+        keep_float=asked.keep_float,
+        equalise=asked.equalise,
+        correct_bias=asked.correct_bias,
+    )
+    path = folder / f"{precision}.onnx"
+    return quantize(job.onnx, path, job.tasks, job.spec, job.calibration, options, tell=job.tell)
+
+
+def _candidates(job: Job, folder: Path, results: dict[str, QuantizeResult]) -> list[Candidate]:
+    """Every precision of the target, judged and timed; files and results are left for the winner.
+
+    Timed in turns with float32, so that one latency stands for the float32 file throughout.
+    """
+    order = [name for name in ORDER if name == "fp32" or name in job.target.precisions]
+    timed = job.target.measured_here and job.recipe.bench.enabled
+    found: dict[str, Candidate] = {}
+    base_ms: float | None = None
+    for name in order[1:]:
+        try:
+            result = results[name] = _write(job, _lower(name), folder)
+        except StageFailed as error:
+            found[name] = Candidate(name, None, False, error.message)
+            continue
+        if not job.real:
+            found[name] = Candidate(
+                name, None, None, "budgets are judged on real pictures only (--data)"
+            )
+            continue
+        if not result.within_budgets:
+            note = "; ".join(result.notes)
+            found[name] = Candidate(name, None, False, note)
+            continue
+        if not timed:
+            found[name] = Candidate(name, None, True)
+            continue
+        try:
+            slow_ms, speedup = _time(job, result.path)
+        except StageFailed as error:
+            found[name] = Candidate(name, None, False, error.message)
+            continue
+        base_ms = base_ms or slow_ms
+        job.tell(f"{name}: {speedup:.2f} x fp32")
+        found[name] = Candidate(name, base_ms / speedup, True)
+    found["fp32"] = Candidate("fp32", base_ms, True)
+    wanted = order if timed else [n for n in job.target.precisions if n in found]
+    return [found[name] for name in wanted]
+
+
+def _time(job: Job, path: Path) -> tuple[float, float]:
+    """Median milliseconds of the float32 file, and how much faster this one is."""
+    backend = registry.get(job.target.backend)
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
+        requests = []
+        for name, onnx in (("fast", path), ("slow", job.onnx)):
+            folder = Path(place) / name
+            folder.mkdir()
+            artefact = backend.compile(onnx, job.target, folder)
+            stop = StopRule(warmup_seconds=job.recipe.bench.warmup_seconds)
+            requests.append(
+                BenchRequest(artefact, job.session, stop=stop, seed=job.recipe.data.seed)
+            )
+        bench = job.recipe.bench
+        rule = replace(
+            COMPARE,
+            block_seconds=min(COMPARE.block_seconds, bench.seconds),
+            max_seconds=min(COMPARE.max_seconds, bench.max_seconds),
+        )
+        measured = compare(requests[0], requests[1], rule, job.recipe.data.seed)
+    return measured.b.summary.p50_ms, measured.speedup.value
+
+
+def _notes(job: Job, taken: str, result: QuantizeResult | None) -> list[str]:
+    notes = []
+    if result is not None:
+        whole = len(result.layers) + len(result.kept)
+        size = result.size_after / result.size_before
+        notes.append(
+            f"{len(result.layers)} of {whole} layers in {taken}, file {size:.2f} x"
+            + (f", {result.evaluations} evaluations" if result.evaluations else "")
+        )
+        if not job.real:
+            notes.append(
+                "budgets were not judged: they need real labelled pictures (--data); the ranges "
+                f"come from {job.calibration.name}"
+            )
+    if taken == "int8" and (why := runs_int8(job.target.backend)):
+        notes.append(f"int8 will not be faster here: {why}")
+    return notes

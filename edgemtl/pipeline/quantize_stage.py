@@ -1,0 +1,52 @@
+"""The quantize stage: the precision that the recipe asks for, written into the ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgemtl.files import write_json
+from edgemtl.pipeline.quantising import Job, task_budgets, write_precision
+from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+
+QUANTIZE = "quantize.json"
+
+
+class Quantize(Stage):
+    """Float32 graph to one in lower precision, for all runtimes of the target.
+
+    A choice by measurement ("auto") is made once and kept with the result: whoever needs the same
+    bytes on another machine writes the precision it took into the recipe.
+    """
+
+    needs_data = True
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        recipe = context.recipe
+        asked = recipe.quantize.model_dump(mode="json")
+        timed = recipe.quantize.precision == "auto"
+        return {
+            "asked": asked,
+            "budgets": task_budgets(recipe, context.tasks),
+            "seed": recipe.data.seed,
+            "real": bool(recipe.data.root),
+            "data": context.calibration_fingerprint,
+            "target": context.target.model_dump(mode="json"),
+            "bench": recipe.bench.model_dump() if timed else None,
+            "runtime": context.backend.availability().version if timed else "",
+        }
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Write the graph and ``quantize.json``."""
+        job = Job(
+            onnx=context.folders[self.after[0]] / ONNX,
+            tasks=context.tasks,
+            spec=context.dense.input_spec,
+            target=context.target,
+            recipe=context.recipe,
+            calibration=context.calibration,
+            real=bool(context.recipe.data.root),
+            session=context.session_options,
+            tell=tell,
+        )
+        write_json(folder / QUANTIZE, write_precision(job, folder / ONNX))
