@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor
 from edgemtl.compress.batches import Batch, Prepared, batches
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
 from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import ChannelGroup, channel_groups, snapped_widths
+from edgemtl.compress.groups import channel_groups, snapped_widths
+from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.oracle import Oracle, Spent
@@ -97,6 +98,7 @@ class Found:
         spent: cost.
         notes: what the reader must know.
         refused: steps that were taken back.
+        latency: predicted and measured, once per time the method was run; empty without a table.
     """
 
     keep: dict[str, Tensor]
@@ -106,6 +108,7 @@ class Found:
     spent: Spent = field(default_factory=Spent)
     notes: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    latency: tuple[Measured, ...] = ()
 
 
 class Job:
@@ -118,6 +121,7 @@ class Job:
         dense: cost of the network before the first round.
         options: the user's.
         tell: progress.
+        latency: model of the target's latency; None when it is no goal.
         kept: what the method wants to find again when it is run once more on this job.
     """
 
@@ -130,8 +134,7 @@ class Job:
         dense: Cost | None,
         state: Path | None,
         tell: Tell,
-        latency: Callable[[MultiTaskNetwork, Sequence[ChannelGroup]], Callable[[Keep], float]]
-        | None,
+        latency: Latency | None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -160,8 +163,10 @@ class Job:
             run, self.calibration.images, {group.name: group.width for group in self.groups}
         )
         self.cost = CostModel(network, self.groups, self.traced, ORACLE_BATCH)
+        self.latency: LatencyModel | None = None
         if latency is not None:
-            self.cost.latency = latency(network, self.groups)
+            self.latency = latency.model(network, self.groups, self.cost)
+            self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
         self._oracle: Oracle | None = None
         self.kept: dict[str, Any] | None = None

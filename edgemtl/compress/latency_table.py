@@ -2,35 +2,36 @@
 
 Every group is cut alone to a few widths and the whole network is timed against the dense one, in
 turns, so that what the table holds is what cutting that group saves of the whole, consumers
-included. The latency of any widths is predicted as the dense latency times the product of the
-groups' ratios: two groups that share a layer each save a share of what the other left.
+included. A measured ratio has an interval; within it the table takes the value nearest to what the
+multiply-accumulates suggest, so that a group whose saving drowns in noise is worth what it computes
+and not what chance said. The latency of any widths is predicted as the dense latency times the
+product of the groups' ratios: two groups that share a layer each save a share of what the other
+left. How good that is shows when the network that was found is measured (latency_model.py).
 """
 
 from __future__ import annotations
 
-import tempfile
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgemtl.compress.cost import Keep
+from edgemtl.compress.cost import CostModel, Keep
 from edgemtl.compress.cut import cut
 from edgemtl.compress.groups import ChannelGroup, snapped_widths
 from edgemtl.errors import InputRefused
 from edgemtl.files import write_json
-from edgemtl.measure.latency import BenchRequest, InterleaveRule, compare
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.targets import Target
 
 #: widths measured besides the full one, as shares of it; each costs about 8 s per group
 SHARES = (0.5,)
-#: short turns: what is asked is a few per cent of the whole, over many groups
-RULE = InterleaveRule(pairs=16, min_pairs=6, block_seconds=0.08, max_seconds=6.0)
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,20 @@ class LatencyTable:
         dense_ms: median latency of the dense network.
         ratios: group -> ((width, latency relative to the dense network), ...), rising widths, the
             full width with 1 included.
+        measured: group -> ((width, measured ratio, half of its 95 % interval), ...), as it came.
         network: hash of the network's weights.
         noise: half the width of the dense network's interval against itself, as a share; smaller
             differences in the table mean nothing.
+        threads: of the runtime.
     """
 
     target: str
     dense_ms: float
     ratios: Mapping[str, tuple[tuple[int, float], ...]]
+    measured: Mapping[str, tuple[tuple[int, float, float], ...]]
     network: str
     noise: float
+    threads: int
 
     def predict(self, keep: Keep) -> float:
         """Latency in ms with these masks; linear between measured widths and below them."""
@@ -62,14 +67,25 @@ class LatencyTable:
                 total *= _on_line(points, int(mask.sum()))
         return total
 
+    @property
+    def drowned(self) -> tuple[str, ...]:
+        """Groups none of whose measured savings is clear of its own interval."""
+        return tuple(
+            name
+            for name, points in self.measured.items()
+            if points and all(ratio + half >= 1 for _, ratio, half in points)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
             "target": self.target,
             "dense_ms": self.dense_ms,
             "ratios": {name: [list(p) for p in points] for name, points in self.ratios.items()},
+            "measured": {name: [list(p) for p in points] for name, points in self.measured.items()},
             "network": self.network,
             "noise": self.noise,
+            "threads": self.threads,
         }
 
     @staticmethod
@@ -87,8 +103,15 @@ class LatencyTable:
                     str(name): tuple((int(width), float(ratio)) for width, ratio in points)
                     for name, points in data["ratios"].items()
                 },
+                {
+                    str(name): tuple(
+                        (int(w), float(ratio), float(half)) for w, ratio, half in points
+                    )
+                    for name, points in data["measured"].items()
+                },
                 str(data["network"]),
                 float(data["noise"]),
+                int(data["threads"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"a latency table is not readable: {error!r}") from error
@@ -111,118 +134,83 @@ Timer = Callable[[MultiTaskNetwork, MultiTaskNetwork], tuple[float, float, float
 def measure_table(
     network: MultiTaskNetwork,
     groups: Sequence[ChannelGroup],
+    cost: CostModel,
     target: Target,
     multiple: int,
-    timer: Timer | None = None,
+    timer: Timer,
+    threads: int = 1,
+    path: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    reference: tuple[MultiTaskNetwork, float] | None = None,
 ) -> LatencyTable:
     """Time every group at a few widths.
 
     Args:
         network: the dense network.
         groups: its groups.
-        target: measured with its backend, on this machine.
+        cost: its cost model.
+        target: what ``timer`` times on.
         multiple: widths are multiples of it.
-        timer: how two networks are compared; the target's backend by default.
+        timer: how two networks are compared.
+        threads: of the runtime, for the record.
+        path: where the table is written after every group; one that is there already, of this
+            network and target, is gone on with.
         tell: progress.
+        reference: another network and its latency in ms; ``dense_ms`` is then relative to it. The
+            machine may be faster or slower by now than it was then: only what is timed in turns
+            compares.
 
     Raises:
         TargetUnavailable: the target's backend does not work here.
         StageFailed: a network cannot be exported or compiled.
+        InputRefused: the file is no table.
     """
-    time_pair = timer or backend_timer(target)
-    dense_ms, _, noise = time_pair(network, network)
-    ratios: dict[str, tuple[tuple[int, float], ...]] = {}
-    for number, group in enumerate(groups):
-        points = {group.width: 1.0}
+    table = _stored(path, target, network, threads)
+    if table is None:
+        if reference is None:
+            dense_ms, _, noise = timer(network, network)
+        else:
+            _, ratio, noise = timer(network, reference[0])
+            dense_ms = ratio * reference[1]
+        table = LatencyTable(target.name, dense_ms, {}, {}, weights_hash(network), noise, threads)
+    left = [group for group in groups if group.name not in table.ratios]
+    whole = cost.of({}).macs
+    started = time.monotonic()
+    for number, group in enumerate(left):
+        points, measured = {group.width: 1.0}, []
         allowed = snapped_widths(group, multiple)
         for share in SHARES:
             width = min(allowed, key=lambda w: abs(w - share * group.width))
             if width in points:
                 continue
-            keep = torch.arange(group.width) < width
-            _, ratio, _ = time_pair(cut(network, {group.name: keep}, groups), network)
+            keep = {group.name: torch.arange(group.width) < width}
+            _, ratio, half = timer(cut(network, keep, groups), network)
+            measured.append((width, ratio, half))
+            counted = cost.of(keep).macs / whole
             # Fewer channels take no more time: anything else is noise, and would mislead.
-            points[width] = min(ratio, 1.0)
-        ratios[group.name] = tuple(sorted(points.items()))
-        tell(f"latency {number + 1}/{len(groups)} {group.name}: {ratios[group.name][0]}")
-    return LatencyTable(target.name, dense_ms, ratios, weights_hash(network), noise)
+            points[width] = min(max(counted, ratio - half), ratio + half, 1.0)
+        table = replace(
+            table,
+            ratios={**table.ratios, group.name: tuple(sorted(points.items()))},
+            measured={**table.measured, group.name: tuple(measured)},
+        )
+        if path is not None:
+            write_json(path, table.to_dict())
+        if number == 0:
+            minutes = (time.monotonic() - started) * (len(left) - 1) / 60
+            tell(f"measuring latency group by group on {target.name}: about {minutes:.1f} min")
+    return table
 
 
-def cached_table(
-    network: MultiTaskNetwork,
-    groups: Sequence[ChannelGroup],
-    target: Target,
-    multiple: int,
-    path: Path,
-    tell: Callable[[str], None] = lambda line: None,
-) -> LatencyTable:
-    """The table stored at ``path`` if it is of this network and target, else a new one."""
-    import json
-
-    if path.is_file():
-        try:
-            found = LatencyTable.from_dict(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
-            raise InputRefused("the latency table is not JSON", where=str(path)) from error
-        if found.target == target.name and found.network == weights_hash(network):
-            return found
-    found = measure_table(network, groups, target, multiple, tell=tell)
-    write_json(path, found.to_dict())
-    return found
-
-
-def provider(
-    target: Target, multiple: int, folder: Path, tell: Callable[[str], None] = lambda line: None
-) -> Callable[[MultiTaskNetwork, Sequence[ChannelGroup]], Callable[[Keep], float]]:
-    """What ``prune(latency=...)`` takes: a table per network, kept under ``folder``."""
-
-    def make(network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> Callable[[Keep], float]:
-        path = folder / f"latency-{target.name}-{weights_hash(network)[:12]}.json"
-        return cached_table(network, groups, target, multiple, path, tell).predict
-
-    return make
-
-
-def backend_timer(target: Target, threads: int = 1) -> Timer:
-    """Export, compile and time in turns on the target's backend."""
-    from edgemtl.backends import registry
-    from edgemtl.backends.base import SessionOptions
-    from edgemtl.export.onnx_export import export_onnx
-    from edgemtl.export.simplify import simplify
-
-    backend = registry.get(target.backend)
-    backend.require()
-
-    def request(network: MultiTaskNetwork, folder: Path) -> BenchRequest:
-        made = folder / "artefact"
-        made.mkdir(parents=True)
-        export_onnx(network, folder / "raw.onnx", opset=target.opset, deformable=target.deformable)
-        simplify(folder / "raw.onnx", folder / "model.onnx")
-        artefact = backend.compile(folder / "model.onnx", target, made)
-        return BenchRequest(artefact, SessionOptions(threads=threads))
-
-    kept = tempfile.TemporaryDirectory(prefix="edgemtl-")
-    known: dict[str, BenchRequest] = {}
-
-    def timer(a: MultiTaskNetwork, b: MultiTaskNetwork) -> tuple[float, float, float]:
-        key = weights_hash(b)  # the dense network comes with every pair: compile it once
-        if key not in known:
-            known[key] = request(b, Path(kept.name) / key)
-        with tempfile.TemporaryDirectory(prefix="edgemtl-") as name:
-            found = compare(request(a, Path(name)), known[key], RULE)
-        speedup = found.speedup
-        half = (speedup.high - speedup.low) / 2 / speedup.value
-        return found.a.summary.p50_ms, 1 / speedup.value, half
-
-    return timer
-
-
-def compare_prediction(table: LatencyTable, keep: Keep, measured_ratio: float) -> dict[str, float]:
-    """Predicted against measured latency of the network cut to these masks, for the report."""
-    predicted = table.predict(keep) / table.dense_ms
-    return {
-        "predicted_ratio": predicted,
-        "measured_ratio": measured_ratio,
-        "error": predicted / measured_ratio - 1,
-    }
+def _stored(
+    path: Path | None, target: Target, network: MultiTaskNetwork, threads: int
+) -> LatencyTable | None:
+    """The table at ``path``, if there is one of this network, target and number of threads."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        found = LatencyTable.from_dict(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise InputRefused("the latency table is not JSON", where=str(path)) from error
+    wanted = (target.name, weights_hash(network), threads)
+    return found if (found.target, found.network, found.threads) == wanted else None

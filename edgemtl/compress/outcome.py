@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgemtl.compress.cost import Cost
+from edgemtl.compress.latency_model import Measured
+from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
@@ -26,6 +28,7 @@ class Round:
         spent: cost of the search.
         search_seconds: wall time of the search, loading and tracing included.
         recovery: None when there was none.
+        latency: predicted and measured, once per time the search went on; empty without a table.
         refused: steps that were taken back because the network would not run or export.
     """
 
@@ -37,6 +40,7 @@ class Round:
     search_seconds: float
     recovery: RecoverResult | None = None
     refused: tuple[Refusal, ...] = ()
+    latency: tuple[Measured, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -48,6 +52,7 @@ class Round:
             "spent": self.spent.to_dict(),
             "search_seconds": self.search_seconds,
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
+            "latency": [measured.to_dict() for measured in self.latency],
             "refused": [refusal.to_dict() for refusal in self.refused],
         }
 
@@ -63,6 +68,7 @@ class PruneResult:
         rounds: in order.
         goals_reached: whether all goals were; None without goals.
         notes: what the reader must know.
+        table: the first round's latency table; None where latency was no goal.
     """
 
     network: MultiTaskNetwork
@@ -72,6 +78,7 @@ class PruneResult:
     rounds: tuple[Round, ...]
     goals_reached: bool | None
     notes: tuple[str, ...] = ()
+    table: LatencyTable | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the network."""
@@ -82,4 +89,5 @@ class PruneResult:
             "rounds": [one.to_dict() for one in self.rounds],
             "goals_reached": self.goals_reached,
             "notes": list(self.notes),
+            "latency_table": None if self.table is None else self.table.to_dict(),
         }

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,17 @@ import torch
 from torch import nn
 
 from edgemtl.compress.augmentation import prepare_all
-from edgemtl.compress.cost import Cost, Goals, Keep
+from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.groups import ChannelGroup
 from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell, exportable
+from edgemtl.compress.latency_model import Latency
+from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.searching import found_or_stored
 from edgemtl.compress.slices import PruneData
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 
@@ -53,8 +52,7 @@ def prune(
     options: PruneOptions,
     tell: Tell = lambda line: None,
     state_dir: Path | None = None,
-    latency: Callable[[MultiTaskNetwork, Sequence[ChannelGroup]], Callable[[Keep], float]]
-    | None = None,
+    latency: Latency | None = None,
 ) -> PruneResult:
     """Prune a network, and train it after each round when the options say so.
 
@@ -65,7 +63,7 @@ def prune(
         options: see :class:`PruneOptions`.
         tell: receives a sentence now and then.
         state_dir: where to keep what is needed to go on after a kill; the same call goes on.
-        latency: network, groups -> (masks -> ms), see ``latency_table``; needed for a latency goal.
+        latency: orders steps by what they save on the target; needed for a latency goal.
 
     Raises:
         UsageError: an unknown method or task, or a latency goal without a table.
@@ -86,7 +84,9 @@ def prune(
     if unknown:
         raise UsageError(f"a budget is for task '{sorted(unknown)[0]}', which is not pruned for")
     teacher = copy.deepcopy(current)
-    folder = None if state_dir is None else state_dir / _fingerprint(current, data, options)
+    folder = None
+    if state_dir is not None:
+        folder = state_dir / _fingerprint(current, data, options, latency)
     spec = current.input_spec
     prepared = (
         prepare_all(data.oracle, spec, options.seed),
@@ -96,6 +96,7 @@ def prune(
     cost: Cost | None = None
     rounds: list[Round] = []
     notes: list[str] = []
+    table: LatencyTable | None = None
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
         where = None if folder is None else folder / f"round{number + 1}"
@@ -104,9 +105,13 @@ def prune(
         started = time.monotonic()
         job = Job(current, prepared, options, goals, dense, where, tell, latency)
         dense = job.dense
-        found, seconds = _search(job, where, started)
+        found, seconds = found_or_stored(job, where, started)
         smaller = _cut(job, found)
         cost = job.cost.of(found.keep)
+        if job.latency is not None:
+            table = table or job.latency.table
+            assert dense.latency_ms is not None
+            cost = replace(cost, latency_ms=found.latency[-1].ratio * dense.latency_ms)
         del job  # and the gigabyte of activations that its oracle keeps
         recovered = None
         if options.recovery is not None:
@@ -130,6 +135,7 @@ def prune(
                 seconds,
                 recovered,
                 found.refused,
+                found.latency,
             )
         )
         notes += found.notes
@@ -146,7 +152,7 @@ def prune(
             for name, (now, wanted) in missed.items()
         ]
     return PruneResult(
-        current.eval(), options.method, dense, cost, tuple(rounds), reached, tuple(notes)
+        current.eval(), options.method, dense, cost, tuple(rounds), reached, tuple(notes), table
     )
 
 
@@ -163,10 +169,14 @@ def _starting_point(network: MultiTaskNetwork, options: PruneOptions) -> MultiTa
     return copy.deepcopy(start).eval()
 
 
-def _fingerprint(network: MultiTaskNetwork, data: PruneData, options: PruneOptions) -> str:
+def _fingerprint(
+    network: MultiTaskNetwork, data: PruneData, options: PruneOptions, latency: Latency | None
+) -> str:
     """A folder name that changes with everything that changes the result."""
     parts = [weights_hash(network), json.dumps(options.to_dict(), sort_keys=True)]
     parts += [data.oracle.fingerprint(), data.calibration.fingerprint()]
+    if latency is not None:
+        parts.append(f"latency on {latency.target.name}, {latency.threads} threads")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -190,46 +200,6 @@ def _recovery_of_round(options: PruneOptions, number: int) -> RecoverOptions:
         options.recovery,
         steps=max(1, round(options.recovery.steps * share)),
         seed=options.recovery.seed + number,
-    )
-
-
-def _search(job: Job, where: Path | None, started: float) -> tuple[Found, float]:
-    """Run the method, or read what it found before the run was killed."""
-    path = None if where is None else where / "found.pt"
-    if path is not None and path.is_file():
-        stored: dict[str, Any] = torch.load(path, weights_only=True)
-        job.tell("the search of this round was finished before")
-        return _found_from(stored), float(stored["seconds"])
-    found = METHODS[job.options.method](job)
-    seconds = time.monotonic() - started
-    if path is not None:
-        stored = _found_to(found, seconds)
-        write_atomically(path, lambda stream: torch.save(stored, stream))
-    return found, seconds
-
-
-def _found_to(found: Found, seconds: float) -> dict[str, Any]:
-    return {
-        "keep": dict(found.keep),
-        "statistics": {str(k): list(v) for k, v in found.state.statistics.items()},
-        "steps": [step.to_dict() for step in found.steps],
-        "loss_ratio": dict(found.loss_ratio),
-        "spent": found.spent.to_dict(),
-        "notes": list(found.notes),
-        "refused": [refusal.to_dict() for refusal in found.refused],
-        "seconds": seconds,
-    }
-
-
-def _found_from(stored: Mapping[str, Any]) -> Found:
-    return Found(
-        dict(stored["keep"]),
-        State({}, {int(k): (v[0], v[1]) for k, v in stored["statistics"].items()}),
-        tuple(GroupStep.from_dict(step) for step in stored["steps"]),
-        dict(stored["loss_ratio"]),
-        Spent.from_dict(stored["spent"]),
-        tuple(stored["notes"]),
-        tuple(Refusal.from_dict(refusal) for refusal in stored.get("refused", [])),
     )
 
 

@@ -1,0 +1,112 @@
+"""One round's search: run the method, measure what it found, keep the answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgemtl.compress.cost import Keep
+from edgemtl.compress.cut import cut
+from edgemtl.compress.job import METHODS, Found, Job
+from edgemtl.compress.latency_model import LatencyModel, Measured
+from edgemtl.compress.pagcp.graph import State
+from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.files import read_json, write_atomically, write_json
+
+#: how often the search goes on because what was measured missed the latency goal
+MOST_CORRECTIONS = 6
+
+
+def found_or_stored(job: Job, where: Path | None, started: float) -> tuple[Found, float]:
+    """Run the method, or read what it found before the run was killed.
+
+    Args:
+        job: the round.
+        where: its folder; None keeps nothing.
+        started: of the round, by the monotonic clock.
+
+    Returns:
+        What was found, and the seconds it took.
+    """
+    path = None if where is None else where / "found.pt"
+    if path is not None and path.is_file():
+        stored: dict[str, Any] = torch.load(path, weights_only=True)
+        job.tell("the search of this round was finished before")
+        return _found_from(stored), float(stored["seconds"])
+    if job.latency is None:
+        found = METHODS[job.options.method](job)
+    else:
+        found = _measured(job, job.latency, None if where is None else where / "measured.json")
+    seconds = time.monotonic() - started
+    if path is not None:
+        content = _found_to(found, seconds)
+        write_atomically(path, lambda stream: torch.save(content, stream))
+    return found, seconds
+
+
+def _measured(job: Job, model: LatencyModel, path: Path | None) -> Found:
+    """Run the method and measure what it found.
+
+    A table predicts groups one by one, and groups cut together may save less. Where the goal is
+    missed, predictions are corrected by what was measured, and the search goes on.
+    """
+    measured: list[Measured] = []
+    if path is not None and path.is_file():
+        measured = [Measured.from_dict(one) for one in read_json(path)["measured"]]
+    for one in measured:
+        if not _reached(job, one):
+            model.correct(one)
+    before: Keep = {}
+    while True:
+        found = METHODS[job.options.method](job)
+        now = model.measure(cut(job.network, found.keep, job.groups), found.keep)
+        measured.append(now)
+        if path is not None:
+            write_json(path, {"measured": [one.to_dict() for one in measured]})
+        job.tell(
+            f"latency: {now.predicted:.1%} of the dense network's predicted, {now.ratio:.1%} "
+            f"measured (+- {now.half:.1%})"
+        )
+        same = bool(before) and all(torch.equal(before[name], found.keep[name]) for name in before)
+        if _reached(job, now) or same or len(measured) > MOST_CORRECTIONS:
+            return replace(found, latency=tuple(measured))
+        model.correct(now)
+        before = found.keep
+
+
+def _reached(job: Job, measured: Measured) -> bool:
+    return job.goals.latency is None or measured.ratio <= job.goals.latency
+
+
+def _found_to(found: Found, seconds: float) -> dict[str, Any]:
+    return {
+        "keep": dict(found.keep),
+        "statistics": {str(k): list(v) for k, v in found.state.statistics.items()},
+        "steps": [step.to_dict() for step in found.steps],
+        "loss_ratio": dict(found.loss_ratio),
+        "spent": found.spent.to_dict(),
+        "notes": list(found.notes),
+        "refused": [refusal.to_dict() for refusal in found.refused],
+        "latency": [measured.to_dict() for measured in found.latency],
+        "seconds": seconds,
+    }
+
+
+def _found_from(stored: Mapping[str, Any]) -> Found:
+    # What was stored before there were refusals and latencies has neither.
+    return Found(
+        dict(stored["keep"]),
+        State({}, {int(k): (v[0], v[1]) for k, v in stored["statistics"].items()}),
+        tuple(GroupStep.from_dict(step) for step in stored["steps"]),
+        dict(stored["loss_ratio"]),
+        Spent.from_dict(stored["spent"]),
+        tuple(stored["notes"]),
+        tuple(Refusal.from_dict(refusal) for refusal in stored.get("refused", [])),
+        tuple(Measured.from_dict(one) for one in stored.get("latency", [])),
+    )
