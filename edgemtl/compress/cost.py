@@ -157,12 +157,25 @@ class CostModel:
     def of(self, keep: Keep) -> Cost:
         """Cost with these masks."""
         removed = {name: int((~mask).sum()) for name, mask in keep.items()}
-        macs, params = self._rest, 0.0
+        macs, params = self._sums(removed)
+        return Cost(macs, params, None if self.latency is None else self.latency(keep))
+
+    def macs(self, removed: Mapping[str, Any]) -> Any:
+        """Multiply-accumulates when so many units of each group are gone.
+
+        Args:
+            removed: group -> number, or an array with one number per picture.
+        """
+        return self._sums(removed)[0]
+
+    def _sums(self, removed: Mapping[str, Any]) -> tuple[Any, Any]:
+        macs: Any = self._rest
+        params: Any = 0.0
         for parameter in self._parameters:
-            size = 1.0
+            size: Any = 1.0
             for length, shrink in zip(parameter.shape, parameter.shrink, strict=True):
                 lost = sum(rate * removed.get(group, 0) for group, rate in shrink.items())
-                size *= length - lost
-            params += size
-            macs += size * parameter.macs
-        return Cost(macs, params, None if self.latency is None else self.latency(keep))
+                size = size * (length - lost)
+            params = params + size
+            macs = macs + size * parameter.macs
+        return macs, params

@@ -1,0 +1,1 @@
+"""Parts of ``bench_dynamic.py``: a small classification problem and the networks for it."""
