@@ -2,7 +2,8 @@
 
 OpenSSH knows the user's keys, agents, jump hosts and known hosts; nothing of that is done again
 here. A host whose key is not known is refused and nothing is ever asked on a terminal, so there is
-no password to keep. The run is detached on the device: a connection that drops is taken up again.
+no password to keep. The run is detached on the device: a connection that drops is taken up again,
+and a run that is killed there is noticed at the next look.
 """
 
 from __future__ import annotations
@@ -29,7 +30,18 @@ from edgemtl.files import sha256_file
 FOLDER = ".cache/edgemtl/bundles"
 #: exit code by which ssh tells its own failures
 _SSH_FAILED = 255
-_ATTEMPTS = 5
+#: a shell adds this to the number of the signal that ended a program
+_SIGNALLED = 128
+#: copies that arrive damaged before giving up
+_COPIES = 3
+#: for the runner to leave its process number
+_START_SECONDS = 15.0
+#: a device that is lost is tried again for so long before what it holds is left behind
+_LAST_SECONDS = 5.0
+#: bundles that no run has used for so long are removed from the device
+_KEPT_DAYS = 30
+#: changes when the device is restarted: process numbers mean something else then
+_BOOT = "/proc/sys/kernel/random/boot_id"
 _OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
@@ -84,7 +96,7 @@ class DeviceRun:
         exit_code: of the runner.
         results: its JSON document; None when it stopped before it had one.
         message: its sentence on standard error, without "error:"; empty when all is well.
-        copied: bytes that were sent; 0 when the bundle was there already.
+        copied: bytes of copies that came through; 0 when the bundle was there already.
     """
 
     exit_code: int
@@ -101,6 +113,7 @@ class SshDevice:
         python: the interpreter there that has the target's runtime.
         config: configuration file for OpenSSH instead of the user's own.
         pause_seconds: between two tries, and between two looks whether the run is over.
+        patience_seconds: a device that was reached once and is lost is tried again for so long.
     """
 
     def __init__(
@@ -109,11 +122,14 @@ class SshDevice:
         python: str = "python3",
         config: Path | None = None,
         pause_seconds: float = 1.0,
+        patience_seconds: float = 60.0,
     ) -> None:
         self.address = address
         self._python = python
         self._config = config
         self._pause = pause_seconds
+        self._patience = patience_seconds
+        self._reached = False
 
     def bench(
         self,
@@ -131,8 +147,8 @@ class SshDevice:
             limit_seconds: the run is ended after that.
 
         Raises:
-            TargetUnavailable: the device cannot be reached, its key is not known, or the
-                connection was lost for good.
+            TargetUnavailable: the device cannot be reached, its key is not known, the connection
+                was lost for good, or the run was killed there.
             StageFailed: the copy arrives damaged, or the device has no room or no time left.
         """
         digest = sha256_file(bundle)
@@ -147,10 +163,13 @@ class SshDevice:
         finally:
             # Also after Ctrl-C: what was started there is ended, what was written is removed.
             with contextlib.suppress(TargetUnavailable, StageFailed):
-                self._run(
-                    f"cd {FOLDER} && if [ -f {job}.pid ] && [ ! -f {job}.code ]; then "
-                    f"kill -s TERM -- -$(cat {job}.pid); fi; rm -rf {job}.*"
-                )
+                self._run(_clean_up(job), min(self._patience, _LAST_SECONDS))
+        if code > _SIGNALLED:
+            raise TargetUnavailable(
+                f"the runner was ended on the device by signal {code - _SIGNALLED}",
+                where=str(self.address),
+                hint="its memory may have run out: 'dmesg' there tells",
+            )
         try:
             document = json.loads(results) if results else None
         except ValueError as error:
@@ -161,19 +180,22 @@ class SshDevice:
 
     def _send(self, bundle: Path, digest: str, tell: Callable[[str], None]) -> int:
         """Copy by hash, going on where an earlier copy stopped; returns the bytes sent."""
-        size, sent = bundle.stat().st_size, 0
+        size, sent, copies = bundle.stat().st_size, 0, 0
         name = f"{digest}.edgemtl"
-        for attempt in range(_ATTEMPTS):
+        before, ends = 0, time.monotonic() + self._patience
+        while True:
             state = self._run(
-                f"umask 077; mkdir -p {FOLDER} && cd {FOLDER} && "
-                f"if [ -f {name} ]; then echo whole; else cat {name}.part 2>/dev/null | wc -c; fi"
+                f"umask 077; mkdir -p {FOLDER} && cd {FOLDER} && if [ -f {name} ]; then "
+                f"touch {name}; echo whole; else cat {name}.part 2>/dev/null | wc -c; fi"
             )
             found = state.decode("ascii", "replace").strip()
             if found == "whole":
                 return sent
-            offset = int(found) if found.isdigit() else 0
-            if offset > size:
-                offset = 0
+            if copies == _COPIES:
+                raise StageFailed("the copy on the device is damaged", where=str(self.address))
+            offset = int(found) if found.isdigit() and int(found) <= size else 0
+            if offset > before:  # an attempt that was cut off got somewhere
+                before, ends = offset, time.monotonic() + self._patience
             tell(f"copying {size - offset:,} bytes to {self.address}")
             how = ">>" if offset else ">"
             try:
@@ -181,16 +203,20 @@ class SshDevice:
                     stream.seek(offset)
                     self._once(f"cat {how} {FOLDER}/{name}.part", stream)
             except TargetUnavailable:
-                if attempt + 1 == _ATTEMPTS:
+                if time.monotonic() > ends:
                     raise
                 time.sleep(self._pause)
                 continue
+            except StageFailed:
+                # A full disk, say: what is there is of no use to a later copy.
+                self._run(f"rm -f {FOLDER}/{name}.part")
+                raise
             sent += size - offset
+            copies += 1
             self._run(
                 f"cd {FOLDER} && if echo '{digest}  {name}.part' | sha256sum -c >/dev/null 2>&1; "
                 f"then mv -f {name}.part {name}; else rm -f {name}.part; fi"
             )
-        raise StageFailed("the copy on the device is damaged", where=str(self.address))
 
     def _start(self, digest: str, job: str, arguments: Sequence[str]) -> None:
         """Start the runner in a session of its own, which outlives the connection."""
@@ -198,7 +224,10 @@ class SshDevice:
             [self._python, f"{digest}.edgemtl", "bench", "--output", f"{job}.json", *arguments]
         )
         script = (
-            f"echo $$ > {job}.pid; {runner} > /dev/null 2> {job}.err; "
+            f"cat {_BOOT} > {job}.boot; echo $$ > {job}.pid; "
+            # Given up before it began: its number was not there yet to be ended by.
+            f"[ -d {job}.begun ] || {{ rm -f {job}.*; exit; }}; "
+            f"{runner} > /dev/null 2> {job}.err; "
             f"echo $? > {job}.part; mv {job}.part {job}.code"
         )
         # Asked again after a lost answer it must not start twice: a folder is made only once.
@@ -208,11 +237,26 @@ class SshDevice:
         )
 
     def _wait(self, job: str, limit_seconds: float) -> int:
-        ends = time.monotonic() + limit_seconds
-        while time.monotonic() < ends:
-            code = self._run(f"cat {FOLDER}/{job}.code 2>/dev/null || true").strip()
-            if code.isdigit():
-                return int(code)
+        """The runner's exit code, as soon as it is there."""
+        # The shell that runs the runner bears the job's name: another process that was given its
+        # number after a restart does not.
+        look = (
+            f"cd {FOLDER}; told() {{ cat {job}.code 2>/dev/null; }}; "
+            f"if told; then :; elif [ ! -s {job}.pid ]; then echo starting; "
+            f"elif grep -q {job} /proc/$(cat {job}.pid)/cmdline 2>/dev/null; then echo runs; "
+            "else told || echo gone; fi"
+        )
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < limit_seconds:
+            state = self._run(look).decode("ascii", "replace").strip()
+            if state.isdigit():
+                return int(state)
+            if state == "gone" or (state == "starting" and passed > _START_SECONDS):
+                raise TargetUnavailable(
+                    "the run was killed on the device, or the device was restarted",
+                    where=str(self.address),
+                    hint="its memory may have run out: 'dmesg' there tells",
+                )
             time.sleep(self._pause)
         raise StageFailed(
             f"the run took more than {limit_seconds:.0f} s and was ended", where=str(self.address)
@@ -221,17 +265,21 @@ class SshDevice:
     def _read(self, name: str) -> bytes:
         return self._run(f"cat {FOLDER}/{name} 2>/dev/null || true")
 
-    def _run(self, command: str) -> bytes:
+    def _run(self, command: str, patience_seconds: float | None = None) -> bytes:
         """Run a command that may be repeated; a lost connection is tried again."""
-        for attempt in range(_ATTEMPTS):
+        patience = self._patience if patience_seconds is None else patience_seconds
+        ends = time.monotonic() + patience
+        while True:
             try:
-                return self._once(command)
+                answer = self._once(command)
             except TargetUnavailable as error:
                 final = "key" in error.message or "denied" in error.message
-                if final or attempt + 1 == _ATTEMPTS:
+                if final or not self._reached or time.monotonic() > ends:
                     raise
                 time.sleep(self._pause)
-        raise AssertionError("unreachable")
+            else:
+                self._reached = True
+                return answer
 
     def _once(self, command: str, stdin: Any = subprocess.DEVNULL) -> bytes:
         options = [f"-o{key}={value}" for key, value in _OPTIONS.items()]
@@ -264,3 +312,14 @@ class SshDevice:
         if done.returncode:
             raise StageFailed(lines[-1], where=str(self.address))
         return done.stdout
+
+
+def _clean_up(job: str) -> str:
+    """The command that ends a run, if it still runs, and removes what it and old runs left."""
+    return (
+        f"cd {FOLDER} && rm -rf {job}.begun && "
+        f"if [ -s {job}.pid ] && [ ! -f {job}.code ] && "
+        f'[ "$(cat {job}.boot)" = "$(cat {_BOOT})" ]; '
+        f"then kill -s TERM -- -$(cat {job}.pid); fi; rm -rf {job}.*; "
+        f"find . -name '*.edgemtl*' -mtime +{_KEPT_DAYS} -exec rm -f {{}} +"
+    )

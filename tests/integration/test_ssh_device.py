@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from support.command import edgemtl
 
 from edgemtl.devices.ssh import FOLDER, Address, SshDevice
-from edgemtl.errors import TargetUnavailable, UsageError
+from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
 
 sys.path.append(str(Path(__file__).parent.parent / "unit" / "bundle"))
@@ -26,6 +31,7 @@ from tiny_bundle import make_contents
 from edgemtl.bundle.write import write_bundle
 
 SSHD = shutil.which("sshd") or (p if Path(p := "/usr/sbin/sshd").exists() else None)
+LONG = ["--warm-up", "600"]
 QUICK = ["--warm-up", "0", "--min-seconds", "0", "--min-runs", "30"]
 SETTINGS = """\
 Port {port}
@@ -54,6 +60,35 @@ class Server:
 
     root: Path
     port: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start it, and skip the test where it does not."""
+        with (self.root / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(SSHD), "-D", "-e", "-f", str(self.root / "sshd_config")],
+                stdout=log,
+                stderr=log,
+            )
+        self.processes.append(process)
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        pytest.skip(f"sshd does not start: {(self.root / 'log').read_text('utf-8')[-200:]}")
+
+    def stop(self) -> None:
+        """Stop listening; connections that are open go on."""
+        process = self.processes.pop()
+        process.terminate()
+        process.wait()
+
+    def runs(self) -> list[Path]:
+        """What runs have left in the home folder."""
+        return sorted(self.place.glob("run-*"))
 
     @property
     def address(self) -> str:
@@ -63,9 +98,9 @@ class Server:
     def place(self) -> Path:
         return self.root / "home" / FOLDER
 
-    def device(self, config: str = "config") -> SshDevice:
+    def device(self, config: str = "config", patience: float = 60.0) -> SshDevice:
         return SshDevice(
-            Address.parse(self.address), sys.executable, self.root / config, pause_seconds=0.2
+            Address.parse(self.address), sys.executable, self.root / config, 0.2, patience
         )
 
 
@@ -90,23 +125,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for config, known in (("config", "known"), ("stranger", "nobody"), ("imposter", "changed")):
         (root / config).write_text(CLIENT.format(root=root, known=known), "utf-8")
     (root / "sshd_config").write_text(SETTINGS.format(root=root, port=port), "utf-8")
-    log = (root / "log").open("wb")
-    process = subprocess.Popen(
-        [SSHD, "-D", "-e", "-f", str(root / "sshd_config")], stdout=log, stderr=log
-    )
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    if process.poll() is not None:
-        pytest.skip(f"sshd does not start: {(root / 'log').read_text('utf-8').strip()[-200:]}")
-    yield Server(root, port)
-    process.terminate()
-    process.wait()
-    log.close()
+    made = Server(root, port)
+    made.start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -162,16 +184,6 @@ def test_the_runner_s_refusal_comes_back(server: Server, bundle: Path) -> None:
     assert "--min-runs must be at least 1" in run.message
 
 
-def test_a_run_that_takes_too_long_is_ended(server: Server, bundle: Path) -> None:
-    from edgemtl.errors import StageFailed
-
-    with pytest.raises(StageFailed, match="took more than"):
-        server.device().bench(bundle, ["--min-seconds", "600"], quiet, limit_seconds=1.0)
-    assert [path.suffix for path in server.place.iterdir()] == [".edgemtl"] * len(
-        list(server.place.iterdir())
-    )
-
-
 def test_a_lost_connection_is_taken_up_again(
     server: Server, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +200,130 @@ def test_a_lost_connection_is_taken_up_again(
     monkeypatch.setattr(SshDevice, "_once", flaky)
     run = device.bench(bundle, QUICK, quiet)
     assert run.results is not None and run.results["latency"]["count"] == 30
+
+
+def once_it_runs(server: Server, act: Callable[[int], None]) -> threading.Thread:
+    """Call ``act`` with the number of the run's shell as soon as its runner works."""
+
+    def wait() -> None:
+        for _ in range(300):
+            files = list(server.place.glob("run-*.pid"))
+            text = files[0].read_text("ascii").strip() if files else ""
+            if text and children(int(text)):
+                act(int(text))
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def children(parent: int) -> list[int]:
+    return [child.pid for child in psutil.Process(parent).children()]
+
+
+def ended(pid: int) -> bool:
+    """Whether it has ended, or does so soon."""
+    try:
+        process = psutil.Process(pid)
+        for _ in range(100):
+            if process.status() == psutil.STATUS_ZOMBIE:  # its parent has yet to ask how
+                return True
+            time.sleep(0.1)
+    except psutil.NoSuchProcess:
+        return True
+    return False
+
+
+def test_a_run_that_takes_too_long_is_ended(server: Server, bundle: Path) -> None:
+    worker: list[int] = []
+    thread = once_it_runs(server, lambda shell: worker.extend(children(shell)))
+    with pytest.raises(StageFailed, match="took more than"):
+        server.device().bench(bundle, LONG, quiet, limit_seconds=4.0)
+    thread.join()
+    assert server.runs() == []
+    assert all(ended(pid) for pid in worker)
+
+
+@pytest.mark.parametrize("victim", ["runner", "shell"])
+def test_a_run_that_is_killed_is_noticed(server: Server, bundle: Path, victim: str) -> None:
+    worker: list[int] = []
+
+    def kill(shell: int) -> None:
+        worker.extend(children(shell))
+        os.kill(worker[0] if victim == "runner" else shell, signal.SIGKILL)
+
+    thread = once_it_runs(server, kill)
+    with pytest.raises(TargetUnavailable, match=r"by signal 9|was killed") as error:
+        server.device().bench(bundle, LONG, quiet, limit_seconds=60.0)
+    thread.join()
+    assert int(error.value.exit_code) == 8
+    assert server.runs() == []
+    # What the shell left behind is ended, too.
+    assert ended(worker[0])
+
+
+def test_a_server_that_comes_back_is_found_again(server: Server, bundle: Path) -> None:
+    def restart(shell: int) -> None:
+        server.stop()
+        time.sleep(0.6)
+        server.start()
+
+    thread = once_it_runs(server, restart)
+    slow = ["--warm-up", "2.5", "--min-seconds", "0", "--min-runs", "30"]
+    run = server.device().bench(bundle, slow, quiet)
+    thread.join()
+    assert run.results is not None and run.results["latency"]["count"] >= 30
+    assert server.runs() == []
+
+
+def test_a_server_that_does_not_come_back_is_exit_code_8(server: Server, bundle: Path) -> None:
+    shells: list[int] = []
+
+    def stop(shell: int) -> None:
+        shells.append(shell)
+        server.stop()
+
+    thread = once_it_runs(server, stop)
+    try:
+        with pytest.raises(TargetUnavailable, match="refused") as error:
+            server.device(patience=0.5).bench(bundle, LONG, quiet)
+        assert int(error.value.exit_code) == 8
+    finally:
+        thread.join()
+        os.killpg(shells[0], signal.SIGKILL)
+        for path in server.runs():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        server.start()
+
+
+def test_old_bundles_are_removed(server: Server, bundle: Path) -> None:
+    server.place.mkdir(parents=True, exist_ok=True)
+    old = server.place / f"{'0' * 64}.edgemtl"
+    old.write_bytes(b"old")
+    long_ago = time.time() - 40 * 86400
+    os.utime(old, (long_ago, long_ago))
+    server.device().bench(bundle, QUICK, quiet)
+    assert not old.exists()
+    assert (server.place / f"{sha256_file(bundle)}.edgemtl").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    server: Server, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(bundle, make_contents(tmp_path / "other", name="full"))
+    original = SshDevice._once
+
+    def full(self: SshDevice, command: str, stdin: Any = subprocess.DEVNULL) -> bytes:
+        # /dev/full takes nothing, like a disk without room
+        there = "; cat > /dev/full" if command.startswith("cat >") else ""
+        return original(self, command.replace("cat >", "head -c 9 >") + there, stdin)
+
+    monkeypatch.setattr(SshDevice, "_once", full)
+    with pytest.raises(StageFailed, match="No space left"):
+        server.device().bench(bundle, QUICK, quiet)
+    assert list(server.place.glob("*.part")) == []
 
 
 def test_a_connection_lost_for_good_is_exit_code_8(
