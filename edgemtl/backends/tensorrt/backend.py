@@ -234,7 +234,12 @@ def _precisions(model: Any) -> dict[str, bool]:
     """Which narrow numbers the graph holds; TensorRT 8 has to be told."""
     from onnx import TensorProto
 
-    half = any(t.data_type == TensorProto.FLOAT16 for t in model.graph.initializer)
+    half = any(t.data_type == TensorProto.FLOAT16 for t in model.graph.initializer) or any(
+        attribute.name == "to" and attribute.i == TensorProto.FLOAT16
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    )
     quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return {"fp16": half, "int8": quantised}
 

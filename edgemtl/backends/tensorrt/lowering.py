@@ -7,6 +7,7 @@ normalisation by older operators and deformable convolution portably (export/def
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,9 +60,26 @@ class _Writer:
         return value.decode() if isinstance(value, bytes) else value
 
 
-def _layer_normalization(writer: _Writer, rank: int | None) -> None:
-    """Ba et al. 2016, equation 4: (x - mean) / sqrt(variance + epsilon), scaled and shifted."""
-    node = writer.node
+@dataclass(frozen=True)
+class _Input:
+    """What is known of a node's first input: None where shape inference does not tell."""
+
+    rank: int | None = None
+    kind: int | None = None
+
+
+def _layer_normalization(writer: _Writer, known: _Input) -> None:
+    """Ba et al. 2016, equation 4: (x - mean) / sqrt(variance + epsilon), scaled and shifted.
+
+    Float16 is computed in float32: squares overflow beyond 256.
+    """
+    from onnx import TensorProto
+
+    node, rank = writer.node, known.rank
+    half = known.kind == TensorProto.FLOAT16
+    inputs = list(node.input)
+    if half:
+        inputs = [writer.add("Cast", [n], to=TensorProto.FLOAT) if n else "" for n in inputs]
     first = int(writer.attribute("axis", -1))
     if first < 0:
         axes = list(range(first, 0))
@@ -69,28 +87,30 @@ def _layer_normalization(writer: _Writer, rank: int | None) -> None:
         raise ValueError(f"the rank of '{node.input[0]}' is not known")
     else:
         axes = list(range(first, rank))
-    mean = writer.add("ReduceMean", [node.input[0]], axes=axes, keepdims=1)
-    centred = writer.add("Sub", [node.input[0], mean])
+    mean = writer.add("ReduceMean", [inputs[0]], axes=axes, keepdims=1)
+    centred = writer.add("Sub", [inputs[0], mean])
     squared = writer.add("Mul", [centred, centred])
     variance = writer.add("ReduceMean", [squared], axes=axes, keepdims=1)
     epsilon = writer.scalar(float(writer.attribute("epsilon", 1e-5)))
     deviation = writer.add("Sqrt", [writer.add("Add", [variance, epsilon])])
     normal = writer.add("Div", [centred, deviation])
-    has_bias = len(node.input) > 2 and bool(node.input[2])
-    target = "" if has_bias else node.output[0]
-    scaled = writer.add("Mul", [normal, node.input[1]], target)
+    has_bias = len(inputs) > 2 and bool(inputs[2])
+    last = "" if half else node.output[0]
+    made = writer.add("Mul", [normal, inputs[1]], "" if has_bias else last)
     if has_bias:
-        writer.add("Add", [scaled, node.input[2]], node.output[0])
+        made = writer.add("Add", [made, inputs[2]], last)
+    if half:
+        writer.add("Cast", [made], node.output[0], to=TensorProto.FLOAT16)
 
 
-def _hard_swish(writer: _Writer, rank: int | None) -> None:
+def _hard_swish(writer: _Writer, known: _Input) -> None:
     """Howard et al. 2019, section 5.2: x times max(0, min(1, x/6 + 1/2))."""
     node = writer.node
     gate = writer.add("HardSigmoid", [node.input[0]], alpha=1 / 6, beta=0.5)
     writer.add("Mul", [node.input[0], gate], node.output[0])
 
 
-_REWRITES: dict[str, Callable[[_Writer, int | None], None]] = {
+_REWRITES: dict[str, Callable[[_Writer, _Input], None]] = {
     "LayerNormalization": _layer_normalization,
     "HardSwish": _hard_swish,
 }
@@ -100,7 +120,8 @@ def lower(model: ModelProto, version: Version) -> dict[str, int]:
     """Rewrite, in place, what this TensorRT version does not have.
 
     Args:
-        model: float32, opset 13 to 17 (later ones move the axes of ReduceMean to an input).
+        model: float32 or float16, opset 13 to 17 (later ones make the axes of ReduceMean an
+            input).
         version: of the device.
 
     Returns:
@@ -111,14 +132,14 @@ def lower(model: ModelProto, version: Version) -> dict[str, int]:
     nodes = list(model.graph.node)
     if not any(node.op_type in wanted for node in nodes):
         return counts
-    ranks = _ranks(model)
+    inputs = _inputs(model)
     rewritten: list[NodeProto] = []
     for node in nodes:
         if node.op_type not in wanted or node.domain not in ("", "ai.onnx"):
             rewritten.append(node)
             continue
         writer = _Writer(model, node)
-        _REWRITES[node.op_type](writer, ranks.get(node.input[0]))
+        _REWRITES[node.op_type](writer, inputs.get(node.input[0], _Input()))
         rewritten += writer.nodes
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     del model.graph.node[:]
@@ -126,9 +147,10 @@ def lower(model: ModelProto, version: Version) -> dict[str, int]:
     return counts
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
+def _inputs(model: ModelProto) -> dict[str, _Input]:
     from onnx import shape_inference
 
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.value_info, *graph.output)
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values}
+    kinds = {v.name: v.type.tensor_type for v in values}
+    return {name: _Input(len(kind.shape.dim), kind.elem_type) for name, kind in kinds.items()}

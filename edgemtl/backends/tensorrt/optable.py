@@ -194,6 +194,26 @@ def _quantised(node: _Node) -> Complaints:
         yield "the quantised type is uint8", advice
     elif np.any(numpy_helper.to_array(zero)):
         yield "the zero point is not zero", advice
+    scale = node.constant(1)
+    if scale is None:
+        yield "the scale is computed by the graph", advice
+    elif scale.data_type != TensorProto.FLOAT and node.version < (10, 0):
+        yield "the scale is not float32", "quantise the float32 graph, then convert the rest"
+    if node.attribute("block_size", 0) and node.version < (10, 0):
+        yield "scales per block are not there", "quantise per channel"
+
+
+def _cast(node: _Node) -> Complaints:
+    from onnx import TensorProto
+
+    taken = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL}
+    taken |= {TensorProto.INT32, TensorProto.INT64}
+    if node.version >= (10, 0):
+        taken |= {TensorProto.BFLOAT16}
+    kind = int(node.attribute("to", TensorProto.FLOAT))
+    if kind not in taken:
+        name = TensorProto.DataType.Name(kind).lower()
+        yield f"a cast to {name} is not there", "compute in float32, float16, int32 or bool"
 
 
 def _layer_normalization(node: _Node) -> Complaints:
@@ -250,6 +270,7 @@ def _average_pool(node: _Node) -> Complaints:
 
 CONDITIONS: Mapping[str, Callable[[_Node], Complaints]] = {
     "TopK": _topk,
+    "Cast": _cast,
     "QuantizeLinear": _quantised,
     "DequantizeLinear": _quantised,
     "LayerNormalization": _layer_normalization,

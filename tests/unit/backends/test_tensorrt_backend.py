@@ -80,6 +80,25 @@ def test_layer_normalization_decomposed_is_equal(tmp_path: Path, axis: int, bias
     np.testing.assert_allclose(run(model, images), before, rtol=1e-5, atol=1e-5)
 
 
+def test_layer_normalization_of_float16_is_computed_in_float32(tmp_path: Path) -> None:
+    half, wide = TensorProto.FLOAT16, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["images"], ["narrow"], "in", to=half),
+        helper.make_node("LayerNormalization", ["narrow", "s", "b"], ["normal"], "ln"),
+        helper.make_node("Cast", ["normal"], ["y"], "out", to=wide),
+    ]
+    model = onnx.load(graph(tmp_path / "ln.onnx", nodes, {"s": random((4,), 1), "b": [0.0] * 4}))
+    for index, tensor in enumerate(list(model.graph.initializer)):
+        narrow = numpy_helper.to_array(tensor).astype(np.float16)
+        model.graph.initializer[index].CopyFrom(numpy_helper.from_array(narrow, tensor.name))
+    images = 300 * random((1, 3, 4))  # squares beyond what float16 holds
+    before = run(model, images)
+    assert lower(model, (8, 5)) == {"LayerNormalization": 1}
+    onnx.checker.check_model(model, full_check=True)
+    assert module._precisions(model) == {"fp16": True, "int8": False}
+    np.testing.assert_allclose(run(model, images), before, rtol=5e-3, atol=5e-3)
+
+
 def test_hard_swish_rewritten_is_equal(tmp_path: Path) -> None:
     node = helper.make_node("HardSwish", ["images"], ["y"], "act/HardSwish")
     model = onnx.load(graph(tmp_path / "hs.onnx", [node], {}))

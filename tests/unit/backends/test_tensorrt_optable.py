@@ -195,3 +195,30 @@ def test_an_unknown_option_is_named() -> None:
     wrong = target.model_copy(update={"options": {**target.options, "tensorrtt": "8.6"}})
     with pytest.raises(UsageError, match=r"options\.tensorrtt"):
         options_of(wrong)
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(
+    ("kind", "since"),
+    [
+        (TensorProto.FLOAT16, (8, 5)),
+        (TensorProto.INT64, (8, 5)),
+        (TensorProto.BFLOAT16, (10, 3)),
+        (TensorProto.DOUBLE, None),
+    ],
+)
+def test_casts(version: Version, kind: int, since: Version | None) -> None:
+    told = one("Cast", version, to=kind)
+    assert fatal(told) == ([] if since is not None and version >= since else [True])
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_scales_are_float32_constants_before_10(version: Version) -> None:
+    inputs = ("x", "scale", "zero")
+    zero = np.zeros((), np.int8)
+    half = {"scale": np.asarray(0.5, np.float16), "zero": zero}
+    assert fatal(one("QuantizeLinear", version, inputs, half)) == (
+        [True] if version < (10, 0) else []
+    )
+    told = one("QuantizeLinear", version, inputs, {"zero": zero})
+    assert fatal(told) == [True] and "scale is computed" in told[0].reason
