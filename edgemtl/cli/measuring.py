@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgemtl.measure.results import Comparison, LatencyResult
+    from edgemtl.measure.selfcheck import SelfCheck
     from edgemtl.pipeline.benchmarking import Timing
 
 
@@ -38,6 +39,19 @@ def bench_verb(
     warmup_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds of runs that are not counted.")
     ] = 1.0,
+    cooldown: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to rest before measuring again.")
+    ] = 1.0,
+    self_check: Annotated[
+        bool,
+        typer.Option(
+            "--self-check", help="Measure the file twice and against itself: the noise floor here."
+        ),
+    ] = False,
+    claim: Annotated[
+        float,
+        typer.Option(min=0.0, help="Share that --self-check must be able to tell apart."),
+    ] = 0.05,
     picture: Annotated[
         Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
     ] = None,
@@ -60,20 +74,28 @@ def bench_verb(
 
     Exit code 9 when the measurement is not stable: the figures are printed, but not to be quoted.
     """
-    from edgemtl.errors import ExitCode
+    from edgemtl.errors import ExitCode, UsageError
     from edgemtl.files import write_json
-    from edgemtl.pipeline.benchmarking import Timing, bench_files
+    from edgemtl.pipeline.benchmarking import Timing, bench_files, check_file
 
-    timing = Timing(threads, seconds, min_runs, max_seconds, warmup_seconds, picture, backend, seed)
+    timing = Timing(
+        threads, seconds, min_runs, max_seconds, warmup_seconds, picture, backend, seed, cooldown
+    )
 
     def tell(line: str) -> None:
         if not as_json:
             print(line, file=sys.stderr)
 
+    if self_check and (device is not None or against is not None):
+        raise UsageError("--device and --against do not go with --self-check")
     if device is not None:
         _on_device(bundle, against, device, device_python, timing, output, as_json, tell)
         return
-    result = bench_files(bundle, against, timing, tell)
+    result: LatencyResult | Comparison | SelfCheck
+    if self_check:
+        result = check_file(bundle, claim, timing, tell)
+    else:
+        result = bench_files(bundle, against, timing, tell)
     data = result.to_dict()
     if output is not None:
         write_json(output, data)
@@ -120,12 +142,17 @@ def _on_device(
         raise typer.Exit(run.exit_code)
 
 
-def _print(result: LatencyResult | Comparison, bundle: Path, against: Path | None) -> None:
+def _print(
+    result: LatencyResult | Comparison | SelfCheck, bundle: Path, against: Path | None
+) -> None:
     from edgemtl.measure.results import LatencyResult
-    from edgemtl.report.tables import print_comparison, print_latency
+    from edgemtl.measure.selfcheck import SelfCheck
+    from edgemtl.report.tables import print_comparison, print_latency, print_self_check
 
     if isinstance(result, LatencyResult):
         print_latency(result, bundle.name)
+    elif isinstance(result, SelfCheck):
+        print_self_check(result, bundle.name)
     else:
         print_comparison(result, bundle.name, against.name if against else "")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from edgemtl.measure.results import (
     Memory,
     StopRule,
 )
-from edgemtl.measure.statistics import drift, ratio_of_medians, summarise
+from edgemtl.measure.statistics import FEWEST_FOR_DRIFT, drift, ratio_of_medians, summarise
+from edgemtl.measure.telemetry import Reading, readings_from, summarise_readings
 from edgemtl.measure.workerlink import WorkerLink
 
 __all__ = [
@@ -70,19 +71,23 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> LatencyRes
         while True:
             attempts += 1
             tell("measuring" if attempts == 1 else f"measuring again ({attempts})")
-            samples = worker.ask(
+            answer = worker.ask(
                 "measure",
                 min_runs=stop.min_runs,
                 max_runs=stop.max_runs,
                 min_seconds=stop.min_seconds,
                 max_seconds=stop.max_seconds,
-            )["samples_ms"]
+            )
+            taken = _Taken(
+                [float(v) for v in answer["samples_ms"]], readings_from(answer["readings"])
+            )
             # Too few samples for the time allowed stay too few however often they are taken.
-            if len(samples) < stop.min_runs or attempts >= request.attempts:
+            too_few = len(taken.samples_ms) < max(stop.min_runs, FEWEST_FOR_DRIFT)
+            if too_few or attempts >= request.attempts or not taken.problem():
                 break
-            if drift(samples).stable:
-                break
-        return _result(worker, request, loaded, samples, warm + 1, attempts)
+            # What made it unsteady, heat or another program, may pass.
+            time.sleep(stop.cooldown_seconds)
+        return _result(worker, request, loaded, taken, warm + 1, attempts)
 
 
 def compare(
@@ -119,10 +124,10 @@ def compare(
             stop = request.stop
             runs = worker.ask("warm", runs=stop.warmup_runs, seconds=stop.warmup_seconds)["runs"]
             warm.append(1 + runs + CALIBRATION_RUNS)
-            medians.append(float(np.median(_block(worker, CALIBRATION_RUNS, 0))))
+            medians.append(float(np.median(_block(worker, CALIBRATION_RUNS, 0).samples_ms)))
         per_block = round(rule.block_seconds * 1e3 / max(max(medians), 1e-3))
         per_block = min(max(per_block, FEWEST_RUNS_PER_BLOCK), MOST_RUNS_PER_BLOCK)
-        blocks: tuple[list[list[float]], list[list[float]]] = ([], [])
+        blocks: tuple[list[_Taken], list[_Taken]] = ([], [])
         order = ""
         began = time.monotonic()
         for turn in block_order(rule.pairs, seed):
@@ -138,12 +143,13 @@ def compare(
             blocks[which].append(_block(workers[which], per_block, rule.settle_runs))
             order += turn
         results = [
-            _result(worker, request, facts, [v for block in taken for v in block], runs, 1)
+            _result(worker, request, facts, _joined(taken), runs, 1)
             for worker, request, facts, taken, runs in zip(
                 workers, requests, loaded, blocks, warm, strict=True
             )
         ]
-    speedup = ratio_of_medians(blocks[1], blocks[0], seed=seed)
+    series_a, series_b = ([block.samples_ms for block in taken] for taken in blocks)
+    speedup = ratio_of_medians(series_b, series_a, seed=seed)
     return Comparison(speedup, results[0], results[1], len(blocks[0]), per_block, order, seed)
 
 
@@ -166,7 +172,29 @@ def _with_known_threads(request: BenchRequest) -> BenchRequest:
     return replace(request, options=replace(request.options, threads=threads))
 
 
-def _block(worker: WorkerLink, runs: int, settle_runs: int) -> list[float]:
+@dataclass(frozen=True)
+class _Taken:
+    """Timed runs, and what the machine did meanwhile."""
+
+    samples_ms: list[float]
+    readings: list[Reading]
+
+    def problem(self) -> str:
+        """Why these timings may not be quoted; empty when they may."""
+        judged = drift(self.samples_ms)
+        if not judged.stable:
+            return judged.reason
+        telemetry = summarise_readings(self.readings)
+        return telemetry.problem if telemetry else ""
+
+
+def _joined(blocks: list[_Taken]) -> _Taken:
+    return _Taken(
+        [v for b in blocks for v in b.samples_ms], [r for b in blocks for r in b.readings]
+    )
+
+
+def _block(worker: WorkerLink, runs: int, settle_runs: int) -> _Taken:
     answer = worker.ask(
         "measure",
         min_runs=runs,
@@ -175,21 +203,21 @@ def _block(worker: WorkerLink, runs: int, settle_runs: int) -> list[float]:
         max_seconds=1e6,
         settle_runs=settle_runs,
     )
-    return [float(v) for v in answer["samples_ms"]]
+    return _Taken([float(v) for v in answer["samples_ms"]], readings_from(answer["readings"]))
 
 
 def _result(
     worker: WorkerLink,
     request: BenchRequest,
     loaded: Mapping[str, Any],
-    samples_ms: list[float],
+    taken: _Taken,
     warmup_runs: int,
     attempts: int,
 ) -> LatencyResult:
     memory = worker.ask("memory")
     stages = worker.ask("stages")
+    samples_ms, reason = taken.samples_ms, taken.problem()
     summary = summarise(samples_ms)
-    judged = drift(samples_ms)
     pre, post = stages["preprocess_ms"], stages["postprocess_ms"]
     batch = int(loaded["batch"])
     return LatencyResult(
@@ -215,7 +243,8 @@ def _result(
         fed=str(loaded["fed"]),
         warmup_runs=warmup_runs,
         attempts=attempts,
-        trend=judged.trend,
-        stable=judged.stable,
-        reason=judged.reason,
+        trend=drift(samples_ms).trend,
+        stable=not reason,
+        reason=reason,
+        telemetry=summarise_readings(taken.readings),
     )

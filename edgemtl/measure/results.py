@@ -11,6 +11,7 @@ from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.measure.machine import MachineFacts
 from edgemtl.measure.statistics import Ratio, Summary
+from edgemtl.measure.telemetry import Telemetry
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class StopRule:
     """When warm-up and measurement end.
 
     Warm-up goes on until both its limits are reached. Measurement ends once ``min_runs`` *and*
-    ``min_seconds`` are reached, or as soon as ``max_runs`` *or* ``max_seconds`` is.
+    ``min_seconds`` are reached, or as soon as ``max_runs`` *or* ``max_seconds`` is. Before an
+    unsteady measurement is taken again, the machine rests for ``cooldown_seconds``.
     """
 
     warmup_runs: int = 5
@@ -27,8 +29,11 @@ class StopRule:
     max_runs: int = 5000
     min_seconds: float = 3.0
     max_seconds: float = 30.0
+    cooldown_seconds: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.cooldown_seconds < 0:
+            raise UsageError("a benchmark needs cooldown_seconds of 0 or more")
         if not (0 < self.min_runs <= self.max_runs and self.warmup_runs >= 0):
             raise UsageError("a benchmark needs 0 < min_runs <= max_runs and warmup_runs >= 0")
         if not (0 <= self.min_seconds <= self.max_seconds and self.warmup_seconds >= 0):
@@ -162,6 +167,7 @@ class LatencyResult:
         trend: how much slower the run ended than it began, as a share; negative is faster.
         stable: whether the samples may be quoted.
         reason: one sentence when not stable, else empty.
+        telemetry: what the machine did meanwhile; None where that was not recorded.
         kind: ``measured``; results that were modelled, emulated or proxied carry another word and
             never pass a gate.
     """
@@ -187,6 +193,7 @@ class LatencyResult:
     stable: bool
     reason: str = ""
     kind: str = "measured"
+    telemetry: Telemetry | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -201,6 +208,7 @@ class LatencyResult:
         """
         try:
             pre, post = data["preprocess"], data["postprocess"]
+            telemetry = data.get("telemetry")
             return LatencyResult(
                 samples_ms=tuple(float(v) for v in data["samples_ms"]),
                 summary=Summary.from_dict(data["summary"]),
@@ -223,6 +231,7 @@ class LatencyResult:
                 stable=bool(data["stable"]),
                 reason=str(data.get("reason", "")),
                 kind=str(data["kind"]),
+                telemetry=None if telemetry is None else Telemetry.from_dict(telemetry),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"a latency result is not readable: {error!r}") from error

@@ -27,6 +27,7 @@ from edgemtl.data.preprocess import InputSpec, View, letterbox
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable
 from edgemtl.measure.machine import machine_facts, peak_resident_bytes, resident_bytes
 from edgemtl.measure.results import BenchRequest
+from edgemtl.measure.telemetry import Recorder
 
 #: rounds of pre- and post-processing that are timed
 STAGE_RUNS = 30
@@ -125,6 +126,7 @@ class Worker:
         # artefact's; a product that embeds the runtime has none.
         gc.collect()
         gc.disable()
+        recorder = Recorder()
         try:
             began = now = time.perf_counter_ns()
             while len(samples) < max_runs:
@@ -136,9 +138,14 @@ class Worker:
                 enough = len(samples) >= min_runs and elapsed >= min_ns
                 if enough or elapsed >= max_ns:
                     break
+                recorder.between_runs()
         finally:
             gc.enable()
-        return {"samples_ms": [sample / 1e6 for sample in samples]}
+        recorder.between_runs(force=True)
+        return {
+            "samples_ms": [sample / 1e6 for sample in samples],
+            "readings": recorder.to_list(),
+        }
 
     def _memory(self, command: Mapping[str, Any]) -> Answer:
         import psutil

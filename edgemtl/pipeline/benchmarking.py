@@ -15,6 +15,7 @@ from edgemtl.errors import UsageError
 from edgemtl.export.metadata import read_metadata
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
+from edgemtl.measure.selfcheck import SelfCheck, self_check
 from edgemtl.pipeline.subject import kind_of
 
 
@@ -30,6 +31,19 @@ class Timing:
     picture: Path | None = None
     backend: str = "onnxruntime"
     seed: int = 0
+    cooldown: float = 1.0
+
+
+def check_file(path: Path, claim: float, timing: Timing, tell: Callable[[str], None]) -> SelfCheck:
+    """Measure one file twice, and in turns with itself: how much noise there is here.
+
+    Raises:
+        UsageError: a checkpoint is given, which has nothing that a device runs.
+        InputRefused, TargetUnavailable, StageFailed: as the steps say.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        request = _request(path, timing, Path(folder) / "a")
+        return self_check(request, claim, InterleaveRule(max_seconds=timing.max_seconds), tell)
 
 
 def bench_files(
@@ -83,6 +97,7 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
             min_runs=timing.min_runs,
             min_seconds=min(timing.seconds, timing.max_seconds),
             max_seconds=timing.max_seconds,
+            cooldown_seconds=timing.cooldown,
         ),
         seed=timing.seed,
     )

@@ -23,6 +23,7 @@ from edgemtl.report.figures import (
 )
 from edgemtl.report.modules import ModuleWork, costly_modules
 from edgemtl.report.rundata import Changes, RunData
+from edgemtl.report.summary import float_sentence
 
 #: rows of the per-node table
 MOST_NODES = 400
@@ -176,12 +177,19 @@ def latency_facts(run: RunData) -> list[tuple[str, list[tuple[str, str]]]]:
             ("Threads of the process", str(result.process_threads)),
             ("Machine", f"{machine.cpu}, {machine.cores} cores, {machine.system}"),
         ]
-        optional = (
+        optional = [
             ("Load average before", machine.load_1min, ""),
             ("Clock before", machine.frequency_mhz, "MHz"),
             ("Temperature before", machine.temperature_c, "°C"),
             ("Temperature after", result.machine_after.temperature_c, "°C"),
-        )
+        ]
+        if meanwhile := result.telemetry:
+            optional += [
+                ("Lowest clock meanwhile", meanwhile.frequency_min_mhz, "MHz"),
+                ("Highest temperature meanwhile", meanwhile.temperature_max_c, "°C"),
+                ("Times throttled meanwhile", meanwhile.throttled, ""),
+                ("Mean power meanwhile", meanwhile.power_w, "W"),
+            ]
         facts += [(word, plain(v, unit).text) for word, v, unit in optional if v is not None]
         found.append((label, facts))
     return found
@@ -224,10 +232,14 @@ def stages(run: RunData) -> list[dict[str, Any]]:
 def changes(run: RunData) -> list[dict[str, Any]]:
     """Pruning and quantisation, as far as the run did them."""
     done = (("Pruning", "prune", run.pruning), ("Quantisation", "quantize", run.quantisation))
-    return [_changes(title, kind, found) for title, kind, found in done if found and found.rows]
+    return [
+        _changes(title, kind, found, float_sentence(run) if kind == "quantize" else "")
+        for title, kind, found in done
+        if found and (found.rows or found.notes)
+    ]
 
 
-def _changes(title: str, kind: str, found: Changes) -> dict[str, Any]:
+def _changes(title: str, kind: str, found: Changes, speed: str) -> dict[str, Any]:
     """Widths before and after, and which change cost which task how much."""
     widest = max((max(r.before or 0.0, r.after or 0.0) for r in found.rows), default=0.0) or 1.0
     tasks = list(dict.fromkeys(task for row in found.rows for task in row.drops))
@@ -247,9 +259,12 @@ def _changes(title: str, kind: str, found: Changes) -> dict[str, Any]:
         )
     if kind == "prune":
         caption = "Widths of the channel groups" + (", and what each cut did to each task's loss")
+    elif tasks:
+        caption = "Layers, and what each alone costs each task, as a share of what all cost it"
     else:
-        caption = "Layers, and what each alone costs each task"
+        caption = "Layers, and what they compute in"
     return {
+        "notes": [*([speed] if speed else []), *found.notes],
         "id": kind,
         "title": title,
         "method": found.method,

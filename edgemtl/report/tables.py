@@ -8,6 +8,7 @@ from edgemtl.gates.judge import GateOutcome, GateReport
 
 if TYPE_CHECKING:
     from edgemtl.measure.results import Comparison, LatencyResult
+    from edgemtl.measure.selfcheck import SelfCheck
     from edgemtl.measure.statistics import Summary
 
 _WORDS = {"pass": "pass", "fail": "FAIL", "not-measured": "NOT MEASURED", "unstable": "UNSTABLE"}
@@ -67,6 +68,8 @@ def print_latency(result: LatencyResult, name: str) -> None:
         f"{result.throughput_per_s:.1f} pictures/s, fed a {result.fed}",
         highlight=False,
     )
+    if found := telemetry_words(result):
+        console.print(found, highlight=False)
 
 
 def print_comparison(result: Comparison, name: str, against: str) -> None:
@@ -84,5 +87,37 @@ def print_comparison(result: Comparison, name: str, against: str) -> None:
         f"{name} takes 1/{ratio.value:.3f} of the time of {against}: {ratio.value:.3f} x as fast "
         f"(95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {result.pairs} pairs of blocks, "
         "interleaved)",
+        highlight=False,
+    )
+
+
+def telemetry_words(result: LatencyResult) -> str:
+    """What the machine did during the runs, as far as it tells; empty when it tells nothing."""
+    found = result.telemetry
+    if found is None:
+        return ""
+    words = []
+    if found.frequency_min_mhz is not None and found.frequency_max_mhz is not None:
+        words.append(f"clock {found.frequency_min_mhz:.0f} to {found.frequency_max_mhz:.0f} MHz")
+    if found.temperature_max_c is not None:
+        words.append(f"at most {found.temperature_max_c:.0f} degrees C")
+    if found.throttled is not None:
+        words.append(f"throttled {found.throttled} times")
+    if found.power_w is not None:
+        words.append(f"{found.power_w:.1f} W")
+    return f"meanwhile: {', '.join(words)}" if words else ""
+
+
+def print_self_check(result: SelfCheck, name: str) -> None:
+    """The noise floors of this machine with this artefact."""
+    from rich.console import Console
+
+    console = Console()
+    for word, side in (("first", result.first), ("second", result.second)):
+        figures = f"p50 {side.summary.p50_ms:.3f} ms, p99 {side.summary.p99_ms:.3f} ms"
+        console.print(f"{name}, {word} time: {figures}", highlight=False)
+    console.print(
+        f"noise floor of medians, one after the other: {result.floor:.2%}; in turns: "
+        f"{result.interleaved_floor:.2%} (to be told apart: {result.claim:.2%})",
         highlight=False,
     )

@@ -13,6 +13,7 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
+from edgemtl.measure.selfcheck import self_check
 
 TARGETS = ("cpu", "intel-cpu")
 STOP = StopRule(
@@ -83,3 +84,13 @@ def test_runtimes_can_be_held_against_each_other(tmp_path: Path) -> None:
     found = compare(_request(a, threads=2), _request(b, threads=2), rule)
     assert found.pairs == 4
     assert found.speedup.low <= found.speedup.value <= found.speedup.high
+
+
+def test_an_artefact_against_itself(tmp_path: Path) -> None:
+    request = _request(_artefact(tmp_path, "cpu", 2))
+    rule = InterleaveRule(pairs=4, min_pairs=2, block_seconds=0.02, max_seconds=5)
+    found = self_check(request, claim=1e6, rule=rule)
+    assert len(found.first.samples_ms) == len(found.second.samples_ms) == 40
+    assert found.first.telemetry is not None and found.first.telemetry.readings >= 2
+    assert found.median.low <= found.median.value <= found.median.high
+    assert 0 < found.floor < 1e6 and found.interleaved.pairs == 4

@@ -153,6 +153,18 @@ def test_parity_names_the_layer_that_was_spoilt(
     assert "DIFFERS" in plain.out
 
 
+def test_bench_against_itself_tells_the_noise_floor(exported: Path) -> None:
+    quick = ("--seconds=0.1", "--min-runs=20", "--max-seconds=1", "--warmup-seconds=0")
+    quick = (*quick, "--cooldown=0", "--self-check")
+    told = edgemtl("bench", exported, *quick, "--claim=0", "--json")
+    assert told.code == 9  # no machine measures the same twice
+    found = told.json()
+    assert found["noise_floor"] > 0 and not found["stable"]
+    assert "not stable: " in told.err
+    conflict = edgemtl("bench", exported, *quick, "--against", exported)
+    assert conflict.code == 2 and "--self-check" in conflict.error()
+
+
 def test_bench_takes_an_onnx_file_and_prints_a_table(exported: Path) -> None:
     told = edgemtl("bench", exported, "--seconds=0.1", "--min-runs=5", "--max-seconds=1",
                    "--warmup-seconds=0")  # fmt: skip

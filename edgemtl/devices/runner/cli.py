@@ -17,7 +17,7 @@ from . import runtimes
 from .arrays import load_float32
 from .container import Files, check_all, checked_blocks, extract, open_files
 from .errors import OK, STAGE_FAILED, UNEXPECTED, UNSTABLE, USAGE, VERIFICATION, RunnerError
-from .facts import clocks, device_facts, peak_memory_bytes
+from .facts import clocks, device_facts, peak_memory_bytes, throttled
 from .latency import instability, sample, summary
 from .manifest import Manifest, read_manifest
 from .selftest import compare, failure
@@ -175,13 +175,16 @@ def _measure(
     arguments: argparse.Namespace,
 ) -> tuple[dict[str, Any], int, str]:
     before = clocks()
+    during: list[dict[str, Any]] = []
     samples = sample(
         lambda: session.run(images),
         warm_up_s=arguments.warm_up,
         min_runs=arguments.min_runs,
         min_s=arguments.min_seconds,
+        observe=lambda: during.append(clocks()),
     )
-    reason = instability(samples)
+    after = clocks()
+    reason = instability(samples) or throttled(before, after)
     document["latency"] = {
         **summary(samples),
         "load_ms": load_ms,
@@ -190,7 +193,7 @@ def _measure(
         "reason": reason,
         "samples_ms": [round(value, 5) for value in samples],
     }
-    document["clocks"] = {"before": before, "after": clocks()}
+    document["clocks"] = {"before": before, "during": during, "after": after}
     stages = session.stages(images, arguments.min_runs)
     document["stages"] = {name: summary(values) for name, values in stages.items()}
     document["peak_memory_bytes"] = peak_memory_bytes()

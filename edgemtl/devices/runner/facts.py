@@ -82,11 +82,13 @@ def clocks() -> dict[str, Any]:
     """Clock and temperature now: taken before and after a measurement.
 
     Returns:
-        ``cpu_mhz`` per core and ``temperature_c`` per thermal zone, as far as the device tells,
-        and what :func:`jetson_state` says.
+        ``cpu_mhz`` per core, ``temperature_c`` per thermal zone and ``throttle_count`` of all cores
+        since the device started, as far as it tells, and what :func:`jetson_state` says.
     """
     cores = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
     kilohertz = [_number(str(path)) for path in sorted(cores)]
+    counters = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
+    throttles = [value for path in counters for value in [_number(str(path))] if value is not None]
     zones: dict[str, float] = {}
     for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
         value = _number(f"{zone}/temp")
@@ -95,8 +97,17 @@ def clocks() -> dict[str, Any]:
     return {
         "cpu_mhz": [value / 1000 for value in kilohertz if value is not None] or None,
         "temperature_c": zones or None,
+        "throttle_count": sum(throttles) if throttles else None,
         **jetson_state(),
     }
+
+
+def throttled(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Why timings between two looks at the clocks may not be quoted; empty when they may."""
+    counts = before.get("throttle_count"), after.get("throttle_count")
+    if counts[0] is None or counts[1] is None or counts[1] <= counts[0]:
+        return ""
+    return f"the processor throttled {counts[1] - counts[0]} times meanwhile"
 
 
 def device_facts() -> dict[str, Any]:

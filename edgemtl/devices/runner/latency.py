@@ -13,6 +13,8 @@ from typing import Any
 
 #: runs stop here even when time is left: a fast network must not fill the device's memory
 MAX_RUNS = 100000
+#: seconds between two looks at the device, which are taken between runs and never in one
+OBSERVE_EVERY_S = 0.5
 #: a standard deviation from a median absolute deviation, and the error of a median from it
 MAD_TO_STD = 1.4826
 MEDIAN_TO_MEAN_ERROR = 1.2533
@@ -32,6 +34,7 @@ def sample(
     min_runs: int,
     min_s: float,
     clock: Callable[[], float] = time.perf_counter,
+    observe: Callable[[], object] = lambda: None,
 ) -> list[float]:
     """Time ``run`` over and over.
 
@@ -41,6 +44,7 @@ def sample(
         min_runs: at least so many timed runs.
         min_s: and for at least so many seconds.
         clock: monotonic, in seconds.
+        observe: looks at the device's clocks; called between runs, seldom.
 
     Returns:
         Milliseconds per run, in the order they happened.
@@ -54,12 +58,15 @@ def sample(
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        start = now = clock()
+        start = now = seen = clock()
         while len(samples) < MAX_RUNS and (len(samples) < min_runs or now - start < min_s):
             before = clock()
             run()
             now = clock()
             samples.append((now - before) * 1e3)
+            if now - seen >= OBSERVE_EVERY_S:
+                observe()
+                seen = now = clock()
     finally:
         if was_enabled:
             gc.enable()

@@ -13,7 +13,7 @@ import pytest
 from tiny_bundle import members_of, rehashed, with_manifest, write_members, write_network
 
 from edgemtl.bundle import open_bundle
-from edgemtl.devices.runner import errors, latency
+from edgemtl.devices.runner import errors, facts, latency
 from edgemtl.devices.runner.cli import main
 from edgemtl.errors import ExitCode
 from edgemtl.measure import statistics
@@ -285,3 +285,32 @@ def test_sampling_stops_when_both_limits_are_met() -> None:
     assert samples == [250.0] * 8
     assert now == 3.0
     assert len(latency.sample(step, warm_up_s=0, min_runs=11, min_s=2, clock=clock)) == 11
+
+
+def test_the_device_is_looked_at_between_runs_only() -> None:
+    now, looks, busy = [0.0], [], [False]
+
+    def step() -> None:
+        busy[0] = True
+        now[0] += 0.2
+        busy[0] = False
+
+    def look() -> None:
+        assert not busy[0]
+        looks.append(now[0])
+        now[0] += 5.0  # however long it takes, no run gets slower by it
+
+    samples = latency.sample(
+        step, warm_up_s=0, min_runs=6, min_s=0, clock=lambda: now[0], observe=look
+    )
+    assert samples == pytest.approx([200.0] * 6)
+    assert len(looks) == 2
+
+
+def test_throttling_makes_timings_unusable() -> None:
+    assert facts.throttled({"throttle_count": 3}, {"throttle_count": 5}) == (
+        "the processor throttled 2 times meanwhile"
+    )
+    for before, after in (({}, {}), ({"throttle_count": 3}, {"throttle_count": 3})):
+        assert facts.throttled(before, after) == ""
+    assert "throttle_count" in facts.clocks()

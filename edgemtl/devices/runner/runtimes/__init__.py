@@ -23,6 +23,8 @@ MODULES = {
     "tensorrt": "tensorrt_rt",
     "tensorrt-rtx": "tensorrt_rt",
 }
+#: the file that stands for several networks behind a router
+ROUTING = "routing.json"
 
 
 class Session:
@@ -71,11 +73,16 @@ def load(
         RunnerError: this runner has no module for the backend, the runtime or device is not here,
             or the runtime refuses the file.
     """
+    if model.endswith(ROUTING):
+        from . import routed
+
+        session: Session = routed.load(backend, model, device, threads, precision_hint, outputs)
+        return session
     if backend not in MODULES:
         raise RunnerError(
             UNAVAILABLE,
             f"this runner has no runtime for backend '{backend}' (it has {', '.join(MODULES)})",
         )
     module = import_module(f".{MODULES[backend]}", __name__)
-    session: Session = module.load(model, device, threads, precision_hint, outputs)
+    session = module.load(model, device, threads, precision_hint, outputs)
     return session
