@@ -61,17 +61,31 @@ class DataSection(_Section):
 class PruneSection(_Section):
     """``[prune]``: which channels go (method pagcp: every task's loss has its own budget)."""
 
-    enabled: bool = Field(False, description="needs training pictures: [data] root")
+    enabled: bool | None = Field(
+        None, description="by default where [data] root has enough training pictures"
+    )
     method: str = Field("pagcp", description="'edgemtl prune --help' lists the methods")
-    flops: float | None = Field(None, gt=0, lt=1, description="kept share of multiply-accumulates")
-    params: float | None = Field(None, gt=0, lt=1, description="kept share of parameters")
+    goal: Literal["macs", "latency"] = Field(
+        "macs", description="what steps are ordered by: counted work, or measured on the target"
+    )
+    flops: float | None = Field(
+        None, gt=0, lt=1, description="kept share of multiply-accumulates; 0.4 if nothing is asked"
+    )
+    params: float | None = Field(
+        None, gt=0, lt=1, description="kept share of parameters; 0.4 if nothing is asked"
+    )
+    latency_ratio: float | None = Field(
+        None, gt=0, lt=1, description="kept share of the latency; makes latency the goal"
+    )
     budgets: dict[str, float] = Field(
         default_factory=dict, description="task = factor its loss may grow by before recovery"
     )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
-    rounds: int = Field(1, ge=1, le=10, description="of pruning and recovery")
+    rounds: int | None = Field(
+        None, ge=1, le=10, description="of pruning and recovery; 2 on the way to a goal, else 1"
+    )
     oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
     calibration_images: int = Field(56, ge=4, description="pictures for saliency and statistics")
 

@@ -49,6 +49,13 @@ def compile_verb(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Recipe key, e.g. bench.threads=2."),
     ] = None,
+    prune: Annotated[
+        bool | None,
+        typer.Option(
+            "--prune/--no-prune",
+            help="Cut channels first; by default where --data has enough training pictures.",
+        ),
+    ] = None,
     from_stage: Annotated[
         str | None, typer.Option(help="Make this stage and those after it anew.")
     ] = None,
@@ -74,6 +81,8 @@ def compile_verb(
         assignments.append(f"data.root={toml_list(map(str, data))}")
     if task:
         assignments.append(f"model.tasks={toml_list(task)}")
+    if prune is not None:
+        assignments.append(f"prune.enabled={str(prune).lower()}")
     if len({Path(name).stem for name in target}) < len(target):
         raise UsageError("a target is given twice", where="--target")
     requests = [
@@ -135,8 +144,10 @@ def _summary(result: RunResult) -> dict[str, Any]:
 def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
     import tomlkit
 
-    from edgemtl.pipeline.compile import chosen
+    from edgemtl.pipeline.compile import chosen, decided
 
+    found = [decided(request) for request in requests]
+    requests = [request for request, _ in found]
     stages = [[stage.name for stage in chosen(request)] for request in requests]
     if as_json:
         print_json(
@@ -150,6 +161,8 @@ def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
             ]
         )
         return
-    for request, names in zip(requests, stages, strict=True):
+    for (request, reason), names in zip(found, stages, strict=True):
         print(f"target {request.target.name}: {', '.join(names)}")
+        if reason:
+            print(f"# {reason}")
         sys.stdout.write(tomlkit.dumps(request.recipe.to_dict()))

@@ -37,6 +37,10 @@ def prune_verb(
         float | None, typer.Option(help="Share of multiply-accumulates to keep, e.g. 0.4.")
     ] = None,
     params: Annotated[float | None, typer.Option(help="Share of parameters to keep.")] = None,
+    latency_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of the latency on the target to keep, measured here, e.g. 0.5."),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="TASK=FACTOR", help="How much a task's loss may grow, e.g. pose=1.5."),
@@ -57,41 +61,58 @@ def prune_verb(
         bool,
         typer.Option("--resume/--fresh", help="Go on where a killed run of the same call stopped."),
     ] = True,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a page with the table and the curves.")
+    ] = None,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cut channels as far as every task's own budget allows, then train to recover."""
+    """Cut channels as far as every task's own budget allows, then train to recover.
+
+    Keeps 40 % of the multiply-accumulates and of the parameters where nothing is asked. Everything
+    that was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md.
+    """
     from edgemtl.pipeline.pruning import prune_file
 
     settings = {
         "prune.method": method,
         "prune.flops": flops,
         "prune.params": params,
+        "prune.latency_ratio": latency_ratio,
         "recover.steps": steps,
     }
     assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
     assignments += [f"prune.budgets.{pair}" for pair in budget or []]
     if data:
-        assignments.append(f"data.root={[str(folder) for folder in data]!r}")
+        assignments.append(f"data.root={toml_list(map(str, data))}")
     if task:
-        assignments.append(f"model.tasks={list(task)!r}")
+        assignments.append(f"model.tasks={toml_list(task)}")
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
 
     found = prune_file(
         model, output, target, config, [*assignments, *(assign or [])], resume, factory, tell
     )
+    from edgemtl.report.prune_story import cost_table, read_story, sentences
+
+    story = read_story(found)
+    if report is not None:
+        from edgemtl.report.prune_page import write_prune_page
+
+        write_prune_page(story, report, model.name)
     if as_json:
         print_json(found)
         return
+    from edgemtl.report.texttables import aligned
+
+    print("\n".join(aligned(cost_table(story))))
     dense, pruned = found["dense"], found["pruned"]
     for figure in ("macs", "params"):
         share = pruned[figure] / dense[figure]
         sizes = f"{dense[figure]:>16,.0f} -> {pruned[figure]:>16,.0f}"
         print(f"{figure:<8} {sizes}  ({share:.1%} kept)")
-    for note in found["notes"]:
-        print(f"note: {note}")
+    print("\n".join(sentences(story)))
     print(output)
 
 

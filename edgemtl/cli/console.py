@@ -77,6 +77,11 @@ class StageLines:
     def note(self, line: str) -> None:
         """Something worth knowing; the record of the finished stage carries it."""
 
+    def progress(self, line: str) -> None:
+        """What happens now."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
     def finished(self, record: StageRecord) -> None:
         """A stage has ended."""
         if self.quiet:

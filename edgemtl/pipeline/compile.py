@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from edgemtl.pipeline.check_stages import (
 from edgemtl.pipeline.package_stages import BUNDLE
 from edgemtl.pipeline.parity_stage import PARITY
 from edgemtl.pipeline.plan import plan
+from edgemtl.pipeline.prune_default import decide
 from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
@@ -42,6 +43,8 @@ class Reporter(Protocol):
     def started(self, position: int, total: int, stage: str) -> None: ...
 
     def note(self, line: str) -> None: ...
+
+    def progress(self, line: str) -> None: ...
 
     def finished(self, record: StageRecord) -> None: ...
 
@@ -101,15 +104,18 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     Raises:
         EdgemtlError: before any stage began (recipe, model, output folder).
     """
+    request, reason = decided(request)
+    if reason:
+        reporter.progress(reason)
     stages = chosen(request)
-    context = _context(request)
+    context = _context(request, reporter)
     check_inputs(context, stages)
     context.backend.require()
     run = RunFolder(context.private.parent)
     try:
         lock = FileLock(run.folder / LOCK, timeout=0)
         with lock:
-            return _run(request, context, run, stages, reporter)
+            return _run(request, context, run, stages, reporter, reason)
     except Timeout as error:
         raise StageFailed(
             "another run is using this folder",
@@ -118,7 +124,13 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
         ) from error
 
 
-def _context(request: CompileRequest) -> Context:
+def decided(request: CompileRequest) -> tuple[CompileRequest, str]:
+    """The request with what its recipe leaves open decided, and why, in a sentence."""
+    found = decide(request.model, request.factory, request.recipe, request.target)
+    return replace(request, recipe=found.recipe), found.reason
+
+
+def _context(request: CompileRequest, reporter: Reporter) -> Context:
     asked = {
         "model": str(request.model),
         "target": request.target.model_dump(mode="json"),
@@ -133,6 +145,7 @@ def _context(request: CompileRequest) -> Context:
         request.target,
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
         folder / PRIVATE,
+        reporter.progress,
     )
 
 
@@ -163,9 +176,10 @@ def _run(
     run: RunFolder,
     stages: Sequence[Stage],
     reporter: Reporter,
+    reason: str,
 ) -> RunResult:
     context.cache.sweep()
-    run.begin(_facts(request, context))
+    run.begin({**_facts(request, context), "pruning": reason})
     write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(request.recipe.to_dict()))
     error: EdgemtlError | None = None
     fresh = not request.use_cache

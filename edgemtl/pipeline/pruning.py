@@ -12,7 +12,7 @@ from edgemtl.compress.prune import prune
 from edgemtl.compress.slices import PruneData
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import from_network, load_network, save
-from edgemtl.pipeline.prune_stage import prune_options, training_data
+from edgemtl.pipeline.prune_stage import latency_on, prune_options, story, training_data
 
 
 def prune_file(
@@ -33,6 +33,7 @@ def prune_file(
         UsageError: the recipe or an option makes no sense, or there are no training pictures.
         InputRefused: the model or the data is refused.
         StageFailed: nothing can be cut, or the place cannot be written.
+        TargetUnavailable: milliseconds are asked for on a target that cannot be measured here.
     """
     target = targets.load(target_name)
     recipe = recipes.resolve({}, config, assignments)
@@ -48,10 +49,11 @@ def prune_file(
     state = output.with_name(f"{output.name}.prune-state")
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
-    result = prune(network, data, options, tell, state)
+    latency = latency_on(recipe, target, options, state, tell)
+    result = prune(network, data, options, tell, state, latency)
     meta = {"pruned_from": model.name, "options": options.to_dict()}
     save(from_network(result.network, meta), output)
-    found = result.to_dict()
+    found = story(result)
     write_json(output.with_name(f"{output.name}.prune.json"), found)
     shutil.rmtree(state, ignore_errors=True)
     return found

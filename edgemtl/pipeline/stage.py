@@ -58,6 +58,7 @@ class Context:
         target: what it is built for.
         cache: where results are kept.
         private: folder of this run alone, for what is never cached.
+        progress: told what a long stage is doing; unlike its notes this is not kept.
         folders: stage name -> folder of its result, filled as the run goes on.
         keys: stage name -> key of its result.
     """
@@ -68,6 +69,7 @@ class Context:
     target: Target
     cache: StageCache
     private: Path
+    progress: Tell = lambda line: None
     folders: dict[str, Path] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 

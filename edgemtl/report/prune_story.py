@@ -1,0 +1,232 @@
+"""What pruning did, from ``prune.json``: which group cost which task how much, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgemtl.report.texttables import TextRow, TextTable
+from edgemtl.report.untrusted import number, numbers, rows, shown, table, text, texts
+
+NAMELESS = "(no name)"
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """A group over all its steps of one round.
+
+    Attributes:
+        name: of the group.
+        round: counted from 1.
+        before, after: channels.
+        macs: saved multiply-accumulates as a share of the dense network's, consumers included; None
+            where the method takes no steps.
+        latency_ms: saved by the table's prediction; None without a table.
+        rises: task -> rise of its loss, as a share of the dense loss, before any recovery.
+        stopped_by: the task that allowed no more, or that rose most.
+    """
+
+    name: str
+    round: int
+    before: float
+    after: float
+    macs: float | None
+    latency_ms: float | None
+    rises: Mapping[str, float]
+    stopped_by: str
+
+
+@dataclass(frozen=True)
+class PruneStory:
+    """A pruning as the report tells it; everything may be missing.
+
+    Attributes:
+        method: that chose the channels.
+        macs, params: kept shares.
+        latency: (predicted, measured, half of its interval) share of the dense latency, as often as
+            it was measured.
+        noise: of the latency table, as a share; target: it was measured on.
+        groups: rounds in order, groups in the order of the first cut.
+        losses: task -> (share of multiply-accumulates left, loss over the dense loss) per step.
+        times: task -> (predicted share of the latency left, the same); empty without a table.
+        recoveries: per round task -> (step, relative drop on held-out pictures).
+        refused: steps that were taken back, a sentence each.
+        notes: sentences for the reader.
+    """
+
+    method: str = ""
+    macs: float | None = None
+    params: float | None = None
+    latency: tuple[tuple[float, float, float], ...] = ()
+    noise: float | None = None
+    target: str = ""
+    groups: tuple[GroupCost, ...] = ()
+    losses: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    times: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    recoveries: tuple[Mapping[str, tuple[tuple[float, float], ...]], ...] = ()
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that any group cost anything."""
+        return tuple(dict.fromkeys(task for group in self.groups for task in group.rises))
+
+
+def read_story(data: Mapping[str, Any]) -> PruneStory:
+    """Parse ``prune.json``, which may have been written by anybody."""
+    dense, pruned = table(data, "dense"), table(data, "pruned")
+    latency_table = table(data, "latency_table")
+    rounds = rows(data, "rounds")
+    macs = number(dense, "macs")
+    found = [
+        (number(one, "predicted"), number(one, "ratio"), number(one, "half"))
+        for part in rounds
+        for one in rows(part, "latency")
+    ]
+    return PruneStory(
+        text(data, "method"),
+        _share(pruned, dense, "macs"),
+        _share(pruned, dense, "params"),
+        tuple((p, r, h) for p, r, h in found if p is not None and r is not None and h is not None),
+        number(latency_table, "noise"),
+        text(latency_table, "target"),
+        tuple(
+            group
+            for index, part in enumerate(rounds)
+            for group in _groups(rows(part, "steps"), index + 1, macs or 0.0)
+            or _widths(table(part, "widths"), index + 1)
+        ),
+        _curves(rounds, "macs_share", None),
+        _curves(rounds, "latency_saved_ms", number(dense, "latency_ms")),
+        tuple(_recovery(table(part, "recovery")) for part in rounds),
+        tuple(_refusal(one) for part in rounds for one in rows(part, "refused")),
+        texts(data, "notes"),
+    )
+
+
+def _share(after: Mapping[str, Any], before: Mapping[str, Any], key: str) -> float | None:
+    small, large = number(after, key), number(before, key)
+    return None if small is None or not large else small / large
+
+
+def _groups(steps: list[Mapping[str, Any]], round_: int, dense_macs: float) -> list[GroupCost]:
+    """Steps of one group add up."""
+    found: dict[str, GroupCost] = {}
+    for step in steps:
+        name = text(step, "group") or NAMELESS
+        rises = numbers(step, "loss_rise")
+        saved = number(step, "latency_saved_ms")
+        share = (number(step, "macs_saved") or 0.0) / dense_macs if dense_macs else 0.0
+        before = number(step, "width_before") or 0.0
+        old = found.get(name)
+        if old is not None:
+            tasks = dict.fromkeys((*old.rises, *rises))
+            rises = {task: old.rises.get(task, 0.0) + rises.get(task, 0.0) for task in tasks}
+            share, before = share + (old.macs or 0.0), old.before
+            saved = saved if old.latency_ms is None else old.latency_ms + (saved or 0.0)
+        after = number(step, "width_after") or 0.0
+        stopped_by = text(step, "sensitive_task")
+        found[name] = GroupCost(name, round_, before, after, share, saved, rises, stopped_by)
+    return list(found.values())
+
+
+def _widths(widths: Mapping[str, Any], round_: int) -> list[GroupCost]:
+    """Groups of a method that cuts all of them at once, and knows no cost of each."""
+    found = []
+    for name, pair in widths.items():
+        if isinstance(pair, list) and len(pair) == 2:
+            both = {"before": pair[0], "after": pair[1]}
+            before, after = number(both, "before"), number(both, "after")
+            if before is not None and after is not None and after < before:
+                found.append(GroupCost(shown(name), round_, before, after, None, None, {}, ""))
+    return found
+
+
+def _curves(
+    rounds: list[Mapping[str, Any]], key: str, dense_ms: float | None
+) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Loss of every task over what is left, step by step.
+
+    Only the first round's: the second one's losses are relative to another network.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    saved = 0.0
+    for step in rows(rounds[0], "steps") if rounds else []:
+        x = number(step, key)
+        if dense_ms is not None and x is not None:
+            saved += x
+            x = 1 - saved / dense_ms
+        elif key == "latency_saved_ms":
+            return {}
+        if x is None:
+            continue
+        for task, ratio in numbers(step, "loss_ratio").items():
+            found.setdefault(task, [(1.0, 1.0)]).append((x, ratio))
+    return {task: tuple(points) for task, points in found.items()}
+
+
+def _recovery(data: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for one in rows(data, "drops"):
+        step = number(one, "step")
+        if step is not None:
+            for task, drop in numbers(one, "drops").items():
+                found.setdefault(task, []).append((step, drop))
+    return {task: tuple(points) for task, points in found.items()}
+
+
+def _refusal(data: Mapping[str, Any]) -> str:
+    group, width = text(data, "group") or NAMELESS, text(data, "width")
+    return f"{group} stays at {width}: at {text(data, 'width_tried')}, {text(data, 'problem')}"
+
+
+def cost_table(story: PruneStory) -> TextTable:
+    """Which group cost which task how much, as text."""
+    timed = any(group.latency_ms is not None for group in story.groups)
+    several = len({group.round for group in story.groups}) > 1
+    tasks = story.tasks
+    headers = (
+        *(("round",) if several else ()),
+        *("group", "before", "after", "MACs saved"),
+        *(("ms saved",) if timed else ()),
+        *tasks,
+        "stopped by",
+    )
+    cells = [
+        (
+            *((str(group.round),) if several else ()),
+            group.name,
+            f"{group.before:.0f}",
+            f"{group.after:.0f}",
+            "" if group.macs is None else f"{group.macs:.2%}",
+            *(("" if group.latency_ms is None else f"{group.latency_ms:.3f}",) if timed else ()),
+            *(f"{group.rises[task]:+.2%}" if task in group.rises else "" for task in tasks),
+            group.stopped_by,
+        )
+        for group in story.groups
+    ]
+    first = 1 if several else 0
+    numeric = tuple(range(first + 1, len(headers) - 1))
+    return TextTable(headers, tuple(TextRow(row, "pass") for row in cells), numeric)
+
+
+def sentences(story: PruneStory) -> list[str]:
+    """What came of it."""
+    lines = []
+    for share, words in ((story.macs, "multiply-accumulates"), (story.params, "parameters")):
+        if share is not None:
+            lines.append(f"{share:.1%} of the {words} kept")
+    if story.latency:
+        predicted, measured, half = story.latency[-1]
+        noise = "unknown" if story.noise is None else f"{story.noise:.1%}"
+        lines.append(
+            f"latency on {story.target or 'the target'}: {measured:.1%} of the dense network's "
+            f"measured (+- {half:.1%}), {predicted:.1%} predicted; noise of the table {noise}"
+        )
+    for number_, drops in enumerate(story.recoveries, 1):
+        last = ", ".join(f"{task} {points[-1][1]:+.2%}" for task, points in drops.items())
+        if last:
+            lines.append(f"round {number_}, held-out drop at the last evaluation: {last}")
+    return [*lines, *story.refused, *story.notes]

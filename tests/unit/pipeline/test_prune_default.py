@@ -1,0 +1,141 @@
+"""Whether a run prunes where its recipe leaves that open, what it says, and what it asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.data import write_dense_folder
+from support.dense_family import build
+from support.dense_work import FACTORY, DenseWork
+
+from edgemtl import recipes, targets
+from edgemtl.compress.cut import cut
+from edgemtl.compress.groups import channel_groups
+from edgemtl.errors import TargetUnavailable, UsageError
+from edgemtl.models.checkpoint import from_network, save
+from edgemtl.pipeline import prune_default
+from edgemtl.pipeline.plan import plan
+from edgemtl.pipeline.prune_default import Decision, decide
+from edgemtl.pipeline.prune_stage import latency_on, prune_options
+from edgemtl.recipes import Recipe
+
+CPU = targets.load("cpu")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
+    folder = tmp_path_factory.mktemp("work")
+    torch.save(build().state_dict(), folder / "dense.pt")
+    write_dense_folder(folder / "data", "train", 8, seed=1)
+    write_dense_folder(folder / "data", "val", 2, seed=2)
+    return DenseWork(folder / "dense.pt", folder / "data")
+
+
+def _recipe(*assignments: str) -> Recipe:
+    return recipes.resolve({}, None, assignments, {})
+
+
+def _decide(work: DenseWork, *assignments: str, data: Path | None = None) -> Decision:
+    recipe = _recipe(f"data.root={str(data or work.data)!r}", *assignments)
+    return decide(work.model, FACTORY, recipe, CPU)
+
+
+def _prunes(found: Decision) -> bool:
+    return "prune" in {stage.name for stage in plan(found.recipe)}
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune_default, "FEWEST_PICTURES", 8)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_training_pictures_are_used_and_the_time_is_told(work: DenseWork) -> None:
+    found = _decide(work)
+    assert found.recipe.prune.enabled and _prunes(found)
+    assert "40% of the multiply-accumulates and 40% of the parameters" in found.reason
+    assert "8 training pictures" in found.reason and " min " in found.reason
+    assert "--no-prune" in found.reason
+    assert "50% of the latency" in _decide(work, "prune.goal='latency'").reason
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_more_recovery_takes_longer(work: DenseWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    def minutes(steps: int) -> int:
+        words = _decide(work, f"recover.steps={steps}").reason.split()
+        return int(words[words.index("min") - 1])
+
+    assert minutes(10**6) > 100 * minutes(100)
+
+
+def test_without_pictures_nothing_is_opened(tmp_path: Path) -> None:
+    found = decide(tmp_path / "nobody.pt", None, _recipe(), CPU)
+    assert found.recipe.prune.enabled is False and not _prunes(found)
+    assert "needs training pictures" in found.reason
+
+
+def test_too_few_pictures_are_left_alone(work: DenseWork) -> None:
+    found = _decide(work)
+    assert not _prunes(found) and "8 training pictures are too few" in found.reason
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_what_lacks_labels_or_a_split_is_left_alone(work: DenseWork, tmp_path: Path) -> None:
+    write_dense_folder(tmp_path / "half", "train", 8, kinds=["segmentation"])
+    found = _decide(work, data=tmp_path / "half")
+    assert not _prunes(found) and "labelled for 'distance'" in found.reason
+    # Of tasks that are not kept no labels are needed.
+    assert _prunes(_decide(work, 'model.tasks=["parts"]', data=tmp_path / "half"))
+    write_dense_folder(tmp_path / "other", "val", 8)
+    found = _decide(work, data=tmp_path / "other")
+    assert not _prunes(found) and "no split 'train'" in found.reason
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_a_pruned_network_is_not_pruned_again_unasked(work: DenseWork, tmp_path: Path) -> None:
+    network = build()
+    group = channel_groups(network)[0]
+    smaller = cut(network, {group.name: torch.arange(group.width) < group.width // 2})
+    save(from_network(smaller), tmp_path / "small.pt")
+    recipe = _recipe(f"data.root={str(work.data)!r}")
+    found = decide(tmp_path / "small.pt", None, recipe, CPU)
+    assert not _prunes(found) and "pruned already" in found.reason
+
+
+def test_what_the_recipe_says_holds(work: DenseWork) -> None:
+    for enabled in ("true", "false"):
+        found = _decide(work, f"prune.enabled={enabled}")
+        assert _prunes(found) == (enabled == "true") and found.reason == ""
+    with pytest.raises(UsageError, match="real training pictures"):
+        decide(work.model, FACTORY, _recipe("prune.enabled=true"), CPU)
+
+
+def test_what_is_asked_where_nothing_or_something_is() -> None:
+    def asked(*assignments: str) -> tuple[object, ...]:
+        found = prune_options(_recipe(*assignments), 16, None)
+        return found.flops, found.params, found.latency_ratio, found.rounds
+
+    assert asked() == (0.4, 0.4, None, 2)
+    assert asked("prune.flops=0.7") == (0.7, None, None, 2)
+    assert asked("prune.budgets.pose=1.2") == (None, None, None, 1)
+    assert asked("prune.latency_ratio=0.6") == (None, None, 0.6, 2)
+    assert asked("prune.goal='latency'") == (None, None, 0.5, 2)
+    assert asked("prune.goal='latency'", "prune.budgets.pose=1.2") == (None, None, None, 1)
+    assert asked("prune.latency_ratio=0.6", "prune.flops=0.5") == (0.5, None, 0.6, 2)
+    assert asked("recover.steps=0") == (0.4, 0.4, None, 1)
+    assert asked("prune.rounds=3") == (0.4, 0.4, None, 3)
+    with pytest.raises(UsageError, match="milliseconds"):
+        asked("prune.goal='latency'", "prune.flops=0.5")
+
+
+def test_milliseconds_are_measured_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    recipe = _recipe()
+    options = prune_options(recipe, 16, None)
+    assert latency_on(recipe, CPU, options, tmp_path, print) is None
+    timed = _recipe("prune.latency_ratio=0.5", "bench.threads=0")
+    found = latency_on(timed, CPU, options, tmp_path, print)
+    assert found is not None and (found.target.name, found.threads) == ("cpu", 1)
+    with pytest.raises(TargetUnavailable):
+        latency_on(timed, targets.load("jetson"), options, tmp_path, print)
