@@ -10,6 +10,7 @@ from typing import Any
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import UsageError
 from edgemtl.export.module_cost import module_costs
@@ -28,7 +29,8 @@ def inspect_file(
 
     Returns:
         ``params``, ``macs``, per-task figures, input, tasks with outputs, and per target the list
-        of nodes it cannot run as written.
+        of nodes it cannot run as written, and why it would compute int8 in float32 (empty where
+        it computes in int8).
 
     Raises:
         InputRefused: the file is refused.
@@ -76,7 +78,12 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
         for target in wanted:
             backend = registry.get(target.backend)
             state = backend.availability()
-            answer: dict[str, Any] = {"available": state.ok, "reason": state.reason}
+            answer: dict[str, Any] = {
+                "available": state.ok,
+                "reason": state.reason,
+                "precisions": list(target.precisions),
+                "int8_runs_as_float": runs_int8(target.backend),
+            }
             if state.ok:
                 raw, simple = Path(folder) / "raw.onnx", Path(folder) / f"{target.name}.onnx"
                 export_onnx(network, raw, opset=target.opset, deformable=target.deformable)

@@ -37,6 +37,8 @@ def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> No
     if "modules" in found:
         _print_modules(console, found, every_module)
     for name, answer in found.get("targets", {}).items():
+        if answer["int8_runs_as_float"]:
+            console.print(f"target {name}: int8 runs as float32: {answer['int8_runs_as_float']}")
         if not answer["available"]:
             console.print(f"target {name}: not available here: {answer['reason']}")
             continue

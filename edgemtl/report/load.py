@@ -1,7 +1,7 @@
 """Read a run folder. Any file may be missing or broken; what is there is still shown.
 
 The folder's files, all optional: ``run.json``, ``accuracy.json``, ``cost.json``, ``parity.json``,
-``bench/{reference,artefact,comparison,identical,skipped}.json``, ``gates.json``, ``prune.json``,
+``bench/{reference,artefact,comparison,precision,identical,skipped}.json``, ``gates.json``, ``prune.json``,
 ``quantize.json``, ``stages/NN-NAME/stage.json``, ``pictures/NAME.{before,after}.png``. They are
 data to be shown: nothing in them is executed.
 """
@@ -16,6 +16,7 @@ from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
+from edgemtl.measure.statistics import Ratio
 from edgemtl.report.rundata import (
     Accuracy,
     Change,
@@ -95,6 +96,7 @@ def load_run(folder: Path) -> RunData:
         latency_before=load("bench/reference.json", LatencyResult.from_dict, not alone),
         latency_after=load("bench/artefact.json", LatencyResult.from_dict, skipped is None),
         comparison=load("bench/comparison.json", Comparison.from_dict, not alone),
+        against_float=load("bench/precision.json", _ratio, expected=False),
         not_timed=skipped or "",
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),
@@ -254,8 +256,22 @@ def _pruning(data: Mapping[str, Any]) -> Changes:
     return Changes(text(data, "method"), tuple(found.values()))
 
 
+def _ratio(data: Mapping[str, Any]) -> Ratio:
+    found = data["speedup"]
+    value, low, high = (float(found[key]) for key in ("value", "low", "high"))
+    return Ratio(value, low, high, found["stable"] is True, text(found, "reason"))
+
+
 def _quantisation(data: Mapping[str, Any]) -> Changes:
-    """``{"precision": ..., "layers": [{"name", "precision", "drops": {task: share}}, ...]}``."""
+    """``{"precision": ..., "layers": [{"name", "precision", "drops": {task: share}}, ...]}``.
+
+    Beside them ``notes``, and ``choice`` with its ``reason`` and ``rejected`` where the precision
+    was chosen by measuring.
+    """
+    choice = table(data, "choice")
+    rejected = table(choice, "rejected")
+    notes = [f"{text(data, 'precision')} was chosen: {text(choice, 'reason')}"] if choice else []
+    notes += [f"not {shown(name)}: {text(rejected, name)}" for name in rejected]
     return Changes(
         text(data, "precision"),
         tuple(
@@ -268,6 +284,7 @@ def _quantisation(data: Mapping[str, Any]) -> Changes:
             )
             for row in rows(data, "layers")
         ),
+        (*notes, *texts(data, "notes")),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
+from edgemtl.measure.statistics import Ratio
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -155,10 +156,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """``prune.json`` or ``quantize.json``."""
+    """``prune.json`` or ``quantize.json``; ``notes`` are sentences for the reader."""
 
     method: str
     rows: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class RunData:
 
     Attributes:
         not_timed: why no latency was measured, when the run left it out on purpose.
+        against_float: how much faster the artefact is than the same network in float32, where it is
+            in a lower precision.
         identical: whether the artefact has the very bytes of the uncompressed one, so that there
             was nothing to compare.
         problems: one sentence per file that is missing or not readable and that a complete run
@@ -191,6 +195,7 @@ class RunData:
     latency_before: LatencyResult | None = None
     latency_after: LatencyResult | None = None
     comparison: Comparison | None = None
+    against_float: Ratio | None = None
     not_timed: str = ""
     identical: bool = False
     gates: GateReport | None = None

@@ -237,8 +237,25 @@ def speedup_sentence(run: RunData) -> str:
     return sentence if found.stable else f"{sentence}; not conclusive: {found.reason}"
 
 
+def float_sentence(run: RunData) -> str:
+    """What the lower precision alone does to the speed; empty where there is none."""
+    found, method = run.against_float, run.quantisation.method if run.quantisation else ""
+    if found is None:
+        return ""
+    value, low, high = (significant(v) for v in (found.value, found.low, found.high))
+    figures = f"{value} times as fast (95 % interval {low} to {high})"
+    name = method or "the lower precision"
+    if found.high < 1:
+        return f"{name} is slower than float32 on this runtime: {figures}"
+    if found.low <= 1:
+        return f"{name} against float32 on this runtime: no difference in speed is shown, {figures}"
+    return f"{name} against float32 on this runtime: {figures}"
+
+
 def _labels(run: RunData) -> Iterable[str]:
     """What a reader must know before believing a figure."""
+    if run.against_float is not None and run.against_float.low <= 1:
+        yield float_sentence(run)
     if run.accuracy:
         for report in (run.accuracy.reference, run.accuracy.artefact):
             if report and is_synthetic(report.data):

@@ -35,7 +35,11 @@ class DenseWork:
     data: Path
 
     def flags(self) -> list[str]:
-        """Model, factory and data for ``edgemtl compile``."""
+        """Model, factory and data for ``edgemtl compile``, in float32."""
+        return [*self.flags_of_the_target(), "--set=quantize.enabled=false"]
+
+    def flags_of_the_target(self) -> list[str]:
+        """The same in the precision that the target takes by default."""
         return [str(self.model), "--factory", FACTORY, "--data", str(self.data)]
 
 

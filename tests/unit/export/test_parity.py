@@ -14,6 +14,7 @@ from support.dense_family import build
 from edgemtl.errors import ParityFailed, StageFailed
 from edgemtl.export.differences import difference
 from edgemtl.export.parity import (
+    SAME_INT8,
     TOLERANCES,
     Tolerance,
     check_chain,
@@ -178,3 +179,17 @@ def test_no_input_is_an_error() -> None:
     run = network_runner(build())
     with pytest.raises(StageFailed, match="no input"):
         check_chain({"a": run, "b": run}, [], build().tasks)
+
+
+def test_a_runtime_on_an_int8_graph_may_round_otherwise_but_not_compute_otherwise() -> None:
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=(1, 400)).astype(np.float32)
+    noise = rng.normal(size=value.shape).astype(np.float32)
+    rounded = difference(value, value + 0.05 * noise)
+    assert rounded.snr_db > 20 and SAME_INT8.accepts(rounded)
+    other = difference(value, value + 0.4 * noise)
+    assert other.snr_db < 10 and not SAME_INT8.accepts(other)
+    # the same difference is accepted where only an accuracy gate can tell what it costs
+    assert TOLERANCES["int8"].accepts(other)
+    assert not SAME_INT8.accepts(difference(value, np.full_like(value, np.nan)))
+    assert SAME_INT8.accepts(difference(value, value))
