@@ -173,22 +173,42 @@ class Backend(ABC):
         return [*self.problems_impl(onnx_path, target), *float_problems(self.name, onnx_path)]
 
     @final
+    def modelled(self, onnx_path: Path, target: Target) -> dict[str, Any] | None:
+        """How the target would run this graph, as plain data, where the backend has a model of it.
+
+        Its ``kind`` is "modelled": nothing in it was measured. None for all other backends.
+
+        Raises:
+            TargetUnavailable: the backend does not work here.
+            StageFailed: the graph cannot be modelled, or fits no design.
+        """
+        self.require()
+        return self.modelled_impl(onnx_path, target)
+
+    @final
     def compile(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
         """Compile an ONNX file into ``folder`` (which exists and is empty).
+
+        A file named ``routing.json`` stands for several networks behind a router, see
+        ``backends/routed.py``.
 
         Raises:
             TargetUnavailable: the backend does not work here.
             StageFailed: the graph has fatal problems, or the compiler failed.
         """
+        from edgemtl.backends.routed import ROUTING, compile_routed
+
         self.require()
+        if onnx_path.name == ROUTING:
+            return compile_routed(self, onnx_path, target, folder)
         fatal = [problem for problem in self.problems(onnx_path, target) if problem.fatal]
         if fatal:
             first = fatal[0]
-            raise StageFailed(
-                f"{len(fatal)} node(s) cannot run on '{target.name}', first {first.op} "
-                f"'{first.node}': {first.reason}",
-                hint=first.advice,
-            )
+            where = f"{len(fatal)} node(s) cannot run on '{target.name}', first {first.op} "
+            where += f"'{first.node}'"
+            if not first.op and not first.node:
+                where = f"it cannot run on '{target.name}'"
+            raise StageFailed(f"{where}: {first.reason}", hint=first.advice)
         artefact = self.compile_impl(onnx_path, target, folder)
         for name in artefact.files:
             if not (folder / name).is_file():
@@ -203,9 +223,13 @@ class Backend(ABC):
             TargetUnavailable: the backend or the device does not work here.
             StageFailed: the artefact cannot be loaded.
         """
+        from edgemtl.backends.routed import ROUTING, load_routed
+
         self.require()
         if artefact.backend != self.name:
             raise StageFailed(f"this artefact is for backend '{artefact.backend}'")
+        if artefact.files[0] == ROUTING:
+            return load_routed(self, artefact, options or SessionOptions())
         return self.load_impl(artefact, options or SessionOptions())
 
     @abstractmethod
@@ -215,6 +239,10 @@ class Backend(ABC):
     @abstractmethod
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
         """See :meth:`problems`."""
+
+    def modelled_impl(self, onnx_path: Path, target: Target) -> dict[str, Any] | None:
+        """See :meth:`modelled`."""
+        return None
 
     @abstractmethod
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:

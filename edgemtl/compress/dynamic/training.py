@@ -28,6 +28,10 @@ Loss = Callable[[Mapping[str, Tensor], Sequence[str]], Tensor]
 Draw = Callable[[int], tuple[Tensor, Loss]]
 #: where the published schedule lowers the rate tenfold, as shares of all steps
 DROPS = (0.405, 0.61, 0.755)
+#: rates nearer to 0 or 1 are taken for this far from it
+RAREST = 0.02
+#: shifting one head changes what the next ones see
+HOLDING_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,50 @@ def head_loss(dynamic: DynamicNetwork) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
         losses.append(entropy.sum(dim=2).mean())
     return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def start_at_rates(dynamic: DynamicNetwork, masks: Mapping[str, Tensor]) -> None:
+    """Let heads start from how often each channel is on, instead of with everything on.
+
+    Short trainings need it: a head that starts with all on spends them on learning the rates.
+
+    Args:
+        dynamic: whose heads' biases are set; rows of tasks all get the same.
+        masks: group -> (pictures, width) bool, of calibration pictures.
+    """
+    for site in dynamic.sites:
+        rate = masks[site.name].double().mean(dim=0).clamp(RAREST, 1 - RAREST)
+        dynamic.head(site.name).affine.bias.copy_(rate.logit().float().repeat(dynamic.rows))
+
+
+@torch.no_grad()
+def hold_widths(
+    dynamic: DynamicNetwork, batches: Sequence[Tensor], widths: Mapping[str, float]
+) -> None:
+    """Shift each head's biases so that on average as many channels are on as were estimated.
+
+    Whether a channel is on is decided at a logit of 0, which fixes no budget: heads that are unsure
+    drift to one side. The order in which a head prefers channels stays.
+
+    Args:
+        dynamic: with trained heads and masks that are not per task.
+        batches: (B, 3, H, W) calibration pictures.
+        widths: group -> mean number of channels on, of the estimate.
+    """
+    dynamic.eval()
+    for _ in range(HOLDING_PASSES):
+        dynamic.mode = "predicted"
+        found: dict[str, list[Tensor]] = {}
+        for images in batches:
+            dynamic(images)
+            for name, logits in dynamic.seen.logits.items():
+                found.setdefault(name, []).append(logits.flatten(1))
+        for name, parts in found.items():
+            logits = torch.cat(parts)
+            count = min(max(1, round(widths[name] * len(logits))), logits.numel() - 1)
+            ranked = logits.flatten().sort(descending=True).values
+            dynamic.head(name).affine.bias.sub_((ranked[count - 1] + ranked[count]) / 2)
 
 
 def train(

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UNAVAILABLE, RunnerError
+from ..latency import sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +34,13 @@ class Session:
     Attributes:
         runtime: name of the runtime.
         version: its version, as it reports itself.
+        clock: what times its runs: ``host``, or ``gpu`` for the GPU's own events.
         facts: plain data worth keeping with the results.
     """
 
     runtime: str = ""
     version: str = ""
+    clock: str = "host"
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
@@ -46,9 +49,18 @@ class Session:
         """Run once on (B, 3, H, W) float32; output name -> array, batch first."""
         raise NotImplementedError
 
+    def samples(
+        self, images: NDArray[np.float32], warm_up_s: float, min_runs: int, min_s: float
+    ) -> list[float]:
+        """Milliseconds of each timed run, copies included, in the order they happened."""
+        return sample(lambda: self.run(images), warm_up_s=warm_up_s, min_runs=min_runs, min_s=min_s)
+
     def stages(self, images: NDArray[np.float32], runs: int) -> Mapping[str, list[float]]:
         """Milliseconds per step of a run on the device's own clock; empty where it has none."""
         return {}
+
+    def close(self) -> None:
+        """Give back what the session holds."""
 
 
 def load(

@@ -7,8 +7,8 @@ goes to the full network, the first; networks are loaded when first needed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INPUT_REFUSED, RunnerError
@@ -48,7 +48,7 @@ class RoutedSession(Session):
 
     def _open(self, name: str, outputs: Sequence[str]) -> Session:
         backend, device, threads, hint = self._opened
-        path = os.path.join(self._folder, name, self._files[name])
+        path = str(Path(self._folder, name, self._files[name]))
         return load_one(backend, path, device, threads, hint, outputs)
 
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
@@ -72,7 +72,7 @@ def _plain(value: Any) -> str:
     Raises:
         ValueError: anything else; what is in a bundle may name only files beside itself.
     """
-    if not isinstance(value, str) or os.path.basename(value) != value or value in ("", ".", ".."):
+    if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
         raise ValueError(f"'{str(value)[:80]}' is no plain file name")
     return value
 
@@ -91,11 +91,10 @@ def load(
         RunnerError: the routing is not readable, or the runtime refuses the router.
     """
     try:
-        with open(model, encoding="utf-8") as stream:
-            routing = json.load(stream)
+        routing = json.loads(Path(model).read_text("utf-8"))
         if routing["format"] != FORMAT:
             raise ValueError(f"format {routing['format']}")
         opened = (backend, device, threads, precision_hint)
-        return RoutedSession(routing, os.path.dirname(model), opened)
+        return RoutedSession(routing, str(Path(model).parent), opened)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunnerError(INPUT_REFUSED, f"routing.json is not readable ({error})") from error

@@ -1,0 +1,210 @@
+"""Prototypes, a network each, and the router that chooses between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
+from edgemtl.compress.dynamic.prototypes import Prototypes, make_prototypes
+from edgemtl.compress.dynamic.router import (
+    Router,
+    RouterOptions,
+    RouterReport,
+    judge,
+    probabilities,
+    train_router,
+)
+from edgemtl.compress.dynamic.subnets import subnet
+from edgemtl.compress.recover import RecoverOptions, RecoverResult, recover
+from edgemtl.compress.slices import PruneData
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import StageFailed, UsageError
+from edgemtl.models.base import MultiTaskNetwork
+
+Tell = Callable[[str], None]
+#: pictures that batch norms are calibrated on, at most
+CALIBRATION = 64
+#: fewer pictures than these say nothing about a prototype's statistics
+FEWEST = 8
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How prototypes are made.
+
+    Attributes:
+        masks: how they are chosen.
+        router: how the router learns.
+        router_images: training pictures that the router and the prototypes learn from.
+        recovery: how each prototype is trained; None for batch statistics alone.
+    """
+
+    masks: AnalyseOptions = field(default_factory=AnalyseOptions)
+    router: RouterOptions = field(default_factory=RouterOptions)
+    router_images: int = 400
+    recovery: RecoverOptions | None = None
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A routed set.
+
+    Attributes:
+        full: answers what the router is not sure about.
+        prototypes: networks, cheapest first.
+        router: chooses.
+        report: how well, on held-out pictures.
+        shares: of the held-out pictures that go to the full network and to each prototype.
+        macs: of the full network and each prototype.
+        made: the masks.
+        recovered: of each prototype, if it was trained.
+    """
+
+    full: MultiTaskNetwork
+    prototypes: tuple[MultiTaskNetwork, ...]
+    router: Router
+    report: RouterReport
+    shares: tuple[float, ...]
+    macs: tuple[float, ...]
+    made: Prototypes
+    recovered: tuple[RecoverResult | None, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "router": self.report.to_dict(),
+            "shares": list(self.shares),
+            "macs": list(self.macs),
+            "mean_macs": float(np.dot(self.shares, self.macs)),
+            "threshold": self.made.threshold,
+            "nested": self.made.nested,
+            "widths": [{n: int(m.sum()) for n, m in keep.items()} for keep in self.made.keep],
+            "recovered": [None if r is None else r.to_dict() for r in self.recovered],
+        }
+
+
+def build(
+    subject: Subject,
+    data: PruneData,
+    calibration: Sequence[Prepared],
+    held_out: Sequence[Prepared],
+    options: BuildOptions,
+    state: Path | None = None,
+    tell: Tell = lambda line: None,
+) -> Routed:
+    """Make the prototypes and the router.
+
+    Args:
+        subject: the network.
+        data: training pictures; ``recovery`` is where router and prototypes learn.
+        calibration: prepared pictures that the masks are made from.
+        held_out: prepared pictures that the router is judged on.
+        options: see :class:`BuildOptions`.
+        state: folder in which killed trainings go on.
+        tell: receives a sentence now and then.
+
+    Raises:
+        UsageError: there are no training pictures, or the budget cannot be met.
+        StageFailed: only one kind of mask was found, or a prototype has too few pictures.
+    """
+    if data.recovery is None:
+        raise UsageError("prototypes need training pictures")
+    made = make_prototypes(
+        subject.importance(calibration),
+        subject.groups,
+        subject.model,
+        count=options.masks.prototypes,
+        kept=options.masks.kept,
+        multiple=options.masks.multiple,
+        nested=options.masks.nested,
+        seed=options.masks.seed,
+    )
+    count = len(made.keep)
+    if count < 2:
+        raise StageFailed("all pictures have the same mask; a static one does as well")
+    chosen = _spread(data.recovery, options.router_images, options.masks.seed)
+    pictures = [prepare(sample, subject.network.input_spec) for sample in chosen]
+    if len(pictures) < len(chosen):
+        raise StageFailed("some training pictures do not decode", where=chosen.name)
+    labels = made.nearest(subject.importance(pictures))
+    frequency = np.bincount(labels, minlength=count)
+    if frequency.min() < FEWEST:
+        raise StageFailed(
+            f"a prototype has {frequency.min()} of {len(pictures)} training pictures",
+            hint="ask for fewer prototypes, or give more pictures",
+        )
+    images = [b.images for b in subject.batches(calibration[:CALIBRATION])]
+    networks, recovered = [], []
+    for index, keep in enumerate(made.keep):
+        mine = np.flatnonzero(labels == index)
+        tell(f"prototype {index + 1}: {len(mine)} pictures, {made.macs[index] / 1e6:.0f} MMAC")
+        # Of all pictures; its own statistics come with its training.
+        network = subnet(subject.network, keep, subject.groups, images)
+        result = None
+        if options.recovery is not None:
+            own = data.oracle.subset(_of(made, index, subject, held_out).tolist())
+            network.requires_grad_(True)
+            where = None if state is None else state / f"prototype-{index + 1}.pt"
+            training = chosen.subset(mine.tolist())
+            result = recover(network, subject.network, training, own, options.recovery, where, tell)
+        networks.append(network.eval().requires_grad_(False))
+        recovered.append(result)
+    router = train_router(pictures, labels, count, options.router, tell)
+    right = made.nearest(subject.importance(held_out))
+    predicted = probabilities(router, held_out)
+    report = judge(predicted, right, options.router.precision)
+    sure = predicted.max(axis=1) >= report.threshold
+    shares = [float((~sure).mean())]
+    shares += [float((sure & (predicted.argmax(axis=1) == i)).mean()) for i in range(count)]
+    return Routed(
+        subject.network,
+        tuple(networks),
+        router,
+        report,
+        tuple(shares),
+        (float(subject.model.macs({})), *made.macs),
+        made,
+        tuple(recovered),
+    )
+
+
+def _of(
+    made: Prototypes, index: int, subject: Subject, held_out: Sequence[Prepared]
+) -> NDArray[np.int64]:
+    """Held-out pictures of a prototype; all of them where it has too few to judge by."""
+    mine = np.flatnonzero(made.nearest(subject.importance(held_out)) == index)
+    return mine if len(mine) >= FEWEST else np.arange(len(held_out))
+
+
+def _spread(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Random pictures, equally many of each part of the data set."""
+    parts = getattr(dataset, "parts", (dataset,))
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    start = 0
+    for part in parts:
+        size = min(len(part), count // len(parts))
+        chosen += (start + np.sort(rng.permutation(len(part))[:size])).tolist()
+        start += len(part)
+    return dataset.subset(chosen)
+
+
+def route_torch(routed: Routed, images: torch.Tensor) -> list[int]:
+    """What the dispatcher will choose for each picture: 0 for full, then prototypes."""
+    with torch.no_grad():
+        found = routed.router(images)
+    sure = found.amax(dim=1) >= routed.report.threshold
+    return torch.where(sure, found.argmax(dim=1) + 1, 0).tolist()
+
+
+def plain(options: BuildOptions) -> dict[str, Any]:
+    """Options as plain data."""
+    return asdict(options)

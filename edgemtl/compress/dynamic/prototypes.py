@@ -1,0 +1,235 @@
+"""From masks per picture to a few networks: clusters, widths a target likes, channels per cluster.
+
+Pictures are clustered by their masks (k-medians under the Hamming distance, channels weighted by
+the work they stand for). A prototype is as wide, group by group, as its pictures' masks are on
+average, rounded up to the target's multiple, and keeps the channels that matter most to them. With
+``nested`` all prototypes take prefixes of one common order and pictures are clustered by how much
+they need; with one prototype this is a static mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgemtl.compress.cost import CostModel
+from edgemtl.compress.dynamic.targets import Rule, cumulated_mass, mask_at
+from edgemtl.compress.groups import ChannelGroup, snapped_widths
+from edgemtl.errors import UsageError
+
+ROUNDS = 25
+STARTS = 4
+#: steps of the bisection of the threshold that meets a budget, and the range of what it leaves out
+#: (importance is so uneven that a budget of 0.8 may need a threshold of 0.9999)
+BISECTIONS = 12
+LEFT_OUT = (0.9, 1e-5)
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """A few masks, and which picture has which.
+
+    Attributes:
+        keep: per prototype, cheapest first: group -> (width,) bool.
+        assigned: (pictures,) index of each picture's prototype.
+        macs: per prototype.
+        threshold: share of the importance that the pictures' own masks hold.
+        nested: whether the channels of each are among those of the next.
+    """
+
+    keep: tuple[dict[str, Tensor], ...]
+    assigned: NDArray[np.int64]
+    macs: tuple[float, ...]
+    threshold: float
+    nested: bool
+
+    @property
+    def mean_macs(self) -> float:
+        """Over the pictures they were made from."""
+        return float(np.asarray(self.macs)[self.assigned].mean())
+
+    def nearest(self, importance: Mapping[str, Tensor]) -> NDArray[np.int64]:
+        """(pictures,) the prototype that holds most of each picture's importance.
+
+        Args:
+            importance: group -> (pictures, width), as for :func:`make_prototypes`.
+        """
+        found: NDArray[np.int64] = held(self.keep, importance).argmax(axis=0).astype(np.int64)
+        return found
+
+
+def held(
+    keep: Sequence[Mapping[str, Tensor]], importance: Mapping[str, Tensor]
+) -> NDArray[np.float64]:
+    """(masks, pictures) share of each picture's importance that each mask holds, mean of groups."""
+    found = []
+    for mask in keep:
+        parts = [
+            (value[:, mask[name]].sum(dim=1) / value.sum(dim=1).clamp_min(1e-12)).double()
+            for name, value in importance.items()
+        ]
+        found.append(torch.stack(parts).mean(dim=0).numpy())
+    return np.stack(found)
+
+
+def make_prototypes(
+    importance: Mapping[str, Tensor],
+    groups: Sequence[ChannelGroup],
+    model: CostModel,
+    *,
+    count: int,
+    kept: float,
+    multiple: int,
+    nested: bool = False,
+    rule: Rule = "cover",
+    seed: int = 0,
+) -> Prototypes:
+    """Prototypes whose mean cost over the pictures meets a budget.
+
+    Args:
+        importance: group -> (pictures, width) not negative: how much each channel matters to each
+            picture (its activation mass, times what the channel matters to the tasks).
+        groups: of the network; those without importance stay whole.
+        model: cost of the network.
+        count: prototypes wanted; fewer come back when there are fewer different masks.
+        kept: share of the dense network's multiply-accumulates, mean over the pictures, at most.
+        multiple: widths stay multiples of it, see ``snapped_widths``.
+        nested: see the module.
+        rule: of the pictures' masks.
+        seed: of the clusters' starts.
+
+    Raises:
+        UsageError: the budget cannot be met, or is no share.
+    """
+    if count < 1 or not 0 < kept <= 1:
+        raise UsageError("there is at least one prototype, and the share kept is in 0..1")
+    by_name = {group.name: group for group in groups}
+    choices = {name: snapped_widths(by_name[name], multiple) for name in importance}
+    ranked = {name: cumulated_mass(value) for name, value in importance.items()}
+    dense = float(model.macs({}))
+    weight = {
+        name: (dense - float(model.macs({name: value.shape[1]}))) / value.shape[1]
+        for name, value in importance.items()
+    }
+
+    def at(threshold: float) -> Prototypes:
+        masks = {name: mask_at(*ranked[name], threshold, rule, 1) for name in ranked}
+        return _at(importance, masks, choices, model, weight, count, nested, threshold, seed)
+
+    low, high = (float(np.log(left)) for left in LEFT_OUT)
+    found = at(1 - LEFT_OUT[0])
+    if found.mean_macs > kept * dense:
+        raise UsageError(
+            f"a share of {kept:.2f} cannot be met, masks leave {found.mean_macs / dense:.2f}",
+            hint="lower the channel multiple, or prune the network first",
+        )
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        trial = at(1 - float(np.exp(middle)))
+        if trial.mean_macs <= kept * dense:
+            low = middle
+            found = trial if trial.mean_macs >= found.mean_macs else found
+        else:
+            high = middle
+    return found
+
+
+def _at(
+    importance: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    choices: Mapping[str, list[int]],
+    model: CostModel,
+    weight: Mapping[str, float],
+    count: int,
+    nested: bool,
+    threshold: float,
+    seed: int,
+) -> Prototypes:
+    bits = np.concatenate([mask.numpy() for mask in masks.values()], axis=1)
+    per_bit = np.concatenate([np.full(mask.shape[1], weight[n]) for n, mask in masks.items()])
+    if nested:
+        bits = (bits * per_bit).sum(axis=1, keepdims=True)
+        per_bit = np.ones(1)
+    labels = cluster(bits.astype(np.float64), per_bit, count, seed)
+    keep: list[dict[str, Tensor]] = []
+    for label in range(int(labels.max()) + 1):
+        members = torch.from_numpy(np.flatnonzero(labels == label))
+        chosen = {}
+        for name, mask in masks.items():
+            wanted = float(mask[members].sum(dim=1).double().mean())
+            width = next((w for w in choices[name] if w >= wanted), choices[name][-1])
+            score = importance[name] if nested else importance[name][members]
+            share = (score / score.sum(dim=1, keepdim=True).clamp_min(1e-12)).mean(dim=0)
+            best = share.argsort(descending=True, stable=True)[:width]
+            chosen[name] = torch.zeros(len(share), dtype=torch.bool).index_fill(0, best, True)
+        keep.append(chosen)
+    macs = [float(model.macs({n: int((~m).sum()) for n, m in one.items()})) for one in keep]
+    order = np.argsort(macs, kind="stable")
+    place = np.argsort(order)
+    return Prototypes(
+        tuple(keep[i] for i in order),
+        place[labels].astype(np.int64),
+        tuple(macs[i] for i in order),
+        threshold,
+        nested,
+    )
+
+
+def cluster(
+    points: NDArray[np.float64], weights: NDArray[np.float64], count: int, seed: int
+) -> NDArray[np.int64]:
+    """(pictures,) labels 0..k-1, none empty, by weighted k-medians; the best of a few starts.
+
+    For bits the median is the majority and the distance Hamming's.
+
+    Args:
+        points: (pictures, values).
+        weights: (values,) of the distance.
+        count: clusters wanted.
+        seed: of the starts.
+    """
+    rng = np.random.default_rng(seed)
+    best, best_cost = np.zeros(len(points), np.int64), np.inf
+    for _ in range(STARTS):
+        labels, cost = _clustered(points, weights, count, rng)
+        if cost < best_cost:
+            best, best_cost = labels, cost
+    return np.unique(best, return_inverse=True)[1].astype(np.int64)
+
+
+def _clustered(
+    points: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], float]:
+    centres = [points[int(rng.integers(len(points)))]]
+    while len(centres) < min(count, len(points)):
+        nearest = _distances(points, np.stack(centres), weights).min(axis=1)
+        if nearest.sum() <= 0:
+            break
+        centres.append(points[int(rng.choice(len(points), p=nearest / nearest.sum()))])
+    middle = np.stack(centres)
+    labels = np.full(len(points), -1, np.int64)
+    for _ in range(ROUNDS):
+        distances = _distances(points, middle, weights)
+        found = distances.argmin(axis=1)
+        if np.array_equal(found, labels):
+            break
+        labels = found
+        for index in range(len(middle)):
+            if (labels == index).any():
+                middle[index] = np.median(points[labels == index], axis=0)
+    return labels, float(distances.min(axis=1).sum())
+
+
+def _distances(
+    points: NDArray[np.float64], centres: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(pictures, centres) weighted sums of absolute differences."""
+    return np.stack([np.abs(points - centre) @ weights for centre in centres], axis=1)
