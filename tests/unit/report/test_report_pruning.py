@@ -1,0 +1,186 @@
+"""What pruning did, as a table, sentences, curves and a page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.htmltree import parse
+
+from edgemtl.report.prune_page import charts, draw_curves, render_prune_page
+from edgemtl.report.prune_story import cost_table, read_story, sentences
+from edgemtl.report.texttables import aligned
+
+
+def _step(group: str, before: int, after: int, share: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "group": group,
+        "tasks": ["pose"],
+        "width_before": before,
+        "width_after": after,
+        "macs_saved": 100.0,
+        "params_saved": 10.0,
+        "latency_saved_ms": None,
+        "loss_rise": {"pose": 0.02, "detection": -0.01},
+        "sensitive_task": "pose",
+        "checks": 2,
+        "images": 24,
+        "macs_share": share,
+        "loss_ratio": {"pose": 1 + (1 - share), "detection": 1.0},
+        **changes,
+    }
+
+
+@pytest.fixture
+def story() -> dict[str, Any]:
+    return {
+        "method": "pagcp",
+        "dense": {"macs": 1000.0, "params": 100.0, "latency_ms": None},
+        "pruned": {"macs": 400.0, "params": 50.0, "latency_ms": None},
+        "rounds": [
+            {
+                "steps": [
+                    _step("stem", 32, 24, 0.9),
+                    _step("neck", 64, 32, 0.8),
+                    _step("stem", 24, 16, 0.7, sensitive_task="detection"),
+                ],
+                "widths": {"stem": [32, 16], "neck": [64, 32], "head": [8, 8]},
+                "refused": [
+                    {"group": "head", "width": 8, "width_tried": 4, "problem": "does not export"}
+                ],
+                "latency": [],
+                "recovery": {
+                    "drops": [
+                        {"step": 0, "drops": {"pose": 0.2, "detection": 0.1}},
+                        {"step": 50, "drops": {"pose": 0.01, "detection": None}},
+                    ]
+                },
+            },
+            {"steps": [_step("stem", 16, 8, 0.4)], "recovery": None},
+        ],
+        "notes": ["a note"],
+        "latency_table": None,
+    }
+
+
+def test_steps_of_a_group_add_up_within_a_round(story: dict[str, Any]) -> None:
+    found = read_story(story)
+    shown = [(g.round, g.name, g.before, g.after, g.macs, g.stopped_by) for g in found.groups]
+    assert shown == [
+        (1, "stem", 32, 16, pytest.approx(0.2), "detection"),
+        (1, "neck", 64, 32, pytest.approx(0.1), "pose"),
+        (2, "stem", 16, 8, pytest.approx(0.1), "pose"),
+    ]
+    assert found.groups[0].rises == {"pose": 0.04, "detection": -0.02}
+    lines = aligned(cost_table(found))
+    assert lines[0].split()[:4] == ["round", "group", "before", "after"]
+    assert lines[2].split() == ["1", "stem", "32", "16", "20.00%", "+4.00%", "-2.00%", "detection"]
+    assert "ms saved" not in lines[0]
+
+
+def test_sentences_say_what_came_of_it(story: dict[str, Any]) -> None:
+    told = sentences(read_story(story))
+    assert told[0] == "40.0% of the multiply-accumulates kept"
+    assert told[1] == "50.0% of the parameters kept"
+    assert any("pose +1.00%" in line for line in told)
+    assert "head stays at 8: at 4, does not export" in told and told[-1] == "a note"
+
+
+def test_predicted_and_measured_latency_stand_beside_the_noise(story: dict[str, Any]) -> None:
+    story["dense"]["latency_ms"] = 10.0
+    story["latency_table"] = {"target": "cpu", "noise": 0.03}
+    for step in story["rounds"][0]["steps"]:
+        step["latency_saved_ms"] = 1.0
+    story["rounds"][0]["latency"] = [
+        {"predicted": 0.5, "ratio": 0.6, "half": 0.02},
+        {"predicted": 0.5, "ratio": 0.52, "half": 0.02},
+    ]
+    found = read_story(story)
+    told = " ".join(sentences(found))
+    assert "cpu: 52.0% of the dense network's measured (+- 2.0%), 50.0% predicted" in told
+    assert "noise of the table 3.0%" in told
+    assert [x for x, _ in found.times["pose"]] == pytest.approx([1.0, 0.9, 0.8, 0.7])
+    assert "ms saved" in aligned(cost_table(found))[0]
+    assert len(charts(found)) == 3
+
+
+def test_methods_without_steps_show_widths(story: dict[str, Any]) -> None:
+    for one in story["rounds"]:
+        one["steps"] = []
+    found = read_story(story)
+    assert [(g.name, g.before, g.after, g.macs) for g in found.groups] == [
+        ("stem", 32, 16, None),
+        ("neck", 64, 32, None),
+    ]
+    assert len(charts(found)) == 1  # the recovery's
+
+
+def test_the_page_shows_every_group_and_curve(story: dict[str, Any]) -> None:
+    page = parse(render_prune_page(read_story(story), "mos_m.pt"))
+    text = page.text
+    assert "mos_m.pt" in text and "pagcp" in text and "head stays at 8" in text
+    (table,) = page.all("table")
+    assert len(table.all("tr")) == 1 + 3
+    titles = [
+        node.attributes["aria-labelledby"]
+        for node in page.all("svg")
+        if "aria-labelledby" in node.attributes
+    ]
+    assert any("prune-macs" in title for title in titles)
+    assert any("prune-recovery-1" in title for title in titles)
+    assert not page.all("script")
+
+
+def test_curves_go_where_their_figures_say() -> None:
+    svg = parse(
+        str(
+            draw_curves(
+                {"a": [(1.0, 1.0), (0.5, 2.0)], "b": [(1.0, 1.0), (0.5, 1.0)]},
+                *("n", "title", "left", "loss"),
+                shares=True,
+            )
+        )
+    )
+    first, second = (n for n in svg.all("line") if "trace" in n.attributes["class"])
+    x1, x2 = (float(first.attributes[key].rstrip("%")) for key in ("x1", "x2"))
+    y1, y2 = (float(first.attributes[key]) for key in ("y1", "y2"))
+    assert x1 < x2 and y1 > y2, "work falls to the right, loss rises upwards"
+    assert second.attributes["y1"] == second.attributes["y2"] == first.attributes["y1"]
+    assert "stroke-dasharray" in second.attributes
+    labels = [n for n in svg.all("text") if n.attributes["class"] == "label"]
+    assert [n.text for n in labels] == ["a", "b"]
+
+
+def test_losses_over_a_wide_range_get_a_logarithmic_axis() -> None:
+    points = {"a": [(1.0, 1.0), (0.75, 10.0), (0.5, 100.0)]}
+    svg = parse(str(draw_curves(points, "n", "title", "left", "loss", shares=True)))
+    lines = [n for n in svg.all("line") if "trace" in n.attributes["class"]]
+    rises = [float(n.attributes["y1"]) - float(n.attributes["y2"]) for n in lines]
+    assert rises[0] == pytest.approx(rises[1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"rounds": 3, "dense": [], "notes": {"a": 1}},
+        {"rounds": [{"steps": [{}], "widths": {"a": 3, "b": [None, 1]}, "latency": [{}]}]},
+        {"rounds": [{"steps": [{"group": 7, "loss_rise": {"pose": "much"}, "macs_saved": None}]}]},
+        {"dense": {"macs": 0}, "pruned": {"macs": 1}, "rounds": [{"recovery": {"drops": [{}]}}]},
+    ],
+)
+def test_whatever_a_file_says_is_shown_without_an_error(broken: dict[str, Any]) -> None:
+    story = read_story(json.loads(json.dumps(broken)))
+    assert "EdgeMTL" in render_prune_page(story, "<b>name</b>")
+    assert "<b>name" not in render_prune_page(story, "<b>name</b>")
+    aligned(cost_table(story))
+    sentences(story)
+
+
+def test_the_verb_writes_what_the_report_reads() -> None:
+    """The names of the fields are the ones that pruning writes."""
+    from edgemtl.compress.results import GroupStep
+
+    step = _step("stem", 2, 1, 0.5)
+    assert GroupStep.from_dict(step).to_dict() == step
