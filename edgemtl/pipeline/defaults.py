@@ -13,6 +13,8 @@ from edgemtl.targets import Target
 def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] = ()) -> Recipe:
     """Merge the target's gates and, where real pictures are given, its other defaults.
 
+    A target without float32 gets these in any case: it has no use for an unquantised graph.
+
     Args:
         target: what is built for.
         config: the user's recipe file, if any.
@@ -24,6 +26,7 @@ def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] =
     given = list(assignments)
     gates = {"gates": target.gates} if target.gates else {}
     recipe = recipes.resolve(gates, config, given)
-    if recipe.data.root and target.defaults:
+    needed = bool(recipe.data.root) or "fp32" not in target.precisions
+    if needed and target.defaults:
         return recipes.resolve({**target.defaults, **gates}, config, given)
     return recipe

@@ -139,15 +139,25 @@ def resources(design: Design, board: FpgaOptions) -> Resources:
     return Resources(dsp, bram, uram, total, tuple(refused))
 
 
-def weight_half(works: Sequence[Work], array: Array) -> int:
-    """Bytes that one half of the weight buffer must hold: the largest part loaded at once."""
-    parts = [
-        work.weight_bytes // work.experts
-        if work.kind == "experts"
-        else ceil(work.weight_bytes / work.tiles(array))
-        for work in works
-    ]
-    return max(parts, default=0)
+def weight_half(works: Sequence[Work], array: Array, value_bytes: int = 1) -> int:
+    """Bytes that one half of the weight buffer must hold: the largest part loaded at once.
+
+    A word of the buffer feeds the whole array; where channels do not fill it, the word is filled
+    up with zeros. An expert is loaded as a whole.
+    """
+    words = [_words(work, array, value_bytes) for work in works]
+    return max(words, default=0) * array.macs_per_cycle * value_bytes
+
+
+def _words(work: Work, array: Array, value_bytes: int) -> int:
+    """Of the part of a layer's weights that is loaded at once."""
+    if not work.weight_bytes:
+        return 0
+    if work.kind == "experts":
+        return ceil(work.weight_bytes / work.experts / (array.macs_per_cycle * value_bytes))
+    if work.kind == "depthwise":
+        return ceil(work.taps / array.columns)
+    return work.taps * ceil(work.reduction / array.columns)
 
 
 def design_for(
@@ -161,7 +171,7 @@ def design_for(
     lines = [int(work.positions**0.5) for work in works if work.kind == "depthwise"]
     if weight_buffer == "resident":
         lanes = array.macs_per_cycle
-        held = sum(ceil(work.weight_bytes / lanes) * lanes for work in works)
+        held = lanes * sum(_words(work, array, 1) * work.tiles(array) for work in works)
     else:
         held = board.weight_buffer_kib * 1024 or weight_half(works, array)
     return Design(array, weight_buffer, held, activation_bytes, max(lines, default=0) * 2)

@@ -1,8 +1,8 @@
 """How long a network takes on a design, layer by layer: modelled, nothing here was measured.
 
 The layers run one after the other on one array. Weights come from the external memory, part by
-part; with a ping-pong buffer the next part loads while the array computes. Activations stay in
-their buffer while they fit; the one that is needed last is the first to go to the external memory.
+part; with a ping-pong buffer the next part loads while the array computes. Activations stay on the
+chip where they fit (placement.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.fpga.design import Design, Resources, resources, weight_half
 from edgemtl.backends.fpga.device import FpgaOptions
 from edgemtl.backends.fpga.moe import ExpertRun, run_experts
+from edgemtl.backends.fpga.placement import outside_bytes
 from edgemtl.backends.fpga.work import Work
 
 #: steps until the array's first result comes out: multiply, add up, round, write
@@ -120,6 +121,7 @@ def make_plan(
     design: Design,
     board: FpgaOptions,
     routing: Mapping[str, NDArray[np.int64]] | None = None,
+    moved: Sequence[float] | None = None,
 ) -> Plan:
     """Model a network on a design, whether it fits the board or not (``resources.refused``).
 
@@ -128,9 +130,11 @@ def make_plan(
         design: array and buffers.
         board: what there is.
         routing: expert layer -> (tokens, top_k) experts of a real picture; even by default.
+        moved: activation bytes per layer to and from the external memory, where they are known
+            already (:func:`outside_bytes`).
     """
     rate = board.bytes_per_cycle
-    spilled = spilled_bytes(works, design.activation_bytes)
+    spilled = outside_bytes(works, design.activation_bytes) if moved is None else moved
     experts: dict[str, ExpertRun] = {}
     layers = []
     for index, work in enumerate(works):
@@ -165,7 +169,7 @@ def make_plan(
             )
         )
     found = resources(design, board)
-    need = weight_half(works, design.array)
+    need = weight_half(works, design.array, design.value_bytes)
     if design.weight_buffer != "resident" and design.weight_bytes < need:
         short = (
             f"weight buffer: one half must hold {need} bytes, the design's holds "
@@ -211,34 +215,3 @@ def _cycles(
     ahead = (tiles - 1) * max(step, load + moved)
     ahead += max(step, _part(following, design, rate) + moved)
     return ahead + (load if first else 0.0)
-
-
-def spilled_bytes(works: Sequence[Work], capacity: int | None) -> list[float]:
-    """Per layer, activation bytes that go to or come from the external memory.
-
-    The picture comes from it and results that no layer reads go to it, in any case.
-    """
-    last_use = {name: index for index, work in enumerate(works) for name in work.inputs}
-    held: dict[str, int] = {}
-    away: set[str] = set()
-    moved = [0.0] * len(works)
-    for index, work in enumerate(works):
-        for name, size in zip(work.inputs, work.input_bytes, strict=True):
-            if name not in held:
-                moved[index] += size
-                away.add(name)
-        if work.output not in last_use:
-            moved[index] += work.output_bytes
-        elif capacity is None or work.output_bytes <= capacity:
-            held[work.output] = work.output_bytes
-        else:
-            moved[index] += work.output_bytes
-        while capacity is not None and sum(held.values()) > capacity:
-            others = [name for name in held if name not in work.inputs and name != work.output]
-            # What this layer reads and writes goes last, and what is needed latest first.
-            pool = others or list(held)
-            victim = max(pool, key=lambda name: (last_use[name], name))
-            moved[index] += held.pop(victim)
-        for name in [name for name in held if last_use[name] <= index]:
-            del held[name]
-    return moved

@@ -43,6 +43,7 @@ class Case:
 CASES = [
     Case("onnxruntime", "cpu", "onnxruntime"),
     Case("openvino", "intel-cpu", "openvino"),
+    Case("fpga", "zcu104", "onnxruntime"),
     Case("tensorrt", "jetson", "onnxruntime"),
     Case("tensorrt-rtx", "rtx", "tensorrt_rtx"),
 ]

@@ -11,7 +11,8 @@ from edgemtl.backends.fpga.design import Design, design_for, memories, resources
 from edgemtl.backends.fpga.device import FpgaOptions, MoeSchedule
 from edgemtl.backends.fpga.encoder import Encoder
 from edgemtl.backends.fpga.moe import expected_misses, run_experts, simulated_misses
-from edgemtl.backends.fpga.plan import Plan, make_plan, spilled_bytes
+from edgemtl.backends.fpga.placement import on_chip, outside_bytes
+from edgemtl.backends.fpga.plan import Plan, make_plan
 from edgemtl.backends.fpga.sweep import choose, plans
 from edgemtl.backends.fpga.work import Array, Work
 from edgemtl.errors import StageFailed
@@ -62,7 +63,7 @@ def encoder(data: str, experts: bool = True) -> Encoder:
 def paper_plan(data: str, experts: bool, schedule: MoeSchedule) -> Plan:
     works = encoder(data, experts).works()
     board = BOARD.model_copy(update={"moe_schedule": schedule})
-    design = Design(PAPER_ARRAY, "ping-pong", weight_half(works, PAPER_ARRAY), None, 0, 2)
+    design = Design(PAPER_ARRAY, "ping-pong", weight_half(works, PAPER_ARRAY, 2), None, 0, 2)
     return make_plan(works, design, board)
 
 
@@ -213,15 +214,17 @@ def test_slow_memory_makes_layers_wait_for_weights() -> None:
 
 
 def test_activations_that_do_not_fit_go_out_and_come_back() -> None:
-    # a is read by b and by d: while c is computed it is the one needed latest.
+    # a is read by b and by d, so three tensors live at once while c is computed.
     size = 64 * 16
     works = [conv(n, s, 16) for n, s in (("a", "x"), ("b", "a"), ("c", "b"))]
     last = replace(conv("d", "c", 16), inputs=("c", "a"), input_bytes=(size, size))
     works.append(last)
-    assert spilled_bytes(works, None) == [size, 0, 0, size]  # the picture, the result
-    assert spilled_bytes(works, 4 * size) == [size, 0, 0, size]
-    assert spilled_bytes(works, 2 * size) == [size, 0, size, 2 * size]
-    assert sum(spilled_bytes(works, 0)) == 9 * size  # everything, every time
+    assert outside_bytes(works, None) == [size, 0, 0, size]  # the picture, the result
+    assert outside_bytes(works, 3 * size) == [size, 0, 0, size]
+    assert outside_bytes(works, 2 * size) == [size, 0, size, 2 * size]
+    assert sum(outside_bytes(works, 0)) == 9 * size  # everything, every time
+    assert on_chip(works, 2 * size) == {"a": 0, "b": size}
+    assert on_chip(works, 2 * size, outside={"a"}) == {"b": 0, "c": size}
 
 
 def test_memories_count_port_widths() -> None:
