@@ -207,6 +207,9 @@ class FakeCuda:
         self._kept[ctypes.addressof(buffer)] = buffer
         return ctypes.addressof(buffer)
 
+    def release(self, address: int) -> None:
+        del self._kept[address]
+
     def stream(self) -> int:
         return 1
 

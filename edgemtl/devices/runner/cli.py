@@ -18,7 +18,7 @@ from .arrays import load_float32
 from .container import Files, check_all, checked_blocks, extract, open_files
 from .errors import OK, STAGE_FAILED, UNEXPECTED, UNSTABLE, USAGE, VERIFICATION, RunnerError
 from .facts import clocks, device_facts, peak_memory_bytes, throttled
-from .latency import instability, sample, summary
+from .latency import instability, summary
 from .manifest import Manifest, read_manifest
 from .selftest import compare, failure
 
@@ -176,17 +176,18 @@ def _measure(
 ) -> tuple[dict[str, Any], int, str]:
     before = clocks()
     during: list[dict[str, Any]] = []
-    samples = sample(
-        lambda: session.run(images),
-        warm_up_s=arguments.warm_up,
-        min_runs=arguments.min_runs,
-        min_s=arguments.min_seconds,
-        observe=lambda: during.append(clocks()),
+    samples = session.samples(
+        images,
+        arguments.warm_up,
+        arguments.min_runs,
+        arguments.min_seconds,
+        lambda: during.append(clocks()),
     )
     after = clocks()
     reason = instability(samples) or throttled(before, after)
     document["latency"] = {
         **summary(samples),
+        "clock": session.clock,
         "load_ms": load_ms,
         "first_inference_ms": first_ms,
         "stable": not reason,

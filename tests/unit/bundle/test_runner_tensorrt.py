@@ -17,7 +17,7 @@ from edgemtl.bundle.write import write_bundle
 from edgemtl.devices.runner import facts
 from edgemtl.devices.runner.cli import main
 from edgemtl.devices.runner.errors import RunnerError
-from edgemtl.devices.runner.runtimes import cuda_runtime, tensorrt_build
+from edgemtl.devices.runner.runtimes import cuda_runtime, engines, tensorrt_build, trtexec
 from edgemtl.pipeline.judging import judge_stored
 
 
@@ -153,23 +153,25 @@ def test_too_little_memory_is_told_before_building(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     trt = install(monkeypatch, make("10.3.0.30"))
-    monkeypatch.setattr(tensorrt_build, "memory_available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(engines, "memory_available_bytes", lambda: 100 << 20)
     code, _, err = verify(bundle, capfd)
     assert code == 8 and "100 MB of memory are free" in err
     assert called(trt, "build") == []
 
 
-def test_version_8_is_told_of_narrow_numbers() -> None:
+def test_version_8_is_told_of_narrow_numbers(tmp_path: Path) -> None:
     for version, expected in (("8.6.2.3", 2), ("10.3.0.30", 0), ("11.4.1.2", 0)):
         trt = make(version)
-        profile = tensorrt_build.Profile({}, 1 << 20, fp16=True, int8=True)
+        profile = engines.Profile({}, 1 << 20, fp16=True, int8=True)
         logger = type("Logger", (), {"errors": []})()
-        tensorrt_build.engine(trt, logger, b"onnx", profile, True, {"tensorrt": version})
+        timings = tmp_path / "timings"
+        tensorrt_build.attempt(trt, logger, b"onnx", profile, True, 1 << 20, 3, timings)
         assert len(called(trt, "set_flag")) == expected
 
 
 def test_without_tensorrt_it_says_so(bundle: Path, monkeypatch: Any, capfd: Any) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(trtexec, "find", lambda: None)
     code, _, err = verify(bundle, capfd)
     assert code == 8 and "'tensorrt' is not usable here" in err and "JetPack" in err
 

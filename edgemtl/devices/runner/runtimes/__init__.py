@@ -6,7 +6,7 @@ A module has ``load(model, device, threads, precision_hint, outputs) -> Session`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,24 @@ class Session:
         raise NotImplementedError
 
     def samples(
-        self, images: NDArray[np.float32], warm_up_s: float, min_runs: int, min_s: float
+        self,
+        images: NDArray[np.float32],
+        warm_up_s: float,
+        min_runs: int,
+        min_s: float,
+        observe: Callable[[], object] = lambda: None,
     ) -> list[float]:
-        """Milliseconds of each timed run, copies included, in the order they happened."""
-        return sample(lambda: self.run(images), warm_up_s=warm_up_s, min_runs=min_runs, min_s=min_s)
+        """Milliseconds of each timed run, copies included, in the order they happened.
+
+        ``observe`` looks at the device now and then, never in a run that is timed by the host.
+        """
+        return sample(
+            lambda: self.run(images),
+            warm_up_s=warm_up_s,
+            min_runs=min_runs,
+            min_s=min_s,
+            observe=observe,
+        )
 
     def stages(self, images: NDArray[np.float32], runs: int) -> Mapping[str, list[float]]:
         """Milliseconds per step of a run on the device's own clock; empty where it has none."""

@@ -1,85 +1,28 @@
-"""From ONNX to an engine on this device, kept for the next time.
+"""Building an engine with TensorRT's own Python bindings.
 
 Works with TensorRT 8.5 to 11: what differs between them is asked of the module, not assumed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..errors import STAGE_FAILED, UNAVAILABLE, RunnerError
-from ..facts import memory_available_bytes
-
-#: tried in turn; the lower ones time fewer kernels and need less memory
-LEVELS = (3, 1, 0)
-#: what TensorRT itself and its kernels need beside weights and workspace, in bytes (a guess, kept
-#: low: it only spares a build that cannot work)
-BASE_BYTES = 400 << 20
+from ..errors import STAGE_FAILED, RunnerError
+from .engines import Attempt, Profile, keep
 
 
-class Profile(NamedTuple):
-    """``profile.json`` of the artefact.
-
-    Attributes:
-        inputs: name -> {"min", "opt", "max"} shapes.
-        workspace_bytes: most scratch memory for the builder.
-        fp16, int8: whether the graph holds such numbers (TensorRT 8 must be told).
-    """
-
-    inputs: Mapping[str, Mapping[str, list[int]]]
-    workspace_bytes: int
-    fp16: bool
-    int8: bool
-
-
-class Built(NamedTuple):
-    """An engine and how it came to be.
-
-    Attributes:
-        plan: its bytes.
-        facts: for the results: whether it was cached, the level it was built at.
-    """
-
-    plan: bytes
-    facts: dict[str, Any]
-
-
-def read_profile(path: Path) -> Profile:
-    """Read ``profile.json``; the runner has checked its hash."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        inputs = {
-            str(name): {key: [int(v) for v in shapes[key]] for key in ("min", "opt", "max")}
-            for name, shapes in data["inputs"].items()
-        }
-        return Profile(
-            inputs, int(data["workspace_mb"]) << 20, bool(data["fp16"]), bool(data["int8"])
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunnerError(STAGE_FAILED, f"profile.json is not readable ({error!r})") from error
-
-
-def cache_folder() -> Path:
-    """Where engines and timing caches are kept."""
-    chosen = os.environ.get("EDGEMTL_ENGINES")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "edgemtl" / "engines"
-
-
-def engine(
+def attempt(
     trt: Any,
     logger: Any,
     onnx: bytes,
     profile: Profile,
     full_precision: bool,
-    identity: dict[str, Any],
-) -> Built:
-    """An engine for this device: the kept one when it was built here from this, else a new one.
+    workspace: int,
+    level: int,
+    timings: Path,
+) -> Attempt:
+    """Parse and build once.
 
     Args:
         trt: the module ``tensorrt``.
@@ -87,85 +30,13 @@ def engine(
         onnx: bytes of the graph.
         profile: shapes and limits.
         full_precision: forbid TF32.
-        identity: GPU, TensorRT, CUDA and JetPack; an engine of any other is never loaded.
+        workspace: most scratch memory, in bytes.
+        level: optimisation level, where the version has levels.
+        timings: file of the timing cache.
 
     Raises:
-        RunnerError: too little memory, or TensorRT refuses the graph.
+        RunnerError: the parser refuses the graph, which less memory would not help.
     """
-    stamp = {**identity, "full_precision": full_precision, "profile": list(profile)}
-    stamp["onnx_sha256"] = hashlib.sha256(onnx).hexdigest()
-    text = json.dumps(stamp, sort_keys=True)
-    folder = cache_folder()
-    place = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.plan"
-    kept = _kept(place, text)
-    if kept is not None:
-        return Built(kept, {"engine": "cached"})
-    short = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    timings = folder / f"timing-{short}.cache"
-    plan, level = _build(trt, logger, onnx, profile, full_precision, timings)
-    _keep(place, plan)
-    record = {"stamp": text, "plan_sha256": hashlib.sha256(plan).hexdigest()}
-    _keep(place.with_suffix(".json"), json.dumps(record).encode())
-    return Built(plan, {"engine": "built", "builder_level": level})
-
-
-def _kept(place: Path, stamp: str) -> bytes | None:
-    """The kept engine, when its record says that it is this one and it is whole."""
-    try:
-        record = json.loads(place.with_suffix(".json").read_text("utf-8"))
-        plan = place.read_bytes()
-        whole = record["plan_sha256"] == hashlib.sha256(plan).hexdigest()
-        return plan if whole and record["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write whole or not at all; a full disk costs the next build, nothing else."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _build(
-    trt: Any, logger: Any, onnx: bytes, profile: Profile, full_precision: bool, timings: Path
-) -> tuple[bytes, int | None]:
-    """Build, with less each time it fails; returns the plan and the level (None before 8.6)."""
-    available = memory_available_bytes()
-    needed = BASE_BYTES + 3 * len(onnx)
-    if available is not None and available < needed:
-        raise RunnerError(
-            UNAVAILABLE,
-            f"{available >> 20} MB of memory are free, building needs {needed >> 20} MB: "
-            "stop the desktop and other programs, or add swap",
-        )
-    workspace = profile.workspace_bytes
-    if available is not None:
-        workspace = min(workspace, available // 2)
-    for level in LEVELS:
-        plan, told = _try(trt, logger, onnx, profile, full_precision, timings, workspace, level)
-        if plan is not None:
-            return plan, told
-        workspace //= 2
-    reason = (logger.errors or ["TensorRT said no reason"])[-1]
-    raise RunnerError(STAGE_FAILED, f"TensorRT cannot build the engine: {reason}")
-
-
-def _try(
-    trt: Any,
-    logger: Any,
-    onnx: bytes,
-    profile: Profile,
-    full_precision: bool,
-    timings: Path,
-    workspace: int,
-    level: int,
-) -> tuple[bytes | None, int | None]:
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -192,10 +63,10 @@ def _try(
     cache = _timing_cache(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        return None, told_level
+        return Attempt(None, told_level, (logger.errors or [""])[-1])
     if cache is not None:
-        _keep(timings, bytes(cache.serialize()))
-    return bytes(plan), told_level
+        keep(timings, bytes(cache.serialize()))
+    return Attempt(bytes(plan), told_level)
 
 
 def _timing_cache(config: Any, path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import STAGE_FAILED, UNAVAILABLE, RunnerError
 from ..facts import jetpack
-from . import Session, cuda_runtime, tensorrt_build
+from . import Session, cuda_runtime, engines, tensorrt_build, trtexec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,12 @@ class TensorRtSession(Session):
                 samples[name].append(cuda.elapsed_ms(events[index], events[index + 1]))
         return samples
 
+    def close(self) -> None:
+        """Free the buffers on the device."""
+        for address in self._address.values():
+            self._cuda.release(address)
+        self._address = {}
+
     def _fill(self, images: NDArray[np.float32]) -> None:
         buffer = self._host[self._input]
         if images.shape != buffer.shape:
@@ -146,26 +152,66 @@ def load(
 ) -> Session:
     """Load a plan of TensorRT-RTX, or build the engine of an ONNX file for this device.
 
+    Where the Python bindings of TensorRT are missing, its program ``trtexec`` does it.
     ``threads`` changes nothing; ``precision_hint`` "f32" forbids TF32.
     """
     path = Path(model)
-    ready = path.suffix == ".plan"
-    trt = _module("tensorrt_rtx" if ready else "tensorrt")
+    full = precision_hint == "f32"
+    if path.suffix == ".plan":
+        return _load_plan(path, device, outputs)
+    try:
+        trt = _module("tensorrt")
+    except RunnerError as error:
+        tool = trtexec.find()
+        if tool is None:
+            raise RunnerError(error.code, f"{error.message}, and there is no trtexec") from error
+        return _load_by_program(tool, path, full, outputs)
     cuda = cuda_runtime.load()
     logger = _logger(trt)
-    identity = {
+    identity = _identity(cuda, str(trt.__version__))
+    onnx, profile = path.read_bytes(), engines.read_profile(path.with_name("profile.json"))
+
+    def build(workspace: int, level: int, timings: Path) -> engines.Attempt:
+        return tensorrt_build.attempt(trt, logger, onnx, profile, full, workspace, level, timings)
+
+    plan, facts = engines.engine(onnx, profile, full, identity, build)
+    session = TensorRtSession(trt, cuda, logger, plan, outputs)
+    session.facts = {**identity, **facts, "built_by": "Python bindings"}
+    return session
+
+
+def _load_plan(path: Path, device: str, outputs: Sequence[str]) -> Session:
+    trt = _module("tensorrt_rtx")
+    cuda = cuda_runtime.load()
+    identity = _identity(cuda, str(trt.__version__))
+    found = "SM" + cuda.capability().replace(".", "")
+    if device.startswith("SM") and found != device:
+        raise RunnerError(
+            UNAVAILABLE, f"the plan was built for {device}, the GPU here is {found}: compile for it"
+        )
+    session = TensorRtSession(trt, cuda, _logger(trt), path.read_bytes(), outputs)
+    session.facts = {**identity, "engine": "shipped"}
+    return session
+
+
+def _load_by_program(tool: trtexec.Tool, path: Path, full: bool, outputs: Sequence[str]) -> Session:
+    onnx, profile = path.read_bytes(), engines.read_profile(path.with_name("profile.json"))
+    # Engines of both ways are the same; where they come from is told all the same.
+    identity = {**_identity(cuda_runtime.load(), tool.version), "built_by": "trtexec"}
+
+    def build(workspace: int, level: int, timings: Path) -> engines.Attempt:
+        return trtexec.attempt(tool, path, profile, full, workspace, level, timings)
+
+    plan, facts = engines.engine(onnx, profile, full, identity, build)
+    session = trtexec.TrtexecSession(tool, plan, next(iter(profile.inputs)), outputs)
+    session.facts = {**identity, **facts}
+    return session
+
+
+def _identity(cuda: cuda_runtime.Cuda, version: str) -> dict[str, Any]:
+    return {
         "compute_capability": cuda.capability(),
-        "tensorrt": str(trt.__version__),
+        "tensorrt": version,
         "cuda": cuda.version(),
         "jetpack": jetpack(),
     }
-    facts: dict[str, Any] = {"engine": "shipped"}
-    if ready:
-        plan = path.read_bytes()
-    else:
-        profile = tensorrt_build.read_profile(path.with_name("profile.json"))
-        full = precision_hint == "f32"
-        plan, facts = tensorrt_build.engine(trt, logger, path.read_bytes(), profile, full, identity)
-    session = TensorRtSession(trt, cuda, logger, plan, outputs)
-    session.facts = {**identity, **facts}
-    return session
