@@ -1,7 +1,7 @@
 """Reading a bundle: the zip and everything in it is untrusted.
 
 Hashes find damage and mix-ups. They do not find an attacker who alters a file and its hash
-together, which only a signature could; bundles are not signed.
+together: :mod:`edgemtl.bundle.signature` does.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from edgemtl.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgemtl.bundle.selftest import SelfTest
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.devices.runner.arrays import load_float32
-from edgemtl.devices.runner.container import ZipFiles, checked_blocks, read_small
+from edgemtl.devices.runner.container import SIGNATURE, ZipFiles, checked_blocks, read_small
 from edgemtl.devices.runner.errors import INPUT_REFUSED, VERIFICATION, RunnerError
 from edgemtl.devices.runner.manifest import MAX_MANIFEST_BYTES
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, VerificationFailed
 from edgemtl.files import write_atomically
 from edgemtl.tasks import Task, build, spec_from_dict
+
+MAX_SIGNATURE_BYTES = 4096
 
 
 @contextmanager
@@ -80,10 +82,7 @@ class Bundle:
         """
         for member in sorted(self.manifest.files):
             self._copy(member, folder / member)
-        with _opened(self.path) as files:
-            data = read_small(files, MANIFEST, MAX_MANIFEST_BYTES)
-        if hashlib.sha256(data).hexdigest() != self.manifest_sha256:
-            raise VerificationFailed("the manifest changed since it was read", where=str(self.path))
+        data = manifest_bytes(self)
         write_atomically(folder / MANIFEST, lambda stream: stream.write(data))
 
     def artefact(self, folder: Path) -> Artefact:
@@ -164,6 +163,32 @@ class Bundle:
         return selftest
 
 
+def manifest_bytes(bundle: Bundle) -> bytes:
+    """The manifest as it stands in the zip.
+
+    Raises:
+        VerificationFailed: it is not the one that was opened.
+    """
+    with _opened(bundle.path) as files:
+        data = read_small(files, MANIFEST, MAX_MANIFEST_BYTES)
+    if hashlib.sha256(data).hexdigest() != bundle.manifest_sha256:
+        raise VerificationFailed("the manifest changed since it was read", where=str(bundle.path))
+    return data
+
+
+def signature_bytes(bundle: Bundle) -> bytes | None:
+    """The signature as it stands in the zip; None when there is none.
+
+    Raises:
+        InputRefused: larger than any signature.
+        VerificationFailed: damaged.
+    """
+    with _opened(bundle.path) as files:
+        if SIGNATURE not in files.names():
+            return None
+        return read_small(files, SIGNATURE, MAX_SIGNATURE_BYTES)
+
+
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle and check everything that needs no hashing.
 
@@ -175,7 +200,7 @@ def open_bundle(path: Path) -> Bundle:
     with _opened(path) as files:
         data = read_small(files, MANIFEST, MAX_MANIFEST_BYTES)
         manifest = parse_manifest(data, str(path))
-        names = set(files.names()) - {MANIFEST}
+        names = set(files.names()) - {MANIFEST, SIGNATURE}
         for name in sorted(names ^ set(manifest.files)):
             fault = "is not in its manifest" if name in names else "is missing"
             raise VerificationFailed(f"'{name}' {fault}", where=str(path))

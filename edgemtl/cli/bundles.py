@@ -1,7 +1,8 @@
-"""Verbs on bundles: ``verify`` and ``run``."""
+"""Verbs on bundles: ``verify``, ``sign`` and ``run``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +14,46 @@ from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command("verify")(verify_verb)
+    app.command("sign")(sign_verb)
     app.command("run")(run_verb)
 
 
 def verify_verb(
     bundle: Annotated[Path, typer.Argument(help="Bundle.", metavar="BUNDLE")],
+    trusted_key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trusted-key",
+            metavar="PEM",
+            help="Public Ed25519 key that must have signed it; several: one of them.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check every hash and run the self-test; exit code 10 when something does not hold."""
     from edgemtl.bundle.verify import verify
 
-    report = verify(bundle)
+    report = verify(bundle, trusted_keys=trusted_key or ())
     if as_json:
         print_json(report.to_dict())
         return
     print(f"{bundle}: {report.files} files whole, {report.cases} self-test case(s) reproduced")
+    if report.signed_by is not None:
+        print(f"signed by the trusted key {report.signed_by}")
+    elif report.signed:
+        print("signed, but by whom was not checked: --trusted-key says whom to believe")
+
+
+def sign_verb(
+    bundle: Annotated[Path, typer.Argument(help="Bundle.", metavar="BUNDLE")],
+    sign_key: Annotated[
+        Path, typer.Option("--sign-key", metavar="PEM", help="Private Ed25519 key.")
+    ],
+) -> None:
+    """Sign a bundle's manifest, in place; 'verify --trusted-key' checks it."""
+    from edgemtl.bundle.signature import private_key, sign_bundle
+
+    print(f"{bundle}: signed by {sign_bundle(bundle, private_key(sign_key))}")
 
 
 def run_verb(
@@ -51,3 +77,5 @@ def run_verb(
         print_json(found)
         return
     print(f"{place}: " + ", ".join(f"{name}: {text}" for name, text in found["summary"].items()))
+    for note in found["notes"]:
+        print(f"note: {note}", file=sys.stderr)

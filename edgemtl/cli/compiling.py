@@ -64,6 +64,14 @@ def compile_verb(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the stages and the recipe, do nothing.")
     ] = False,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign-key",
+            metavar="PEM",
+            help="Sign a bundle that passed with this private Ed25519 key.",
+        ),
+    ] = None,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -102,7 +110,19 @@ def compile_verb(
     if dry_run:
         _show_plan(requests, as_json)
         return
+    key = None
+    if sign_key is not None:
+        from edgemtl.bundle.signature import private_key
+
+        key = private_key(sign_key)  # before the work, not after it
     results = [_compile(request, as_json) for request in requests]
+    for result in results:
+        if key is not None and result.bundle is not None and result.exit_code == ExitCode.OK:
+            from edgemtl.bundle.signature import sign_bundle
+
+            signer = sign_bundle(result.bundle, key)
+            if not as_json:
+                print(f"signed   {result.bundle} by {signer}")
     if as_json:
         documents = [_summary(result) for result in results]
         print_json(documents[0] if len(documents) == 1 else documents)

@@ -28,6 +28,8 @@ MAX_TOTAL_BYTES = 4 << 30
 #: we store without compression; a bundle somebody packed again shrinks by little
 MAX_RATIO = 50
 MANIFEST = "manifest.json"
+#: of the manifest; checked at home, where there is a library for it
+SIGNATURE = "manifest.sig"
 BLOCK = 1 << 20
 #: all that zipfile raises over headers that were altered: ValueError for names and offsets,
 #: RuntimeError (of which NotImplementedError is one) for encryption and versions it does not know
@@ -250,7 +252,8 @@ def check_all(files: Files, entries: Mapping[str, Mapping[str, Any]]) -> list[st
     Raises:
         RunnerError: a file is missing, differs, or is an extra member of the zip.
     """
-    extra = [name for name in files.names() if name != MANIFEST and name not in entries]
+    known = {MANIFEST, SIGNATURE}
+    extra = [name for name in files.names() if name not in known and name not in entries]
     if extra and files.is_archive:
         raise RunnerError(VERIFICATION, f"'{extra[0]}' is in the bundle but not in its manifest")
     for name in sorted(entries):
