@@ -1,6 +1,6 @@
-"""The embedded calibration set: what the product uses where there is no data set.
+"""The embedded calibration sets: what the product uses where there is no data set.
 
-It is rendered, and never quoted as accuracy on real pictures.
+They are rendered, and never quoted as accuracy on real pictures.
 """
 
 from __future__ import annotations
@@ -8,9 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
+
+#: kinds of labels of dense tasks
+DENSE_KINDS = frozenset({"segmentation", "parts", "saliency", "normals", "edges", "depth"})
+
+
+class Rooms(DenseFolder):
+    """The embedded rooms without their classes."""
+
+    layers = tuple(layer for layer in DenseFolder.layers if layer.kind != "segmentation")
 
 
 def folder() -> Path:
@@ -22,6 +32,10 @@ def folder() -> Path:
 def embedded(label_kinds: Iterable[str], split: str) -> Dataset:
     """The embedded set that carries these kinds of labels, ``train`` or ``val``.
 
+    For dense tasks it is the rooms: a network that also parses people runs on rooms too, and what
+    has no labels there is told as not measured. That goes for classes as well: class 3 of the rooms
+    is not class 3 of another network (``--data calib_data/rooms`` reads them).
+
     Raises:
         UsageError: no embedded set has such labels.
         InputRefused: the installation lacks the set, or there is no such split.
@@ -31,6 +45,10 @@ def embedded(label_kinds: Iterable[str], split: str) -> Dataset:
         faces = FaceFolder.open(folder() / "faces", split)
         faces.name = f"calib_data/faces/{split} (synthetic)"
         return faces
+    if wanted and wanted <= DENSE_KINDS:
+        rooms = Rooms.open(folder() / "rooms", split)
+        rooms.name = f"calib_data/rooms/{split} (synthetic)"
+        return rooms
     raise UsageError(
         f"no embedded data set has labels for {', '.join(sorted(wanted))}",
         where="[data] root",

@@ -1,9 +1,11 @@
 """Readers of folders with dense labels: one label picture beside each picture.
 
 ``DIR/SPLIT/images`` holds the pictures; beside it, under the picture's name with ``.png``, lie
-``labels`` (one byte per pixel: the class, 255 for ignored; class names in ``DIR/classes.json``)
-and / or ``depth_mm`` (16 bit: depth in millimetres, 0 for missing). The layouts of people_parts
-and indoor_rgbd; other layouts are subclasses with another :attr:`DenseFolder.layers`.
+``labels`` (one byte per pixel: the class, 255 for ignored; class names in ``DIR/classes.json``),
+``depth_mm`` (16 bit: depth in millimetres, 0 for missing), ``normals`` (three times 16 bit, red x,
+green y, blue z: -1 is 0 and 1 is 65535), ``edges`` and ``saliency`` (one byte: 0, 1, 255 for
+ignored), any of them. The layouts of people_parts, indoor_rgbd and calib_data/rooms; other layouts
+are subclasses with another :attr:`DenseFolder.layers`.
 """
 
 from __future__ import annotations
@@ -47,12 +49,32 @@ def read_millimetres(path: Path) -> NDArray[np.float32] | None:
     return np.where(label > 0, label.astype(np.float32) / 1000, np.float32(np.nan))
 
 
-def _read_plane(path: Path) -> NDArray[Any] | None:
+def read_vectors(path: Path) -> NDArray[np.float32] | None:
+    """(h, w, 3) float32 unit vectors, NaN where too short; None for other pictures than these."""
+    label = _read_label(path)
+    if label is None or label.dtype != np.uint16 or label.shape[2:] != (3,):
+        return None
+    vectors = label[..., ::-1].astype(np.float64) / 32767.5 - 1
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(length > 0.5, length, np.nan), np.float32)
+
+
+def read_yes_no(path: Path) -> NDArray[np.int64] | None:
+    """(h, w) int64: 1, 0, -1 ignored; None when it is no 8-bit one-channel picture of these."""
+    label = read_classes(path)
+    return None if label is None or label.max(initial=0) > 1 else label
+
+
+def _read_label(path: Path) -> NDArray[Any] | None:
     try:
         data = np.fromfile(path, np.uint8)
-        label = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except (OSError, cv2.error):
         return None
+
+
+def _read_plane(path: Path) -> NDArray[Any] | None:
+    label = _read_label(path)
     return label if label is not None and label.ndim == 2 else None
 
 
@@ -91,6 +113,9 @@ class DenseFolder:
     layers: ClassVar[tuple[Layer, ...]] = (
         Layer("segmentation", "labels", read_classes),
         Layer("depth", "depth_mm", read_millimetres),
+        Layer("normals", "normals", read_vectors),
+        Layer("edges", "edges", read_yes_no),
+        Layer("saliency", "saliency", read_yes_no),
     )
 
     def __init__(

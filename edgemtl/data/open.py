@@ -155,7 +155,7 @@ register_format(
 register_format(
     DatasetFormat(
         "dense",
-        "SPLIT/images with SPLIT/labels or SPLIT/depth_mm",
+        "SPLIT/images with SPLIT/labels, SPLIT/depth_mm, normals, edges or saliency",
         _dense_splits,
         lambda root, split: DenseFolder.open(root, _one(split)),
     )

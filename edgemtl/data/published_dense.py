@@ -6,9 +6,9 @@ Published layouts (M3ViT and its predecessors):
 - NYUD-v2: ``gt_sets/SPLIT.txt`` lists names; ``images/N.jpg``, ``segmentation/N.png`` (0 not
   labelled, 1 to 40); NumPy files ``depth/N.npy`` (metres), ``normals/N.npy``, ``edge/N.npy``.
 - PASCAL-Context: ``ImageSets/Context/SPLIT.txt``; ``JPEGImages/N.jpg``, ``semseg/VOC12/N.png`` or
-  ``semseg/pascal-context/N.png``, ``human_parts/N.png`` (0 to 6), ``sal_distill/N.png``,
-  ``normals_distill/N.png``. Body parts as published lie in ``.mat`` files of nested structures and
-  edges in label maps beside them: neither is read; convert parts to such pictures first.
+  ``semseg/pascal-context/N.png``, ``human_parts/N.mat`` as PASCAL-Part has them or ``.png`` (0 to
+  6), ``sal_distill/N.png``, ``normals_distill/N.png``, and for edges the label maps
+  ``pascal-context/trainval/N.mat``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgemtl.data.dense import IGNORED_BYTE, DenseFolder, DensePicture, Layer
 from edgemtl.data.derive import Camera, boundaries, foreground, normals_of_depth
+from edgemtl.data.pascal_mat import read_human_parts, read_label_map_edges
 from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
 
@@ -81,6 +82,10 @@ def _read_salient(path: Path) -> NDArray[np.int64] | None:
     return None if picture is None else (picture > 127).astype(np.int64)
 
 
+def _read_parts(path: Path) -> NDArray[np.int64] | None:
+    return read_human_parts(path) if path.suffix == ".mat" else read_indexed(path)
+
+
 def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     kept = np.where(length >= SHORTEST, length, np.nan)
@@ -115,6 +120,34 @@ def _read_normal_array(path: Path) -> NDArray[np.float32] | None:
 def _read_edge_array(path: Path) -> NDArray[np.int64] | None:
     edges = _read_array(path, 2)
     return None if edges is None else (edges > 0.5).astype(np.int64)
+
+
+#: people_parts' pieces of clothing by the part of the body they cover; the rest is "accessories"
+_COVERS = {
+    "background": "null",
+    "hair": "hair",
+    "skin": "skin",
+    "upper body": "blazer blouse bra cape cardigan coat hoodie jacket jumper shirt sweater "
+    "sweatshirt t-shirt top vest",
+    "whole body": "bodysuit dress intimate romper suit swimwear",
+    "legs": "jeans leggings panties pants shorts skirt socks stockings tights",
+    "feet": "boots clogs flats heels loafers pumps sandals shoes sneakers wedges",
+}
+#: names of the parts, in class order
+BODY_PARTS = (*_COVERS, "accessories")
+
+
+def body_parts(classes: NDArray[np.integer[Any]], names: tuple[str, ...]) -> NDArray[np.int64]:
+    """(h, w) pieces of clothing -> one of the eight :data:`BODY_PARTS`; -1 where ignored.
+
+    The 59 classes are too rare for a mean over classes to say much: nearly half of them are in
+    fewer than one of twenty pictures.
+    """
+    part_of = {
+        piece: part for part, pieces in enumerate(_COVERS.values()) for piece in pieces.split()
+    }
+    table = np.array([part_of.get(name, len(_COVERS)) for name in names] + [-1], np.int64)
+    return table[np.where(classes < 0, -1, classes)]
 
 
 class ListedFolder(DenseFolder):
@@ -181,25 +214,27 @@ class NyudV2(ListedFolder):
 
 
 class PascalContext(ListedFolder):
-    """PASCAL-Context: 21 classes, body parts, saliency, normals."""
+    """PASCAL-Context: 21 classes, body parts, saliency, normals, edges."""
 
     lists, images = "ImageSets/Context", "JPEGImages"
     files = {  # noqa: RUF012
         "segmentation": ("semseg/VOC12/{}.png", "semseg/pascal-context/{}.png"),
-        "parts": ("human_parts/{}.png",),
+        "parts": ("human_parts/{}.png", "human_parts/{}.mat"),
         "saliency": ("sal_distill/{}.png",),
         "normals": ("normals_distill/{}.png",),
+        "edges": ("pascal-context/trainval/{}.mat",),
     }
     layers = (
         Layer("segmentation", "semseg", read_indexed),
-        Layer("parts", "human_parts", read_indexed),
+        Layer("parts", "human_parts", _read_parts),
         Layer("saliency", "sal_distill", _read_salient),
         Layer("normals", "normals_distill", _read_normal_picture),
+        Layer("edges", "pascal-context", read_label_map_edges),
     )
 
 
 class PeopleParts(DenseFolder):
-    """people_parts: saliency is the person, edges lie between the parts."""
+    """people_parts: saliency is the person, edges lie between the classes, parts group them."""
 
     def load(self, index: int) -> Sample | None:
         """As :meth:`DenseFolder.load`, with the labels that derive from the classes."""
@@ -207,7 +242,11 @@ class PeopleParts(DenseFolder):
         if sample is None or "segmentation" not in sample.labels:
             return sample
         classes = sample.labels["segmentation"]
-        derived = {"saliency": foreground(classes), "edges": boundaries(classes)}
+        derived = {
+            "parts": body_parts(classes, self.classes),
+            "saliency": foreground(classes),
+            "edges": boundaries(classes),
+        }
         return Sample(sample.name, sample.image, {**sample.labels, **derived})
 
 

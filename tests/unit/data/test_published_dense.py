@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.shared import data_folder
 
 from edgemtl.data.open import open_dataset
-from edgemtl.data.published_dense import read_indexed
+from edgemtl.data.published_dense import BODY_PARTS, body_parts, read_indexed
 from edgemtl.errors import InputRefused
 
 CLASSES = np.array([[0, 1, 1, 40], [0, 2, 2, 40], [5, 5, 2, 255]], np.uint8)
@@ -152,10 +152,20 @@ def test_indoor_rgbd(tmp_path: Path) -> None:
     np.testing.assert_allclose(sample.labels["normals"][12, 16], (0, 0, 1), atol=1e-6)
 
 
+def test_pieces_of_clothing_become_parts_of_the_body() -> None:
+    names = ("null", "skin", "hair", "jeans", "socks", "dress", "bag", "boots", "t-shirt")
+    pieces = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, -1]])
+    parts = body_parts(pieces, names)
+    assert [[BODY_PARTS[p] if p >= 0 else "ignored" for p in row] for row in parts] == [
+        ["background", "skin", "hair", "legs", "legs"],
+        ["whole body", "accessories", "feet", "upper body", "ignored"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("people_parts", {"segmentation", "saliency", "edges"}),
+        ("people_parts", {"segmentation", "parts", "saliency", "edges"}),
         ("indoor_rgbd", {"depth", "normals"}),
     ],
 )
