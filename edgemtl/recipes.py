@@ -109,6 +109,16 @@ class ExportSection(_Section):
         None, description="how deformable convolution is written; the target's way by default"
     )
     parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
+    experts: Literal["gather", "sorted", "static", "dense"] | None = Field(
+        None, description="how mixtures of experts are written; the target's way by default"
+    )
+    drop_experts: bool | None = Field(
+        None, description="leave out experts no calibration picture uses; where tasks are named"
+    )
+    expert_images: int = Field(64, ge=1, description="calibration pictures their use is counted on")
+    expert_headroom: float = Field(
+        1.25, ge=1, description="room per expert over the largest queue seen (experts = static)"
+    )
 
 
 class QuantizeSection(_Section):
@@ -133,6 +143,10 @@ class QuantizeSection(_Section):
     )
     equalise: bool = Field(True, description="rescale channels first (an exact change)")
     correct_bias: bool = Field(True, description="take mean rounding errors out of the biases")
+    recovery_steps: int = Field(
+        0, ge=0, description="train so many steps while rounded where int8 misses a budget"
+    )
+    recovery_images: int = Field(200, ge=0, description="further pictures for that training")
 
 
 class BenchSection(_Section):

@@ -28,6 +28,7 @@ class Target(BaseModel):
         channel_multiple: widths are kept at multiples of this, for the vector unit's sake.
         threads: threads of a session; 0 lets the runtime choose.
         deformable: how deformable convolution reaches the target.
+        experts: how mixtures of experts reach the target (see models/m3vit/experts.py).
         measured_here: whether this machine is the device, so that latency can be measured at once.
         options: backend-specific settings.
         gates: default gates, same keys as the recipe's ``[gates]``.
@@ -46,6 +47,7 @@ class Target(BaseModel):
     channel_multiple: int = Field(8, ge=1)
     threads: int = Field(0, ge=0)
     deformable: Literal["native", "portable"] = "portable"
+    experts: Literal["gather", "sorted", "static", "dense"] = "gather"
     measured_here: bool = True
     options: dict[str, Any] = Field(default_factory=dict)
     gates: dict[str, Any] = Field(default_factory=dict)

@@ -1,9 +1,13 @@
-"""What one run of an ONNX graph costs, counted from shapes alone.
+"""What one run of an ONNX graph costs, counted from shapes.
 
 One multiply-accumulate (MAC) per product in convolutions and matrix products; element-wise work,
 resampling and the bilinear gathers of deformable convolution are not counted, as is usual. A
 deformable convolution counts as the ordinary one of its size (its offset convolution is a node of
 its own), whether it is one DeformConv node or the portable form, whose mixing is a 1x1 convolution.
+
+Shapes that depend on the data (how many tokens go to an expert) are those of one run on a noise
+picture. For a mixture of experts the sum is exact all the same: every token goes to K of them, and
+they are equally large.
 """
 
 from __future__ import annotations
@@ -103,6 +107,7 @@ def count_cost(onnx_path: Path) -> Cost:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageFailed(f"the graph cannot be read: {reason}", where=onnx_path.name) from error
     shapes = _shapes(model)
+    shapes.update(_seen_shapes(model, shapes))
     unread = _weight_sizes(model)
     parameters = sum(unread.values())
     per_node, uncounted = [], []
@@ -147,6 +152,45 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
             if node.op_type == "Constant" and attribute.name == "value":
                 found[node.output[0]] = list(numpy_helper.to_array(attribute.t).shape)
     return found
+
+
+def _seen_shapes(model: ModelProto, known: Shapes) -> dict[str, list[int]]:
+    """Shapes of the other tensors in one run, if NonZero makes them depend on the data."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    graph = model.graph
+    if not any(node.op_type == "NonZero" for node in graph.node):
+        return {}
+    asked = [name for node in graph.node for name in node.output if name and name not in known]
+    # A probe reads the shape and not the tensor, so that the run does not have to keep them all.
+    probes = [f"{name}:shape" for name in asked]
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    for name, probe in zip(asked, probes, strict=True):
+        probed.graph.node.append(onnx.helper.make_node("Shape", [name], [probe]))
+        probed.graph.output.append(
+            onnx.helper.make_tensor_value_info(probe, onnx.TensorProto.INT64, None)
+        )
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.log_severity_level = 4
+    weights = {tensor.name for tensor in graph.initializer}
+    try:
+        session = onnxruntime.InferenceSession(
+            probed.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+        noise = np.random.default_rng(0)
+        fed = {
+            value.name: noise.standard_normal(known[value.name]).astype(np.float32)
+            for value in graph.input
+            if value.name not in weights
+        }
+        found = session.run(probes, fed)
+    except Exception:  # an input without a shape, or what the runtime cannot run: not known then
+        return {}
+    return {name: [int(v) for v in shape] for name, shape in zip(asked, found, strict=True)}
 
 
 def _weight_sizes(model: ModelProto) -> dict[str, int]:

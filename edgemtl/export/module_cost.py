@@ -105,6 +105,12 @@ def _deformable_operations(
     return 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3]
 
 
+def _attention_operations(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Operations of softmax(Q K^T) V with (B, heads, N, width) each."""
+    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    return 2 * scores * (query.shape[3] + value.shape[3])
+
+
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations by the modules that are at work, with torch's own table of formulas.
 
@@ -120,6 +126,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._at_work: list[str] = []
         self._formulas = flop_registry | {
             torch.ops.edgemtl.deform_conv2d: _deformable_operations,
+            # torch's table has attention for graphics processors only
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
         }
 
     @classmethod

@@ -34,6 +34,12 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from edgemtl.errors import StageFailed
 from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
+from edgemtl.export.experts import (
+    ExpertLowering,
+    choose_experts,
+    unstack_weights,
+    written_experts,
+)
 from edgemtl.export.folds import fold_batch_norms, inline_identities
 from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
 from edgemtl.files import write_atomically
@@ -125,6 +131,7 @@ def export_onnx(
     tasks: Sequence[str] | None = None,
     deformable: Literal["native", "portable"] = "portable",
     batch: int = 1,
+    experts: ExpertLowering | None = None,
 ) -> ExportResult:
     """Write ``network`` as one ONNX file with static shapes.
 
@@ -137,6 +144,8 @@ def export_onnx(
         tasks: tasks to keep (plus those they require); all by default.
         deformable: how deformable convolutions are written (see export/deformable.py).
         batch: images per run.
+        experts: how mixtures of experts are written (see models/m3vit/experts.py), where the
+            network has them; as the network is set by default.
 
     Raises:
         UsageError: a task the network does not have.
@@ -147,14 +156,17 @@ def export_onnx(
     notes: list[str] = []
     opset = _usable_opset(network, opset, deformable, notes)
     selected = network.selected(tasks)
-    outputs = network.output_names(tasks)
     copied = prepare(network)
+    if experts is not None:
+        choose_experts(copied, experts)
+    outputs = copied.output_names(tasks)
     wrapper = _InOrder(copied, [task.name for task in selected]).eval()
     example = copied.example_input(batch)
     buffer = io.BytesIO()
     try:
         with (
             lowered(copied, deformable, opset),
+            written_experts(opset),
             warnings.catch_warnings(record=True) as caught,
             _silenced(),
             torch.no_grad(),
@@ -172,6 +184,7 @@ def export_onnx(
         model = onnx.load_from_string(buffer.getvalue())
         inline_identities(model)
         name_after_modules(model, wrapper, "network.")
+        unstack_weights(model)
         fold_batch_norms(model)
         for node in model.graph.node:
             node.ClearField("doc_string")

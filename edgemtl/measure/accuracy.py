@@ -14,6 +14,7 @@ from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.m3vit.network import OVERFLOW
 from edgemtl.tasks.base import Task
 
 #: (1, 3, H, W) float32 -> output name -> (1, ...) float32
@@ -142,10 +143,11 @@ def evaluate(
         InputRefused: no picture of the data set decodes.
     """
     metrics = {task.name: task.new_metric() for task in tasks}
-    images = 0
+    images = lost = 0
     for sample in dataset:
         canvas, view = letterbox(sample.image, input_spec)
         outputs = run(canvas[None])
+        lost += OVERFLOW in outputs and bool(outputs[OVERFLOW].any())
         decoded = decode_all(tasks, {name: v[0] for name, v in outputs.items()}, view)
         for metric in metrics.values():
             metric.update(decoded, sample)
@@ -159,8 +161,12 @@ def evaluate(
     skipped = dict.fromkeys(dataset.problems)
     height, width = input_spec.size
     results = {name: metric.result() for name, metric in metrics.items()}
+    beyond = f"{lost} of {images} pictures chose an expert that was dropped or full" if lost else ""
     return AccuracyReport(
-        {name: TaskAccuracy(r.values, r.count, r.note) for name, r in results.items()},
+        {
+            name: TaskAccuracy(r.values, r.count, "; ".join(filter(None, (r.note, beyond))))
+            for name, r in results.items()
+        },
         images,
         tuple(skipped),
         dataset.name,

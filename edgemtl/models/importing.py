@@ -14,13 +14,17 @@ Names = dict[str, str]
 
 
 def plain_state(payload: Any) -> dict[str, Tensor]:
-    """The flat state dict inside a published file: unwraps ``state_dict``, strips ``module.``.
+    """The flat state dict inside a published file: unwrapped, without ``module.``.
+
+    Files hold it as it is, or under ``state_dict`` or ``model``.
 
     Raises:
         InputRefused: the file holds something else.
     """
-    if isinstance(payload, Mapping) and isinstance(payload.get("state_dict"), Mapping):
-        payload = payload["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
+            payload = payload[key]
+            break
     if not isinstance(payload, Mapping) or not payload:
         raise InputRefused("the file holds no state dict")
     if not all(isinstance(v, Tensor) for v in payload.values()):

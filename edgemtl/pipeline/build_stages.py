@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from edgemtl.export.simplify import simplify
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
+from edgemtl.pipeline.experts import (
+    ExpertsChoice,
+    experts_told,
+    has_experts,
+    prepare_experts,
+)
 from edgemtl.pipeline.quantising import check_precision, task_budgets
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
 
@@ -99,22 +106,43 @@ def _network_code(context: Context) -> list[str]:
     return [sha256_file(Path(file)) for file in files if file]
 
 
+def _experts_choice(context: Context) -> ExpertsChoice:
+    recipe = context.recipe.export
+    named = context.recipe.model.tasks is not None
+    return ExpertsChoice(
+        recipe.experts or context.target.experts,
+        named if recipe.drop_experts is None else recipe.drop_experts,
+        recipe.expert_images,
+        recipe.expert_headroom,
+    )
+
+
 class Export(Stage):
     """Torch to simplified ONNX."""
 
     def inputs(self, context: Context) -> dict[str, Any]:
         recipe, target = context.recipe.export, context.target
-        return {
+        asked: dict[str, Any] = {
             "opset": recipe.opset or target.opset,
             "deformable": recipe.deformable or target.deformable,
             "tasks": context.task_names,
         }
+        if has_experts(context.dense):
+            asked["experts"] = asdict(_experts_choice(context))
+            asked["calibration"] = context.calibration_fingerprint
+        return asked
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Write the graph as exported, simplified, and the map from its nodes to torch modules."""
         asked = self.inputs(context)
+        network = context.network(self.after[0])
+        experts: dict[str, Any] = {}
+        if has_experts(network):
+            choice = _experts_choice(context)
+            network, experts = prepare_experts(network, asked["tasks"], choice, context.calibration)
+            tell(experts_told(experts))
         exported = export_onnx(
-            context.network(self.after[0]),
+            network,
             folder / RAW_ONNX,
             opset=asked["opset"],
             tasks=asked["tasks"],
@@ -124,6 +152,8 @@ class Export(Stage):
         write_metadata(simple.path, context.tasks, context.dense.input_spec)
         facts = exported.to_dict()
         facts["simplified"] = simple.to_dict()
+        if experts:
+            facts["experts"] = experts
         write_json(folder / EXPORT_FACTS, facts)
         tell(f"opset {exported.opset}, {simple.nodes_before} -> {simple.nodes_after} nodes")
         for note in exported.notes:

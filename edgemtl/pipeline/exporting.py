@@ -42,6 +42,7 @@ def export_file(
             opset=opset or target.opset,
             tasks=names,
             deformable=target.deformable,
+            experts=target.experts,
         )
         simple = Path(folder) / "model.onnx"
         simplify(raw, simple)

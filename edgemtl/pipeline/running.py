@@ -12,6 +12,7 @@ from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import write_atomically
 from edgemtl.measure.accuracy import decode_all
+from edgemtl.models.m3vit.network import OVERFLOW
 from edgemtl.pipeline.subject import open_subject
 from edgemtl.report.drawing import draw_results
 
@@ -22,7 +23,8 @@ def run_on_picture(
     """Run, draw into a PNG, and describe the results.
 
     Returns:
-        ``tasks``: per task what it found, as plain data; ``summary``: the same in a few words.
+        ``tasks``: per task what it found, as plain data; ``summary``: the same in a few words;
+        ``notes``: what a reader must know.
 
     Raises:
         InputRefused: the model or the picture is refused.
@@ -42,12 +44,14 @@ def run_on_picture(
     if not good:
         raise StageFailed("the picture could not be encoded", where=str(output))
     write_atomically(output, lambda stream: stream.write(encoded.tobytes()))
+    lost = int(outputs[OVERFLOW].item()) if OVERFLOW in outputs else 0
     described = {task.name: task.describe(decoded) for task in tasks}
     return {
         "image": str(image),
         "drawn": str(output),
         "tasks": described,
         "summary": {name: _few_words(value) for name, value in described.items()},
+        "notes": [f"{lost} choice(s) of an expert found it dropped or full"] if lost else [],
     }
 
 

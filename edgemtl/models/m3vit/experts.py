@@ -1,10 +1,12 @@
-"""Experts: E small MLPs of which every token uses K, in three equal ways of computing them.
+"""Experts: E small MLPs of which every token uses K, in equal ways of computing them.
 
 Which way is chosen by ``lowering``; all read the routing's indices (a weight may underflow to zero,
 an index cannot), and all agree to rounding.
 
 - ``gather`` (default): expert by expert, gather the tokens routed to it, compute, add the weighted
   answers back. K / E of the dense work. Shapes inside depend on the data.
+- ``sorted``: the same, but all answers are added in one step at the end, which is faster where each
+  addition copies the sum (ONNX Runtime; export/experts.py writes both).
 - ``static``: every expert computes a fixed number of tokens, its capacity. Shapes are static. A
   token that finds an expert's queue full goes without that expert; how often that happened is
   counted and returned, so that it cannot stay unseen.
@@ -14,6 +16,7 @@ an index cannot), and all agree to rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,8 +25,8 @@ from torch import Tensor, nn
 
 from edgemtl.models.m3vit.gates import Routing
 
-Lowering = Literal["gather", "static", "dense"]
-LOWERINGS: tuple[Lowering, ...] = ("gather", "static", "dense")
+Lowering = Literal["gather", "sorted", "static", "dense"]
+LOWERINGS: tuple[Lowering, ...] = ("gather", "sorted", "static", "dense")
 
 
 class Experts(nn.Module):
@@ -36,6 +39,8 @@ class Experts(nn.Module):
         lowering: one of :data:`LOWERINGS`.
         capacity: tokens per expert for ``static``, no more than there are in a batch; None for all
             tokens, which cannot overflow.
+        kept: which of the E experts are there (see specialise.py), ascending; all by default. The
+            gate still chooses among all E.
     """
 
     def __init__(
@@ -45,10 +50,16 @@ class Experts(nn.Module):
         hidden: int,
         lowering: Lowering = "gather",
         capacity: int | None = None,
+        kept: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.lowering = lowering
         self.capacity = capacity
+        self.choices = experts
+        self.kept = tuple(range(experts)) if kept is None else tuple(kept)
+        if list(self.kept) != sorted(set(self.kept) & set(range(experts))) or not self.kept:
+            raise ValueError(f"{list(self.kept)} are not experts out of {experts}, ascending")
+        experts = len(self.kept)
         self.weight_in = nn.Parameter(torch.empty(experts, hidden, dim))
         self.bias_in = nn.Parameter(torch.empty(experts, hidden))
         self.weight_out = nn.Parameter(torch.empty(experts, dim, hidden))
@@ -61,8 +72,8 @@ class Experts(nn.Module):
 
     @property
     def count(self) -> int:
-        """E."""
-        return self.weight_in.shape[0]
+        """How many experts are there."""
+        return len(self.kept)
 
     def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
         """Weighted sum of the chosen experts' answers.
@@ -73,16 +84,43 @@ class Experts(nn.Module):
 
         Returns:
             (T, dim) answers, and (T,) float: how many of a token's K experts had no room for it
-            (always zero unless the lowering is ``static``).
+            (lowering ``static``) or are not there. These add nothing to its answer.
         """
-        if self.lowering == "static":
-            return self._static(tokens, routing)
         dropped = torch.zeros_like(tokens[:, 0])
+        if self.count < self.choices:
+            routing, absent = self._among_kept(routing)
+            dropped = absent.to(tokens.dtype).sum(dim=1)
+        if self.lowering == "static":
+            answers, full = self._static(tokens, routing)
+            return answers, dropped + full
         if tokens.device.type == "meta":
             return self._counted(tokens, routing), dropped
         if self.lowering == "dense":
             return self._dense(tokens, routing), dropped
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            traced: Tensor = torch.ops.edgemtl.routed_experts(
+                tokens,
+                routing.experts,
+                routing.weights,
+                self.weight_in,
+                self.bias_in,
+                self.weight_out,
+                self.bias_out,
+                self.lowering == "sorted",
+            )
+            return traced, dropped
         return self._gather(tokens, routing), dropped
+
+    def _among_kept(self, routing: Routing) -> tuple[Routing, Tensor]:
+        """The routing in positions among those kept, and (T, K) bool: the choice is not there.
+
+        A choice that is not there has the position one past the last and no weight.
+        """
+        table = [self.kept.index(e) if e in self.kept else self.count for e in range(self.choices)]
+        positions = torch.tensor(table, device=routing.experts.device)[routing.experts]
+        absent = positions == self.count
+        weights = routing.weights * (~absent).to(routing.weights.dtype)
+        return Routing(positions, weights, routing.importance, routing.load), absent
 
     def _one(self, expert: int, tokens: Tensor) -> Tensor:
         hidden = F.gelu(F.linear(tokens, self.weight_in[expert], self.bias_in[expert]))
@@ -104,16 +142,15 @@ class Experts(nn.Module):
         chosen = self._chosen(routing)
         weights = (chosen * routing.weights.unsqueeze(-1)).sum(dim=1)
         routed = chosen.sum(dim=1).t()
-        # A trace records what this picture does; an expert it does not use must not be left out.
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         total = torch.zeros_like(tokens)
         for expert in range(self.count):
             rows = routed[expert].nonzero().squeeze(1)
-            if not tracing and rows.numel() == 0:
+            if rows.numel() == 0:
                 continue
             answers = self._one(expert, tokens.index_select(0, rows))
             answers = answers * weights[:, expert].index_select(0, rows).unsqueeze(1)
-            total = total.index_put((rows,), answers, accumulate=True)
+            # under autocast the experts may answer in fewer bits than the tokens have
+            total = total.index_put((rows,), answers.to(total.dtype), accumulate=True)
         return total
 
     def _static(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
@@ -128,13 +165,16 @@ class Experts(nn.Module):
         queued = tokens.index_select(0, queues.reshape(-1)).view(self.count, capacity, -1)
         hidden = queued @ self.weight_in.transpose(1, 2) + self.bias_in.unsqueeze(1)
         answers = F.gelu(hidden) @ self.weight_out.transpose(1, 2) + self.bias_out.unsqueeze(1)
-        place = (routed.cumsum(dim=0) - 1).gather(1, routing.experts)
+        experts = routing.experts
+        there = experts < self.count
+        experts = experts.clamp(max=self.count - 1)
+        place = (routed.cumsum(dim=0) - 1).gather(1, experts)
         room = (place < capacity).to(tokens.dtype)
-        slots = routing.experts * capacity + place.clamp(max=capacity - 1).to(torch.int64)
+        slots = experts * capacity + place.clamp(max=capacity - 1).to(torch.int64)
         picked = answers.reshape(self.count * capacity, -1).index_select(0, slots.reshape(-1))
         weights = (routing.weights * room).unsqueeze(-1)
         total = (picked.view(count, top_k, -1) * weights).sum(dim=1)
-        return total, (1 - room).sum(dim=1)
+        return total, ((1 - room) * there.to(tokens.dtype)).sum(dim=1)
 
     def _counted(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Shapes and work without data: K experts per token, or all of them if dense."""
@@ -143,3 +183,28 @@ class Experts(nn.Module):
         for expert in range(each):
             total = total + self._one(expert, tokens)
         return total
+
+
+@torch.library.custom_op("edgemtl::routed_experts", mutates_args=())
+def _routed_experts(
+    tokens: Tensor,
+    experts: Tensor,
+    weights: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor,
+    weight_out: Tensor,
+    bias_out: Tensor,
+    at_once: bool,
+) -> Tensor:
+    """What a trace records instead of the data-dependent steps; written by export/experts.py."""
+    layer = Experts(weight_in.shape[0], weight_in.shape[2], weight_in.shape[1])
+    state = (weight_in, bias_in, weight_out, bias_out)
+    names = ("weight_in", "bias_in", "weight_out", "bias_out")
+    layer.load_state_dict(dict(zip(names, state, strict=True)))
+    with torch.no_grad():
+        return layer(tokens, Routing(experts, weights))[0]
+
+
+@_routed_experts.register_fake
+def _routed_experts_shape(tokens: Tensor, *rest: object) -> Tensor:
+    return tokens.new_empty(tokens.shape)

@@ -260,8 +260,6 @@ def imagenet_encoder(network: M3ViT, payload: Any) -> None:
     Raises:
         InputRefused: not such an encoder, or one of other sizes.
     """
-    if isinstance(payload, Mapping) and isinstance(payload.get("model"), Mapping):
-        payload = payload["model"]
     state = plain_state(payload)
     names = encoder_names(network, "")
     gates: Names = {}
@@ -284,6 +282,62 @@ def imagenet_encoder(network: M3ViT, payload: Any) -> None:
         found["backbone.position"], grid_of(network.input_spec.size)
     )
     load_weights(network, ours_now | found)
+
+
+def import_encoder(
+    source: Path,
+    tasks: Sequence[Mapping[str, Any]],
+    *,
+    size: tuple[int, int],
+    top_k: int = 4,
+    heads: int | None = None,
+    seed: int = 0,
+) -> M3ViT:
+    """A network around an encoder trained on ImageNet; its decoders are untrained.
+
+    Args:
+        source: file or folder of ranks.
+        tasks: of the network, each with a gate of its own.
+        size: height and width of its input.
+        top_k: experts per token.
+        heads: attention heads; those of the variant of this width by default.
+        seed: of the decoders' random weights.
+
+    Raises:
+        InputRefused: unreadable, or not of this layout.
+    """
+    state = read_state(source)
+    try:
+        dim = int(state["cls_token"].shape[2])
+    except (KeyError, IndexError) as error:
+        raise InputRefused(
+            "the file has no 'cls_token' of an encoder",
+            hint="a trained network with decoders is imported without --preset",
+        ) from error
+    variant = next((name for name, shape in VARIANTS.items() if shape[0] == dim), None)
+    if variant is None and heads is None:
+        raise InputRefused(
+            f"no variant is {dim} wide, and the file does not say how many heads it has"
+        )
+    experts = state.get("blocks.1.mlp.experts.htoh4.weight")
+    arguments = {
+        "tasks": list(tasks),
+        "variant": variant or "small",
+        "size": size,
+        "experts": 0 if experts is None else experts.shape[0],
+        "top_k": top_k,
+        "expert_ratio": 1.0 if experts is None else experts.shape[1] / dim,
+        "noise": "shazeer" if any(key.endswith(".w_noise") for key in state) else "vmoe",
+        "dim": dim,
+        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        "heads": heads,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build("m3vit", arguments)
+    assert isinstance(network, M3ViT)
+    imagenet_encoder(network, state)
+    return network.eval()
 
 
 def _resized(position: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -38,6 +38,7 @@ CHANNELS: dict[str, int | None] = {
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 #: output that counts, per picture, the choices of experts that found no room (lowering "static")
+#: or are not there (specialise.py)
 OVERFLOW = "experts.overflow"
 
 
@@ -94,6 +95,8 @@ class M3ViT(MultiTaskNetwork):
         lowering: how experts are computed: ``gather``, ``static`` or ``dense`` (see experts.py).
         capacity: tokens per expert for ``static``, one for all layers or one per layer with
             experts; None for all tokens.
+        kept_experts: per layer with experts, which of them are there (see specialise.py); None for
+            all in all layers.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class M3ViT(MultiTaskNetwork):
         heads: int | None = None,
         lowering: Lowering = "gather",
         capacity: int | Sequence[int] | None = None,
+        kept_experts: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if variant not in VARIANTS or gating not in GATINGS or noise not in NOISES:
             raise ValueError(f"unknown variant '{variant}', gating '{gating}' or noise '{noise}'")
@@ -141,6 +145,7 @@ class M3ViT(MultiTaskNetwork):
                 "dim": dim,
                 "depth": depth,
                 "heads": heads,
+                "kept_experts": kept_experts,
             },
             [build_task(spec) for spec in specs],
             InputSpec((height, width), "rgb", MEAN, STD),
@@ -156,7 +161,15 @@ class M3ViT(MultiTaskNetwork):
         self._noise = NoiseSource()
         self.backbone = Backbone(
             shape,
-            ExpertShape(experts, top_k, round(shape.dim * expert_ratio), gating, noise, noise_std),
+            ExpertShape(
+                experts,
+                top_k,
+                round(shape.dim * expert_ratio),
+                gating,
+                noise,
+                noise_std,
+                kept_experts,
+            ),
             [task.name for task in self.tasks],
             (height, width),
             self._noise,
@@ -174,9 +187,9 @@ class M3ViT(MultiTaskNetwork):
         """(B, 3, H, W) -> per task (B, C, H, W): logits, vectors or metres, as its kind says.
 
         One task costs one path: its gates and its decoder. Several share what comes before the
-        first gate. With the lowering ``static`` there is one more output, ``experts.overflow``
-        (B, 1): how many choices of an expert found it full; anything but 0 means that the answers
-        are not those of the network.
+        first gate. With the lowering ``static``, and where experts were dropped, there is one more
+        output, ``experts.overflow`` (B, 1): how many choices of an expert found it full or gone;
+        anything but 0 means that the answers are not those of the network.
         """
         wanted = self.requested(tasks)
         record = Record()
@@ -225,8 +238,8 @@ class M3ViT(MultiTaskNetwork):
         return super().output_names(tasks) + ((OVERFLOW,) if self._overflows() else ())
 
     def _overflows(self) -> bool:
-        mixtures = self.backbone.mixtures()
-        return bool(mixtures) and mixtures[0].experts.lowering == "static"
+        experts = [mixture.experts for mixture in self.backbone.mixtures()]
+        return any(e.lowering == "static" or e.count < e.choices for e in experts)
 
     def set_lowering(self, lowering: Lowering, capacity: int | Sequence[int] | None = None) -> None:
         """Choose how experts are computed; weights stay (see experts.py).

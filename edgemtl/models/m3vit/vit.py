@@ -44,6 +44,7 @@ class ExpertShape:
         gating: arrangement of the gates.
         noise: kind of gate.
         noise_std: factor on the gate noise in training.
+        kept: per layer the experts that are there; None for all.
     """
 
     experts: int
@@ -52,6 +53,7 @@ class ExpertShape:
     gating: Gating
     noise: Noise
     noise_std: float
+    kept: Sequence[Sequence[int]] | None = None
 
 
 @dataclass
@@ -61,7 +63,8 @@ class Record:
     Attributes:
         routings: one per layer with experts and per task (one for all tasks with a single gate),
             in the order of computing.
-        dropped: per layer as above, (B,) float: choices of experts that had no room.
+        dropped: per layer as above, (B,) float: choices of experts that had no room or are not
+            there.
     """
 
     routings: list[Routing] = field(default_factory=list)
@@ -108,10 +111,17 @@ class Mixture(nn.Module):
     """Experts behind one gate per name; all tokens are routed, the class token too."""
 
     def __init__(
-        self, dim: int, shape: ExpertShape, gates: Sequence[str], features: int, source: NoiseSource
+        self,
+        dim: int,
+        shape: ExpertShape,
+        gates: Sequence[str],
+        features: int,
+        source: NoiseSource,
+        layer: int,
     ) -> None:
         super().__init__()
-        self.experts = Experts(shape.experts, dim, shape.hidden)
+        kept = None if shape.kept is None else shape.kept[layer]
+        self.experts = Experts(shape.experts, dim, shape.hidden, kept=kept)
         self.gates = nn.ModuleDict(
             {
                 name: Gate(
@@ -203,7 +213,7 @@ class Backbone(nn.Module):
         def mlp(index: int) -> nn.Module:
             if index % 2 == 0 or experts.experts == 0:
                 return Mlp(shape.dim, shape.hidden)
-            return Mixture(shape.dim, experts, gates, features, source)
+            return Mixture(shape.dim, experts, gates, features, source, index // 2)
 
         self.blocks = nn.ModuleList(Block(shape, mlp(index)) for index in range(shape.depth))
 

@@ -340,7 +340,7 @@ def test_a_dense_network_has_no_gates() -> None:
     assert network.train().forward_training(network.example_input(2)).balance.item() == 0
 
 
-@pytest.mark.parametrize("lowering", ["gather", "static"])
+@pytest.mark.parametrize("lowering", ["gather", "sorted", "static"])
 def test_lowerings_agree_with_the_dense_reference(lowering: Any) -> None:
     network = tiny()
     images = network.example_input(3, seed=2)

@@ -1,0 +1,121 @@
+"""Networks with experts on their way to ONNX: which experts stay, and how they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from edgemtl.data.preprocess import letterbox
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import InputRefused
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.m3vit.experts import Lowering
+from edgemtl.models.m3vit.network import M3ViT
+from edgemtl.models.m3vit.specialise import keep_experts
+
+#: capacities are rounded up to a multiple of this, for the vector unit's sake
+CAPACITY_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class ExpertsChoice:
+    """What is asked for.
+
+    Attributes:
+        lowering: how experts are written.
+        drop_unused: leave out experts that no calibration picture uses.
+        images: calibration pictures to count their use on.
+        headroom: capacity of ``static`` over the largest queue that was seen.
+    """
+
+    lowering: Lowering
+    drop_unused: bool
+    images: int
+    headroom: float
+
+
+def has_experts(network: MultiTaskNetwork) -> bool:
+    """Whether a network has any expert to choose."""
+    return isinstance(network, M3ViT) and bool(network.backbone.mixtures())
+
+
+def prepare_experts(
+    network: MultiTaskNetwork,
+    tasks: Sequence[str],
+    choice: ExpertsChoice,
+    calibration: Dataset,
+) -> tuple[MultiTaskNetwork, dict[str, Any]]:
+    """A network whose experts are as they are to be exported, and what was done, as plain data.
+
+    Args:
+        network: with experts; left as it is.
+        tasks: that are kept.
+        choice: see there.
+        calibration: pictures that say how experts are used.
+
+    Raises:
+        InputRefused: no calibration picture decodes.
+    """
+    assert isinstance(network, M3ViT)
+    wanted = [task.name for task in network.selected(tasks)]
+    total, most = _use(network, wanted, choice.images, calibration)
+    before = [list(mixture.experts.kept) for mixture in network.backbone.mixtures()]
+    kept = before
+    if choice.drop_unused:
+        # An expert is used if any picture's token chose it, so at least K of them are.
+        kept = [
+            [number for number in numbers if count[number] > 0]
+            for numbers, count in zip(before, total, strict=True)
+        ]
+    prepared = keep_experts(network, kept)
+    facts: dict[str, Any] = {
+        "lowering": choice.lowering,
+        "tokens": total,
+        "kept": kept,
+        "dropped": sum(len(a) - len(b) for a, b in zip(before, kept, strict=True)),
+    }
+    capacity: list[int] | None = None
+    if choice.lowering == "static":
+        capacity = [
+            CAPACITY_MULTIPLE * math.ceil(peak * choice.headroom / CAPACITY_MULTIPLE)
+            for peak in most
+        ]
+        facts["capacity"] = capacity
+    prepared.set_lowering(choice.lowering, capacity)
+    return prepared, facts
+
+
+def _use(
+    network: M3ViT, tasks: Sequence[str], images: int, calibration: Dataset
+) -> tuple[list[list[int]], list[int]]:
+    """Per layer: tokens per expert over all pictures and tasks; the largest queue of any."""
+    total: list[torch.Tensor] = []
+    most: list[int] = []
+    for sample in islice(calibration, images):
+        canvas = torch.from_numpy(letterbox(sample.image, network.input_spec)[0])[None]
+        for layer, gates in enumerate(network.expert_loads(canvas, tasks)):
+            counts = list(gates.values())
+            if layer == len(total):
+                total.append(torch.zeros_like(counts[0]))
+                most.append(0)
+            total[layer] = total[layer] + sum(counts, torch.zeros_like(counts[0]))
+            most[layer] = max(most[layer], *(int(count.max()) for count in counts))
+    if not total:
+        raise InputRefused("no calibration picture could be read", where=calibration.name)
+    return [[int(value) for value in layer] for layer in total], most
+
+
+def experts_told(facts: Mapping[str, Any]) -> str:
+    """One sentence about what :func:`prepare_experts` did."""
+    kept = [len(layer) for layer in facts["kept"]]
+    said = f"experts per layer {', '.join(map(str, kept))}, written as '{facts['lowering']}'"
+    if facts["dropped"]:
+        said += f"; {facts['dropped']} that no calibration picture uses were dropped"
+    if "capacity" in facts:
+        said += f"; room for {', '.join(map(str, facts['capacity']))} tokens each"
+    return said
