@@ -134,20 +134,36 @@ def export_verb(
 
 
 def import_verb(
-    source: Annotated[Path, typer.Argument(help="Published weights.", metavar="SOURCE")],
-    family: Annotated[str, typer.Option("--family", help="mos-m, mos-s or retinaface.")],
+    source: Annotated[
+        Path, typer.Argument(help="Published weights (m3vit: a folder too).", metavar="SOURCE")
+    ],
+    family: Annotated[str, typer.Option("--family", help="mos-m, mos-s, retinaface or m3vit.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.")],
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What the file does not say about itself (colour order, activation, anchors)."
+            help="What the file does not say about itself (colour order, activation, anchors; "
+            "tasks of an encoder)."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Input side in pixels.")] = 640,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Input side, or HEIGHTxWIDTH, in pixels; 640, or what the file tells.",
+            metavar="PX",
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Experts per token (m3vit).")] = 4,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads (m3vit); the variant's by default.")
+    ] = None,
 ) -> None:
     """Turn published weights into a checkpoint, every key accounted for."""
-    from edgemtl.pipeline.importing import import_file
+    from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
 
-    found: dict[str, Any] = import_file(source, family, preset, size, output)
+    options = ImportOptions(preset, None if size is None else parse_size(size), top_k, heads)
+    found: dict[str, Any] = import_file(source, family, output, options)
     print(f"{output}: {found['parameters']:,} parameters, tasks {', '.join(found['tasks'])}")
+    for note in found["notes"]:
+        print(f"note: {note}")
     print(f"check it: edgemtl eval {output} --data DIR --split val")

@@ -1,0 +1,161 @@
+"""Experts on their way to ONNX, and published M3ViT files through ``import``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.m3vit import tiny
+from support.published_m3vit import Published, encoder_state, in_ranks, random_state
+
+from edgemtl.data.calibration import embedded
+from edgemtl.errors import InputRefused, UsageError
+from edgemtl.export.onnx_export import export_onnx
+from edgemtl.export.parity import onnx_runner
+from edgemtl.measure.accuracy import evaluate, network_runner
+from edgemtl.models.checkpoint import load_network
+from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
+from edgemtl.models.m3vit.specialise import keep_experts
+from edgemtl.pipeline.experts import ExpertsChoice, experts_told, prepare_experts
+from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
+
+ROOMS = embedded({"depth"}, "train").subset([0, 1, 2])
+SMALL = Published(
+    {"semseg": 3, "depth": 1},
+    (2, 4),
+    dim=16,
+    depth=4,
+    heads=4,
+    experts=4,
+    top_k=2,
+    hidden=8,
+    levels=1,
+    width=8,
+)
+
+
+def test_unused_experts_go_and_the_answers_stay() -> None:
+    network = tiny(experts=16)
+    choice = ExpertsChoice("sorted", drop_unused=True, images=3, headroom=1.25)
+    prepared, facts = prepare_experts(network, ["distance"], choice, ROOMS)
+    assert facts["dropped"] > 0 and f"{facts['dropped']} that no" in experts_told(facts)
+    assert facts["dropped"] == sum(16 - len(layer) for layer in facts["kept"])
+    for layer, kept in zip(facts["tokens"], facts["kept"], strict=True):
+        assert [number for number, count in enumerate(layer) if count] == kept
+        assert sum(layer) == 3 * 9 * 2, "three pictures of nine tokens, two experts each"
+    wanted = evaluate(
+        network_runner(network, ["distance"]), network.tasks[-1:], network.input_spec, ROOMS
+    )
+    found = evaluate(
+        network_runner(prepared, ["distance"]), network.tasks[-1:], network.input_spec, ROOMS
+    )
+    assert found.tasks["distance"].values["rmse_m"] == pytest.approx(
+        wanted.tasks["distance"].values["rmse_m"], rel=1e-5
+    )
+    assert found.tasks["distance"].note == ""
+
+
+def test_all_experts_stay_when_nobody_asked() -> None:
+    choice = ExpertsChoice("gather", drop_unused=False, images=1, headroom=1.0)
+    prepared, facts = prepare_experts(tiny(experts=16), ["distance"], choice, ROOMS)
+    assert facts["dropped"] == 0 and OVERFLOW not in prepared.output_names()
+
+
+def test_static_queues_have_room_for_what_was_seen() -> None:
+    network = tiny()
+    choice = ExpertsChoice("static", drop_unused=False, images=3, headroom=1.0)
+    prepared, facts = prepare_experts(network, ["rooms", "distance"], choice, ROOMS)
+    assert all(capacity % 8 == 0 for capacity in facts["capacity"])
+    report = evaluate(network_runner(prepared), network.tasks[2:], network.input_spec, ROOMS)
+    assert report.tasks["distance"].note == ""
+    assert isinstance(prepared, M3ViT)
+    prepared.set_lowering("static", 1)
+    report = evaluate(network_runner(prepared), network.tasks[2:], network.input_spec, ROOMS)
+    assert (
+        "3 of 3 pictures chose an expert that was dropped or full" in report.tasks["distance"].note
+    )
+
+
+@pytest.mark.parametrize("lowering", ["gather", "sorted", "static"])
+def test_a_dropped_expert_is_told_by_the_exported_graph(lowering: Any, tmp_path: Path) -> None:
+    network = keep_experts(tiny(depth=2), [[0, 2, 5]])
+    network.set_lowering(lowering)
+    path = export_onnx(network, tmp_path / "net.onnx", opset=17, tasks=["distance"]).path
+    images = network.example_input(seed=1)
+    with torch.no_grad():
+        wanted = network(images, ["distance"])
+    found = onnx_runner(path)(images.numpy())
+    assert float(wanted[OVERFLOW]) > 0
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["file", "module.", "ranks"])
+def test_published_layouts_import(layout: str, tmp_path: Path) -> None:
+    state = random_state(SMALL)
+    source = tmp_path / "net.pth.tar"
+    if layout == "ranks":
+        source.mkdir()
+        for number, rank in enumerate(in_ranks(SMALL, state, 2)):
+            torch.save({"state_dict": rank}, source / f"{number}.pth")
+    else:
+        prefix = "module." if layout == "module." else ""
+        torch.save({"state_dict": {prefix + k: v for k, v in state.items()}}, source)
+    options = ImportOptions(size=(32, 64), top_k=2, heads=4)
+    found = import_file(source, "m3vit", tmp_path / "model.pt", options)
+    assert found["tasks"] == ["semseg", "depth"] and found["notes"] == []
+    network = load_network(tmp_path / "model.pt")
+    assert network.input_spec.size == (32, 64) and network.arguments["top_k"] == 2
+    weight = network.state_dict()["backbone.blocks.3.mlp.experts.weight_in"]
+    assert torch.equal(weight, state["backbone.blocks.3.mlp.experts.htoh4.weight"])
+
+
+def test_an_encoder_becomes_a_network_with_untrained_decoders(tmp_path: Path) -> None:
+    source = tmp_path / "encoder.pth"
+    encoder = encoder_state(SMALL, side=3)
+    torch.save({"model": encoder}, source)
+    options = ImportOptions("imagenet-nyud", (32, 64), top_k=2, heads=4)
+    found = import_file(source, "m3vit", tmp_path / "model.pt", options)
+    assert found["tasks"] == ["semseg", "depth"] and "random weights" in found["notes"][0]
+    state = load_network(tmp_path / "model.pt").state_dict()
+    for gate in ("semseg", "depth"):
+        weight = state[f"backbone.blocks.1.mlp.gates.{gate}.score.weight"]
+        assert torch.equal(weight, encoder["blocks.1.mlp.gate.w_gate"].t())
+    with pytest.raises(InputRefused, match="cls_token"):
+        torch.save(random_state(SMALL), source)
+        import_file(source, "m3vit", tmp_path / "model.pt", options)
+
+
+def test_what_an_import_does_not_know_is_asked_for(tmp_path: Path) -> None:
+    source = tmp_path / "net.pth"
+    torch.save(random_state(SMALL), source)
+    with pytest.raises(InputRefused, match="which input size"):
+        import_file(source, "m3vit", tmp_path / "m.pt", ImportOptions(top_k=2, heads=4))
+    with pytest.raises(InputRefused, match="heads"):
+        import_file(source, "m3vit", tmp_path / "m.pt", ImportOptions(size=(32, 64)))
+    with pytest.raises(InputRefused, match="5 of 4 experts"):
+        import_file(source, "m3vit", tmp_path / "m.pt", ImportOptions(None, (32, 64), 5, 4))
+    with pytest.raises(UsageError, match="no preset 'nyud'"):
+        import_file(source, "m3vit", tmp_path / "m.pt", ImportOptions("nyud"))
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_sizes_are_read() -> None:
+    assert parse_size("640") == (640, 640) and parse_size("480x640") == (480, 640)
+    for wrong in ("", "x", "480x", "31", "480x640x3", "-5", "99999"):
+        with pytest.raises(UsageError, match="is not a size"):
+            parse_size(wrong)
+
+
+def test_fewer_gates_than_published_are_refused(tmp_path: Path) -> None:
+    state = random_state(replace(SMALL, gating="per_task"))
+    del state["backbone.blocks.3.mlp.gate.1.w_gate"]
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(InputRefused, match="1 keys missing"):
+        import_file(
+            tmp_path / "net.pth", "m3vit", tmp_path / "m.pt", ImportOptions(None, (32, 64), 2, 4)
+        )
