@@ -32,6 +32,7 @@ MAIN = "__main__.py"
 SBOM = "sbom.cdx.json"
 README = "README.txt"
 ARTEFACT_FOLDER = "artefact"
+REFERENCE_FOLDER = "reference"
 SELFTEST_INPUT = "selftest/input.npy"
 
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest", "parse_manifest"]
@@ -158,6 +159,8 @@ class Manifest(_Entry):
         inputs: the one input.
         tasks: tasks and the outputs they own.
         artefact: what the backend compiled.
+        reference: the same of the uncompressed network, so that the device can time one against
+            the other; None where this machine is the device, or nothing was compressed.
         selftest: recorded inputs and outputs.
         accuracy: before and after, None where it was not measured.
         cost: before and after, None where it was not counted.
@@ -177,6 +180,7 @@ class Manifest(_Entry):
     inputs: tuple[InputEntry, ...] = Field(min_length=1, max_length=1)
     tasks: tuple[TaskEntry, ...]
     artefact: ArtefactEntry
+    reference: ArtefactEntry | None = None
     selftest: SelfTestEntry
     accuracy: AccuracyEntry = AccuracyEntry()
     cost: CostEntry = CostEntry()
@@ -189,6 +193,7 @@ class Manifest(_Entry):
     @model_validator(mode="after")
     def _members_exist(self) -> Manifest:
         wanted = [file.member for file in self.artefact.files]
+        wanted += [file.member for file in self.reference.files] if self.reference else []
         wanted += [self.selftest.input, *(entry.member for entry in self.selftest.expected), MODEL]
         for member in wanted:
             if member not in self.files:

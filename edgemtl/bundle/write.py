@@ -53,6 +53,8 @@ class BundleContents:
         seeds: every seed that a random choice took.
         recipe: the resolved recipe, plain.
         licence_note: what the checkpoint says about its licence; empty when it says nothing.
+        reference: what the backend compiled from the uncompressed network, for a device that times
+            one against the other.
     """
 
     name: str
@@ -74,6 +76,7 @@ class BundleContents:
     seeds: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     licence_note: str = ""
+    reference: Artefact | None = None
 
 
 def write_bundle(path: Path, contents: BundleContents) -> None:
@@ -93,7 +96,11 @@ def write_bundle(path: Path, contents: BundleContents) -> None:
     }
     if contents.licence_note:
         members["LICENSES/model.txt"] = contents.licence_note.rstrip().encode() + b"\n"
-    artefact_files = _add_artefact(contents.artefact, members)
+    artefact = _entry(contents.artefact, _add_artefact(contents.artefact, members))
+    reference = None
+    if contents.reference is not None:
+        files = _add_files(contents.reference, members, m.REFERENCE_FOLDER)
+        reference = _entry(contents.reference, files)
     expected = _add_selftest(contents.selftest, members)
     members[m.SBOM] = sbom_bytes(
         contents.name,
@@ -103,7 +110,7 @@ def write_bundle(path: Path, contents: BundleContents) -> None:
         contents.licence_note,
     )
     try:
-        manifest = _manifest(contents, artefact_files, expected, members)
+        manifest = _manifest(contents, artefact, reference, expected, members)
         members[m.MANIFEST] = manifest.to_bytes()
     except ValidationError as error:
         first = error.errors()[0]
@@ -127,12 +134,25 @@ def _add_artefact(artefact: Artefact, members: dict[str, bytes]) -> list[m.Artef
         # ONNX Runtime opens the ONNX file itself: stored once. An artefact of several files stays
         # together, because they name each other.
         return [m.ArtefactFile(name=artefact.files[0], member=m.MODEL)]
+    return _add_files(artefact, members, m.ARTEFACT_FOLDER)
+
+
+def _add_files(artefact: Artefact, members: dict[str, bytes], folder: str) -> list[m.ArtefactFile]:
     files = []
-    for name, data in contents.items():
-        member = f"{m.ARTEFACT_FOLDER}/{name}"
-        members[member] = data
+    for name in artefact.files:
+        member = f"{folder}/{name}"
+        members[member] = _read(artefact.folder / name)
         files.append(m.ArtefactFile(name=name, member=member))
     return files
+
+
+def _entry(artefact: Artefact, files: list[m.ArtefactFile]) -> m.ArtefactEntry:
+    return m.ArtefactEntry(
+        backend=artefact.backend,
+        files=tuple(files),
+        reproducible=artefact.reproducible,
+        facts=_plain(artefact.facts),
+    )
 
 
 def _add_selftest(selftest: SelfTest, members: dict[str, bytes]) -> list[m.ExpectedEntry]:
@@ -157,7 +177,8 @@ def _plain(data: Mapping[str, Any] | None) -> Any:
 
 def _manifest(
     contents: BundleContents,
-    artefact_files: list[m.ArtefactFile],
+    artefact: m.ArtefactEntry,
+    reference: m.ArtefactEntry | None,
     expected: list[m.ExpectedEntry],
     members: Mapping[str, bytes],
 ) -> m.Manifest:
@@ -194,12 +215,8 @@ def _manifest(
             ),
         ),
         tasks=tuple(tasks),
-        artefact=m.ArtefactEntry(
-            backend=contents.artefact.backend,
-            files=tuple(artefact_files),
-            reproducible=contents.artefact.reproducible,
-            facts=_plain(contents.artefact.facts),
-        ),
+        artefact=artefact,
+        reference=reference,
         selftest=m.SelfTestEntry(input=m.SELFTEST_INPUT, expected=tuple(expected)),
         accuracy=m.AccuracyEntry(
             reference=_plain(contents.accuracy_reference), bundle=_plain(contents.accuracy_bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,9 +133,11 @@ def _run_facts(folder: Path) -> tuple[GateFacts, Mapping[str, Any]]:
 def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[str, Any]]:
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    latency = None
+    latency = comparison = None
     if results is not None:
-        latency = _device_latency(read_json(results), bundle.manifest_sha256, results)
+        data = read_json(results)
+        latency = _device_latency(data, bundle.manifest_sha256, results)
+        comparison = _device_comparison(data, results)
     primary = {
         task.name: {
             "key": task.primary.key,
@@ -150,7 +153,7 @@ def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[
     # Before the device has answered, nothing about its latency is known, not even a ratio of one.
     asked = latency is not None or "runs_here_as" not in manifest.artefact.facts
     identical = asked and hashes[0] is not None and hashes[0] == hashes[1]
-    return _facts(primary, accuracy, cost, latency, None, identical), manifest.gates
+    return _facts(primary, accuracy, cost, latency, comparison, identical), manifest.gates
 
 
 def _device_latency(data: Any, manifest_sha256: str, where: Path) -> dict[str, Any]:
@@ -173,6 +176,27 @@ def _device_latency(data: Any, manifest_sha256: str, where: Path) -> dict[str, A
             "reason": str(latency.get("reason", "")),
             "summary": {key: float(latency[key]) for key in ("p50_ms", "p90_ms", "p99_ms")},
         }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
+
+
+def _device_comparison(data: Any, where: Path) -> dict[str, Any] | None:
+    """Artefact and uncompressed network as the runner timed them in turns; None when it did not.
+
+    Raises:
+        InputRefused: not readable.
+    """
+    try:
+        found = data.get("comparison")
+        if found is None:
+            return None
+        speedup = found["speedup"]
+        figures = {key: float(speedup[key]) for key in ("value", "low", "high")}
+        if not all(0 < figure < math.inf for figure in figures.values()):
+            raise ValueError("a speed-up that is not positive")
+        stable, reason = bool(speedup["stable"]), str(speedup["reason"])
+        sides = {side: {"kind": str(found[side]["kind"])} for side in ("a", "b")}
+        return {"speedup": {**figures, "stable": stable, "reason": reason}, **sides}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
 

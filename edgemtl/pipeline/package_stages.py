@@ -17,7 +17,13 @@ from edgemtl.export.onnx_export import INPUT_NAME
 from edgemtl.files import read_json, write_atomically
 from edgemtl.measure.accuracy import Run, decode_all, network_runner
 from edgemtl.models.checkpoint import weights_hash
-from edgemtl.pipeline.check_stages import ACCURACY, COST, open_session, real_inputs
+from edgemtl.pipeline.check_stages import (
+    ACCURACY,
+    COST,
+    open_session,
+    real_inputs,
+    same_artefact,
+)
 from edgemtl.pipeline.parity_stage import PARITY
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
 from edgemtl.report.drawing import draw_results
@@ -32,6 +38,9 @@ class MakeBundle(Stage):
 
     Reads, in this order: export (or quantize), compile, parity, accuracy-reference, accuracy,
     cost-reference, cost.
+
+    The last stage that it reads compiled the uncompressed network. That goes along where another
+    machine is the device: only there can the two be timed against each other.
     """
 
     needs_data = True
@@ -45,7 +54,8 @@ class MakeBundle(Stage):
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Record the self-test and write the bundle."""
-        export, compiled, parity, *_ = self.after
+        export, compiled, parity, *_, dense = self.after
+        alone = context.target.measured_here or same_artefact(context, compiled, dense)
         inputs = real_inputs(context, SELFTEST_CASES)
         with open_session(context, compiled) as session:
             selftest = record_selftest(session, inputs[:, None])
@@ -72,6 +82,7 @@ class MakeBundle(Stage):
                 seeds={"data": context.recipe.data.seed},
                 recipe=recipe,
                 licence_note=_licence_note(context),
+                reference=None if alone else context.artefact(dense),
             ),
         )
         tell(f"{(folder / BUNDLE).stat().st_size / 1e6:.2f} MB")

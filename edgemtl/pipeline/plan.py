@@ -45,7 +45,7 @@ def plan(recipe: Recipe) -> list[Stage]:
         Accuracy("accuracy", "compile"),
         Cost("cost-reference", reference),
         Cost("cost", ("export", "compile")),
-        MakeBundle("bundle", (graph, "compile", "parity", *judged)),
+        MakeBundle("bundle", (graph, "compile", "parity", *judged, reference[1])),
         Pictures("pictures", ("model", "compile")),
         Bench("bench", timed),
         Gates("gates", (*judged, "bench")),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +22,7 @@ from .facts import clocks, device_facts, peak_memory_bytes, throttled
 from .latency import instability, summary
 from .manifest import Manifest, read_manifest
 from .selftest import compare, failure
+from .turns import in_turns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +61,11 @@ def _arguments(argv: Sequence[str], default_bundle: str) -> argparse.Namespace:
             sub.add_argument("--warm-up", type=float, default=1.0, help="seconds (default 1)")
             sub.add_argument("--min-runs", type=int, default=50, help="timed runs (default 50)")
             sub.add_argument("--min-seconds", type=float, default=3.0, help="(default 3)")
+            sub.add_argument(
+                "--no-reference",
+                action="store_true",
+                help="do not time the uncompressed network too, where the bundle has it",
+            )
     arguments = parser.parse_args(argv)
     if arguments.verb is None:
         parser.error("say what to do: verify, bench or info")
@@ -70,12 +77,14 @@ def _arguments(argv: Sequence[str], default_bundle: str) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _artefact_folder(files: Files, manifest: Manifest) -> Iterator[str]:
-    """Path of the artefact's main file, checked and in a private temporary folder."""
-    entries = {member: manifest.files[member] for _, member in manifest.artefact}
+def _extracted(
+    files: Files, manifest: Manifest, artefact: Sequence[tuple[str, str]]
+) -> Iterator[str]:
+    """Path of an artefact's main file, checked and in a private temporary folder."""
+    entries = {member: manifest.files[member] for _, member in artefact}
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         extract(files, entries, folder)
-        yield str(Path(folder, manifest.artefact[0][1]))
+        yield str(Path(folder, artefact[0][1]))
 
 
 def _load_cases(
@@ -129,16 +138,9 @@ def _verify_and_measure(
     document["extra_files"] = check_all(files, manifest.files)
     inputs, expected = _load_cases(files, manifest)
     threads = manifest.threads if arguments.threads is None else arguments.threads
-    with _artefact_folder(files, manifest) as model:
+    with _extracted(files, manifest, manifest.artefact) as model:
         start = time.perf_counter()
-        session = runtimes.load(
-            manifest.backend,
-            model,
-            manifest.device,
-            threads,
-            manifest.precision_hint,
-            list(expected),
-        )
+        session = _load(manifest, model, threads)
         load_ms = (time.perf_counter() - start) * 1e3
         start = time.perf_counter()
         session.run(inputs[0].copy())
@@ -163,7 +165,53 @@ def _verify_and_measure(
             return document, VERIFICATION, problem
         if arguments.verb == "verify":
             return document, OK, ""
-        return _measure(document, session, inputs[0].copy(), load_ms, first_ms, arguments)
+        images = inputs[0].copy()
+        found = _measure(document, session, images, load_ms, first_ms, arguments)
+        if manifest.reference and not arguments.no_reference:
+            document["comparison"] = _compare(files, manifest, session, images, threads, document)
+        return found
+
+
+def _load(manifest: Manifest, model: str, threads: int) -> runtimes.Session:
+    return runtimes.load(
+        manifest.backend,
+        model,
+        manifest.device,
+        threads,
+        manifest.precision_hint,
+        [entry.output for entry in manifest.expected],
+    )
+
+
+def _compare(
+    files: Files,
+    manifest: Manifest,
+    session: runtimes.Session,
+    images: NDArray[np.float32],
+    threads: int,
+    document: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Artefact and uncompressed network in turns; None, with a note, where that one cannot run."""
+    import numpy as np
+
+    with _extracted(files, manifest, manifest.reference) as model:
+        try:
+            reference = _load(manifest, model, threads)
+            answers = reference.run(images)
+            if not all(np.isfinite(values).all() for values in answers.values()):
+                raise RunnerError(STAGE_FAILED, "its outputs are not finite")
+        except RunnerError as error:
+            document["comparison_note"] = f"the uncompressed network: {error.message}"
+            return None
+        sessions = {"A": session, "B": reference}
+        found = in_turns(
+            {
+                name: partial(lambda one, runs: one.samples(images, 0.0, runs, 0.0), one)
+                for name, one in sessions.items()
+            }
+        )
+        reference.close()
+        return found
 
 
 def _measure(

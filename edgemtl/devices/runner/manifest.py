@@ -37,6 +37,8 @@ class Manifest(NamedTuple):
         threads: worker threads, 0 lets the runtime choose.
         precision_hint: "f32" or "auto".
         artefact: (name inside the artefact, member of the bundle); the first is opened.
+        reference: the same of the uncompressed network, to be timed against; empty when it is not
+            in the bundle.
         selftest_input: member with the recorded inputs, (cases, B, 3, H, W) float32.
         expected: the recorded outputs, in the order of the graph.
         files: member -> {"sha256", "size"}.
@@ -52,6 +54,7 @@ class Manifest(NamedTuple):
     threads: int
     precision_hint: str
     artefact: list[tuple[str, str]]
+    reference: list[tuple[str, str]]
     selftest_input: str
     expected: list[Expected]
     files: dict[str, Mapping[str, Any]]
@@ -89,7 +92,8 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
         if not re.match(r"^[0-9a-f]{64}$", entry["sha256"]) or int(entry["size"]) < 0:
             raise ValueError(f"files.{name}")
         entries[check_name(name)] = {"sha256": entry["sha256"], "size": int(entry["size"])}
-    artefact = [(check_name(f["name"]), str(f["member"])) for f in data["artefact"]["files"]]
+    artefact = _members(data["artefact"])
+    reference = _members(data["reference"]) if data.get("reference") else []
     expected = [
         Expected(str(e["output"]), str(e["member"]), float(e["max_abs_error"]))
         for e in data["selftest"]["expected"]
@@ -106,14 +110,19 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
         threads=int(data["session"]["threads"]),
         precision_hint=str(data["session"]["precision_hint"]),
         artefact=artefact,
+        reference=reference,
         selftest_input=str(data["selftest"]["input"]),
         expected=expected,
         files=entries,
     )
-    named = [member for _, member in artefact] + [e.member for e in expected]
+    named = [member for _, member in artefact + reference] + [e.member for e in expected]
     for member in [*named, manifest.selftest_input]:
         if member not in entries:
             raise ValueError(f"'{member}' is not in files")
     if not artefact or not expected:
         raise ValueError("artefact or selftest is empty")
     return manifest
+
+
+def _members(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(check_name(f["name"]), str(f["member"])) for f in entry["files"]]
