@@ -108,6 +108,9 @@ class ExportSection(_Section):
     deformable: Literal["native", "portable"] | None = Field(
         None, description="how deformable convolution is written; the target's way by default"
     )
+    nms: Literal["host", "graph"] = Field(
+        "host", description="where detections are suppressed; inside the graph for TensorRT only"
+    )
     parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
     experts: Literal["gather", "sorted", "static", "dense"] | None = Field(
         None, description="how mixtures of experts are written; the target's way by default"
@@ -118,6 +121,9 @@ class ExportSection(_Section):
     expert_images: int = Field(64, ge=1, description="calibration pictures their use is counted on")
     expert_headroom: float = Field(
         1.25, ge=1, description="room per expert over the largest queue seen (experts = static)"
+    )
+    task_files: bool = Field(
+        False, description="also a graph per task, all with one copy of the weights (ONNX Runtime)"
     )
 
 

@@ -65,6 +65,10 @@ def run_verb(
         Path | None,
         typer.Option("--output", "-o", help="PNG to write; IMAGE.edgemtl.png by default."),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Compute this task alone (a bundle needs export.task_files for it)."),
+    ] = None,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -72,7 +76,7 @@ def run_verb(
     from edgemtl.pipeline.running import run_on_picture
 
     place = output or Path(f"{image.stem}.edgemtl.png")
-    found = run_on_picture(bundle, image, place, factory)
+    found = run_on_picture(bundle, image, place, factory, task)
     if as_json:
         print_json(found)
         return

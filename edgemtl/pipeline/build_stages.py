@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgemtl.backends.taskfiles import with_task_files
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.metadata import write_metadata
 from edgemtl.export.onnx_export import export_onnx
@@ -165,7 +166,18 @@ class Compile(Stage):
 
     def inputs(self, context: Context) -> dict[str, Any]:
         state = context.backend.availability()
-        return {"target": context.target.model_dump(mode="json"), "runtime": state.version}
+        return {
+            "target": context.target.model_dump(mode="json"),
+            "runtime": state.version,
+            "task_files": self._task_files(context),
+        }
+
+    @staticmethod
+    def _task_files(context: Context) -> dict[str, tuple[str, ...]]:
+        """Task -> its outputs, where a graph per task is asked for."""
+        if not context.recipe.export.task_files:
+            return {}
+        return {task.name: task.outputs for task in context.tasks}
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Compile and write the artefact's description beside its files."""
@@ -175,6 +187,8 @@ class Compile(Stage):
         place = folder / ARTEFACT_FOLDER
         place.mkdir()
         artefact = backend.compile(onnx, context.target, place)
+        if tasks := self._task_files(context):
+            artefact = with_task_files(artefact, tasks)
         size = sum((place / name).stat().st_size for name in artefact.files)
         write_json(
             folder / ARTEFACT,

@@ -18,9 +18,13 @@ from edgemtl.report.drawing import draw_results
 
 
 def run_on_picture(
-    model: Path, image: Path, output: Path, factory: str | None = None
+    model: Path,
+    image: Path,
+    output: Path,
+    factory: str | None = None,
+    task: str | None = None,
 ) -> dict[str, Any]:
-    """Run, draw into a PNG, and describe the results.
+    """Run, draw into a PNG, and describe the results; of one task only where it is named.
 
     Returns:
         ``tasks``: per task what it found, as plain data; ``summary``: the same in a few words;
@@ -35,7 +39,7 @@ def run_on_picture(
     picture = read_image(image)
     if picture is None:
         raise InputRefused("this is not a picture that can be decoded", where=str(image))
-    with open_subject(model, factory) as subject:
+    with open_subject(model, factory, task=task) as subject:
         canvas, view = letterbox(picture, subject.input_spec)
         outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
         tasks = subject.tasks

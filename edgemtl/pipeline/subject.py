@@ -11,6 +11,7 @@ from typing import Literal
 
 from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.taskfiles import for_task
 from edgemtl.bundle.read import open_bundle
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
@@ -18,6 +19,7 @@ from edgemtl.export.metadata import read_metadata
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import load_network
 from edgemtl.tasks.base import Task
+from edgemtl.tasks.registry import select
 
 Kind = Literal["checkpoint", "onnx", "bundle"]
 
@@ -54,18 +56,30 @@ def kind_of(path: Path) -> Kind:
 
 @contextmanager
 def open_subject(
-    path: Path, factory: str | None = None, options: SessionOptions | None = None
+    path: Path,
+    factory: str | None = None,
+    options: SessionOptions | None = None,
+    task: str | None = None,
 ) -> Iterator[Subject]:
     """Open a checkpoint, an ONNX file of ours or a bundle; closed again on leaving.
 
+    Args:
+        path: of any of these.
+        factory: builds the user's own network.
+        options: of the session; the bundle's own by default.
+        task: compute this task alone (with those it requires); all by default.
+
     Raises:
         InputRefused: none of these, or refused.
+        UsageError: there is no such task, or the file cannot compute it alone.
         TargetUnavailable: the bundle's runtime is not here.
     """
     kind = kind_of(path)
     if kind == "checkpoint":
         network = load_network(path, factory)
-        yield Subject(kind, network_runner(network), network.tasks, network.input_spec)
+        kept = network.selected(None if task is None else [task])
+        run = network_runner(network, [t.name for t in kept])
+        yield Subject(kind, run, kept, network.input_spec)
         return
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         if kind == "onnx":
@@ -77,6 +91,8 @@ def open_subject(
             tasks, spec = bundle.tasks(), bundle.input_spec()
             artefact = bundle.artefact(Path(folder))
             options = options or bundle.session_options()
+        if task is not None:
+            artefact, tasks = for_task(artefact, task), select(tasks, [task])
         session = registry.get(artefact.backend).load(artefact, options)
         try:
             yield Subject(kind, session.run, tasks, spec)

@@ -56,10 +56,8 @@ class Experts(nn.Module):
         self.lowering = lowering
         self.capacity = capacity
         self.choices = experts
-        self.kept = tuple(range(experts)) if kept is None else tuple(kept)
-        if list(self.kept) != sorted(set(self.kept) & set(range(experts))) or not self.kept:
-            raise ValueError(f"{list(self.kept)} are not experts out of {experts}, ascending")
-        experts = len(self.kept)
+        self.name_kept(range(experts) if kept is None else kept)
+        experts = self.count
         self.weight_in = nn.Parameter(torch.empty(experts, hidden, dim))
         self.bias_in = nn.Parameter(torch.empty(experts, hidden))
         self.weight_out = nn.Parameter(torch.empty(experts, dim, hidden))
@@ -74,6 +72,21 @@ class Experts(nn.Module):
     def count(self) -> int:
         """How many experts are there."""
         return len(self.kept)
+
+    def name_kept(self, numbers: Sequence[int]) -> None:
+        """Say which of the E experts those are whose weights are there.
+
+        Raises:
+            ValueError: other numbers than 0 to E - 1, ascending.
+        """
+        self.kept = tuple(numbers)
+        if list(self.kept) != sorted(set(self.kept) & set(range(self.choices))) or not self.kept:
+            raise ValueError(f"{list(numbers)} are not experts out of {self.choices}, ascending")
+        #: (E,) position of an expert among those kept, one past the last where it is not there
+        self.positions: Tensor
+        positions = torch.full((self.choices,), len(self.kept))
+        positions[list(self.kept)] = torch.arange(len(self.kept))
+        self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
         """Weighted sum of the chosen experts' answers.
@@ -116,8 +129,7 @@ class Experts(nn.Module):
 
         A choice that is not there has the position one past the last and no weight.
         """
-        table = [self.kept.index(e) if e in self.kept else self.count for e in range(self.choices)]
-        positions = torch.tensor(table, device=routing.experts.device)[routing.experts]
+        positions = self.positions[routing.experts]
         absent = positions == self.count
         weights = routing.weights * (~absent).to(routing.weights.dtype)
         return Routing(positions, weights, routing.importance, routing.load), absent

@@ -38,6 +38,6 @@ def keep_experts(network: M3ViT, kept: Sequence[Sequence[int]]) -> M3ViT:
         places = [experts.kept.index(number) for number in numbers]
         for name, parameter in list(experts.named_parameters(recurse=False)):
             setattr(experts, name, nn.Parameter(parameter.detach()[places].clone()))
-        experts.kept = tuple(numbers)
+        experts.name_kept(numbers)
     other.arguments["kept_experts"] = [list(numbers) for numbers in kept]
     return other

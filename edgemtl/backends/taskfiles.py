@@ -1,0 +1,191 @@
+"""One artefact, several tasks, one copy of the weights: switch between tasks without reloading.
+
+ONNX Runtime computes a whole graph whatever outputs are asked for, so a network of five tasks costs
+five tasks. Here the graph is written once per task beside the graph of all, and the weights of all
+of them lie once, in one file that every graph refers to. A program opens the tasks it may need
+(:class:`TaskSessions`); to switch is then to call another session.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.backends import registry
+from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.errors import StageFailed, UsageError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+WEIGHTS_FILE = "weights.bin"
+#: smaller tensors stay in the graph, where optimisers look for constants
+SMALLEST_BYTES = 1024
+#: weights begin at multiples of this, so that they can be mapped into memory
+ALIGNMENT = 64
+#: key of ``Artefact.facts``: task -> file of its graph
+TASK_FILES = "task_files"
+
+
+def with_task_files(artefact: Artefact, tasks: Mapping[str, Sequence[str]]) -> Artefact:
+    """The same artefact with a graph per task beside the graph of all; rewrites its folder.
+
+    Args:
+        artefact: of ONNX Runtime, one file.
+        tasks: task name -> its outputs.
+
+    Raises:
+        StageFailed: the artefact is of another runtime, or cannot be written.
+    """
+    import onnx
+
+    if artefact.backend != "onnxruntime" or len(artefact.files) != 1:
+        raise StageFailed(
+            "a graph per task can be written for ONNX Runtime only",
+            hint="compile a bundle per task: --task NAME",
+        )
+    whole = artefact.folder / artefact.files[0]
+    model = onnx.load(whole)
+    names = _file_names(tasks)
+    # Outputs that no task owns (the count of missed experts) belong to all of them.
+    owned = {output for outputs in tasks.values() for output in outputs}
+    common = [value.name for value in model.graph.output if value.name not in owned]
+    try:
+        _move_weights(model, artefact.folder / WEIGHTS_FILE)
+        whole.write_bytes(model.SerializeToString(deterministic=True))
+        for task, outputs in tasks.items():
+            alone = _restricted(model, [*outputs, *common])
+            (artefact.folder / names[task]).write_bytes(alone.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
+    return replace(
+        artefact,
+        files=(artefact.files[0], *sorted(names.values()), WEIGHTS_FILE),
+        facts={**artefact.facts, TASK_FILES: names},
+    )
+
+
+def for_task(artefact: Artefact, task: str) -> Artefact:
+    """The artefact as one that opens this task's graph.
+
+    Raises:
+        UsageError: it has no such graph.
+    """
+    names = artefact.facts.get(TASK_FILES, {})
+    if task not in names or names[task] not in artefact.files:
+        known = ", ".join(names) or "none; compile with --set export.task_files=true"
+        raise UsageError(f"there is no graph of task '{task}' alone", hint=f"there are: {known}")
+    rest = tuple(name for name in artefact.files if name != names[task])
+    return replace(artefact, files=(names[task], *rest))
+
+
+class TaskSessions:
+    """Sessions of several tasks of one artefact, all loaded.
+
+    Args:
+        artefact: from :func:`with_task_files`.
+        tasks: to open; all by default.
+        options: of every session.
+
+    Raises:
+        UsageError: a task has no graph of its own.
+        StageFailed: the runtime does not load it.
+    """
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        tasks: Iterable[str] | None = None,
+        options: SessionOptions | None = None,
+    ) -> None:
+        backend = registry.get(artefact.backend)
+        wanted = list(artefact.facts.get(TASK_FILES, {}) if tasks is None else tasks)
+        self.sessions: dict[str, Session] = {
+            task: backend.load(for_task(artefact, task), options) for task in wanted
+        }
+
+    def run(self, task: str, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """One task on (B, 3, H, W) float32; its outputs by name."""
+        return self.sessions[task].run(images)
+
+    def close(self) -> None:
+        """Release all sessions."""
+        for session in self.sessions.values():
+            session.close()
+
+
+def _file_names(tasks: Iterable[str]) -> dict[str, str]:
+    """A file name per task; what a file system might mind becomes an underscore."""
+    names: dict[str, str] = {}
+    for task in tasks:
+        base = f"task-{re.sub(r'[^A-Za-z0-9_-]', '_', task)[:60]}"
+        name, count = f"{base}.onnx", 0
+        while name in names.values():
+            count += 1
+            name = f"{base}-{count}.onnx"
+        names[task] = name
+    return names
+
+
+def _move_weights(model: ModelProto, path: Path) -> None:
+    """Write the larger stored tensors into one file and let the graph refer to it, in place."""
+    from onnx import TensorProto, numpy_helper
+
+    data = bytearray()
+    for tensor in model.graph.initializer:
+        raw = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+        if len(raw) < SMALLEST_BYTES:
+            continue
+        data += b"\0" * (-len(data) % ALIGNMENT)
+        reference: dict[str, Any] = {
+            "location": path.name,
+            "offset": len(data),
+            "length": len(raw),
+        }
+        data += raw
+        kept = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        kept.data_location = TensorProto.EXTERNAL
+        for key, value in reference.items():
+            entry = kept.external_data.add()
+            entry.key, entry.value = key, str(value)
+        tensor.CopyFrom(kept)
+    path.write_bytes(data)
+
+
+def _restricted(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
+    """The part of a graph that these outputs need."""
+    import onnx
+
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    graph = alone.graph
+    needed = set(outputs)
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input) | {
+                name for a in node.attribute if a.HasField("g") for name in _read_inside(a.g)
+            }
+    del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.output.extend(value for value in model.graph.output if value.name in outputs)
+    graph.initializer.extend(t for t in model.graph.initializer if t.name in needed)
+    return alone
+
+
+def _read_inside(graph: Any) -> set[str]:
+    """All names that a branch's nodes read, of outer tensors and of its own."""
+    names: set[str] = {value.name for value in graph.output}
+    for node in graph.node:
+        names |= set(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _read_inside(attribute.g)
+    return names
