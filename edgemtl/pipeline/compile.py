@@ -130,6 +130,24 @@ def decided(request: CompileRequest) -> tuple[CompileRequest, str]:
     return replace(request, recipe=found.recipe), found.reason
 
 
+def _built_for(request: CompileRequest) -> Target:
+    """The target, with what the recipe changes in it.
+
+    Raises:
+        UsageError: the target cannot suppress detections inside the graph.
+    """
+    target, nms = request.target, request.recipe.export.nms
+    if nms == "host":
+        return target
+    if not target.backend.startswith("tensorrt"):
+        raise UsageError(
+            f"target '{target.name}' does not suppress detections inside the graph",
+            where="export.nms",
+            hint="the Jetson targets do; leave it to the host elsewhere",
+        )
+    return target.model_copy(update={"options": {**target.options, "nms": nms}})
+
+
 def _context(request: CompileRequest, reporter: Reporter) -> Context:
     asked = {
         "model": str(request.model),
@@ -142,7 +160,7 @@ def _context(request: CompileRequest, reporter: Reporter) -> Context:
         request.model,
         request.factory,
         request.recipe,
-        request.target,
+        _built_for(request),
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
         folder / PRIVATE,
         reporter.progress,

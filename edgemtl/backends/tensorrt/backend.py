@@ -11,6 +11,7 @@ TensorRT version takes, with its shapes; what is checked here is said to be chec
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +29,9 @@ from edgemtl.backends.base import (
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
-from edgemtl.backends.tensorrt.optable import table_problems
+from edgemtl.backends.tensorrt.optable import PLUGINS, table_problems
 from edgemtl.backends.tensorrt.settings import options_of
+from edgemtl.backends.tensorrt.suppression import add_suppression, suppressed_by
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target
@@ -40,20 +42,27 @@ PROXY = "ONNX Runtime on the same graph (proxy: not TensorRT, no latency)"
 #: GPU that the proxy plans for on behalf of a Jetson (the same generation as Orin's)
 PROXY_DEVICE = "SM86"
 #: operators that TensorRT has and TensorRT-RTX lacks: its refusal says nothing about a board
-ONLY_ON_DEVICE = ("NonMaxSuppression",)
+ONLY_ON_DEVICE = ("NonMaxSuppression", *PLUGINS)
 
 
 class ProxySession(Session):
-    """The graph that is shipped, run by ONNX Runtime: right for accuracy, wrong for latency."""
+    """The graph that is shipped, run by ONNX Runtime: right for accuracy, wrong for latency.
+
+    Args:
+        inner: of ONNX Runtime.
+        extra: outputs that are no task's own and are not shown.
+    """
 
     kind: ClassVar[str] = "proxy"
 
-    def __init__(self, inner: Session) -> None:
-        super().__init__(inner.input_shape, inner.outputs)
+    def __init__(self, inner: Session, extra: Collection[str] = ()) -> None:
+        shown = tuple(name for name in inner.outputs if name not in extra)
+        super().__init__(inner.input_shape, shown)
         self._inner = inner
 
     def run_impl(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        return self._inner.run(images)
+        answers = self._inner.run(images)
+        return {name: answers[name] for name in self.outputs}
 
     def close(self) -> None:
         self._inner.close()
@@ -85,6 +94,14 @@ class TensorRtBackend(Backend):
         if any(problem.fatal for problem in found):
             return found
         lower(model, options.version)
+        if options.nms == "graph":
+            try:
+                add_suppression(model)
+            except StageFailed as error:
+                return [
+                    *found,
+                    Problem("", "", error.message, error.hint or "leave it to the host"),
+                ]
         found += table_problems(model, options.version)
         return found + self._proxy_problems(model, target)
 
@@ -134,7 +151,7 @@ class TensorRtBackend(Backend):
         return finding.op not in ONLY_ON_DEVICE and not (only_there and not finding.node)
 
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
-        rewritten = _write_lowered(onnx_path, target, folder)
+        rewritten, suppressed = _write_lowered(onnx_path, target, folder)
         options = options_of(target)
         return Artefact(
             self.name,
@@ -146,6 +163,7 @@ class TensorRtBackend(Backend):
                 "tensorrt": options.tensorrt,
                 "jetpack": options.jetpack,
                 "rewritten": rewritten,
+                "suppressed": suppressed,
                 "built_here": False,
                 "checked_by": proxy.LABEL if proxy.installed_version() else "operator table",
                 "runs_here_as": PROXY,
@@ -171,7 +189,7 @@ class TensorRtRtxBackend(TensorRtBackend):
         return True  # here it is no proxy but the compiler itself
 
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
-        rewritten = _write_lowered(onnx_path, target, folder)
+        rewritten, suppressed = _write_lowered(onnx_path, target, folder)
         options = options_of(target)
         model, plan = folder / MODEL_FILE, folder / PLAN_FILE
         result = proxy.run_proxy(model, target.device, options.workspace_mb, plan)
@@ -187,6 +205,7 @@ class TensorRtRtxBackend(TensorRtBackend):
                 "device": target.device,
                 "tensorrt_rtx": proxy.installed_version(),
                 "rewritten": rewritten,
+                "suppressed": suppressed,
                 "built_here": True,
                 "runs_here_as": PROXY,
             },
@@ -206,10 +225,18 @@ def _read(path: Path) -> Any:
     return model
 
 
-def _write_lowered(onnx_path: Path, target: Target, folder: Path) -> dict[str, int]:
-    """Write the graph for the device and its shapes; returns what was rewritten, by operator."""
-    model = _read(onnx_path)
-    rewritten = lower(model, options_of(target).version)
+def _write_lowered(
+    onnx_path: Path, target: Target, folder: Path
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Write the graph for the device and its shapes.
+
+    Returns:
+        How many nodes were rewritten, by operator, and the outputs added by the suppression inside
+        the graph, by task.
+    """
+    model, asked = _read(onnx_path), options_of(target)
+    rewritten = lower(model, asked.version)
+    suppressed = add_suppression(model) if asked.nms == "graph" else {}
     data = model.SerializeToString(deterministic=True)
     write_atomically(folder / MODEL_FILE, lambda stream: stream.write(data))
     shapes = {
@@ -227,7 +254,7 @@ def _write_lowered(onnx_path: Path, target: Target, folder: Path) -> dict[str, i
             **_precisions(model),
         },
     )
-    return rewritten
+    return rewritten, suppressed
 
 
 def _precisions(model: Any) -> dict[str, bool]:
@@ -269,4 +296,4 @@ def _load_proxy(artefact: Artefact, options: SessionOptions) -> Session:
             f"TensorRT cannot load the model: its input is {list(opened.input_shape)}, its "
             f"profile says {declared}"
         )
-    return ProxySession(opened)
+    return ProxySession(opened, suppressed_by(artefact.facts).values())

@@ -140,7 +140,10 @@ def _graph_problems(model: ModelProto, version: Version, named: str) -> Iterator
 def _node_problems(node: _Node, named: str) -> Iterator[Problem]:
     proto = node.proto
     op = proto.op_type
-    if proto.domain not in ("", "ai.onnx"):
+    if op in PLUGINS and proto.domain in ("", "ai.onnx", "TRT"):
+        for reason, advice in PLUGINS[op](node):
+            yield Problem(proto.name, op, reason, advice)
+    elif proto.domain not in ("", "ai.onnx"):
         full = f"{proto.domain}.{op}"
         reason = f"{named} does not know operators of domain '{proto.domain}'"
         yield Problem(proto.name, full, reason, "write the layer with standard operators")
@@ -216,6 +219,13 @@ def _cast(node: _Node) -> Complaints:
         yield f"a cast to {name} is not there", "compute in float32, float16, int32 or bool"
 
 
+def _efficient_nms(node: _Node) -> Complaints:
+    if len([name for name in node.proto.output if name]) != 4:
+        yield "it has four outputs: count, boxes, scores, classes", "name all four"
+    if not int(node.attribute("max_output_boxes", 0)):
+        yield "it is not said how many boxes may stay", "set max_output_boxes"
+
+
 def _layer_normalization(node: _Node) -> Complaints:
     if any(node.proto.output[1:]):
         yield "mean and deviation are asked for too", "use the first output only"
@@ -281,3 +291,5 @@ CONDITIONS: Mapping[str, Callable[[_Node], Complaints]] = {
     "DeformConv": _deform_conv,
     "AveragePool": _average_pool,
 }
+#: plugins that every version on a board brings along (TensorRT-RTX has none)
+PLUGINS: Mapping[str, Callable[[_Node], Complaints]] = {"EfficientNMS_TRT": _efficient_nms}

@@ -27,6 +27,7 @@ class TensorRtOptions(BaseModel):
         power_modes: names of ``nvpmodel``, for the reader of a result.
         memory_mb: of the board.
         workspace_mb: scratch memory that the builder may plan with.
+        nms: where detections are suppressed: by the ``host`` or inside the ``graph``.
         precision_hint: "f32" forbids TF32, which rounds the inputs of multiplications to 11 bits.
     """
 
@@ -39,6 +40,7 @@ class TensorRtOptions(BaseModel):
     power_modes: tuple[str, ...] = ()
     memory_mb: int | None = Field(None, ge=1)
     workspace_mb: int = Field(1024, ge=16)
+    nms: Literal["host", "graph"] = "host"
     precision_hint: Literal["f32", "auto"] = "f32"
 
     @property

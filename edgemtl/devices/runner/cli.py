@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import runtimes
 from .arrays import load_float32
 from .container import Files, check_all, checked_blocks, extract, open_files
+from .detection import agreement, decode, priors
 from .errors import OK, STAGE_FAILED, UNEXPECTED, UNSTABLE, USAGE, VERIFICATION, RunnerError
 from .facts import clocks, device_facts, peak_memory_bytes, throttled
-from .latency import instability, summary
+from .latency import instability, sample, summary
 from .manifest import Manifest, read_manifest
 from .selftest import compare, failure
 from .turns import in_turns
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: of the JSON document
 RESULTS_VERSION = 1
+#: timed runs of decoding and suppression on the host
+DECODE_RUNS = 30
 
 
 class _Parser(argparse.ArgumentParser):
@@ -163,6 +166,7 @@ def _verify_and_measure(
         }
         if problem is not None:
             return document, VERIFICATION, problem
+        document["detections"] = _detections(manifest, session, inputs, expected)
         if arguments.verb == "verify":
             return document, OK, ""
         images = inputs[0].copy()
@@ -172,6 +176,37 @@ def _verify_and_measure(
         return found
 
 
+def _detections(
+    manifest: Manifest,
+    session: runtimes.Session,
+    inputs: NDArray[np.float32],
+    expected: dict[str, NDArray[np.float32]],
+) -> dict[str, Any]:
+    """Task name -> how the detections here compare with the recorded ones, and how long they take.
+
+    The time is the host's, for decoding and suppression; what runs inside the graph is part of the
+    network's own latency.
+    """
+    told: dict[str, Any] = {}
+    if not manifest.detection:
+        return told
+    answers = session.run(inputs[0].copy())
+    for task in manifest.detection:
+        grid = priors(task, *manifest.input_shape[2:])
+        recorded = {name: values[0] for name, values in expected.items()}
+        host = task._replace(kept="")
+        wanted, found = decode(host, recorded, grid), decode(task, answers, grid)
+        times = sample(
+            partial(decode, task, answers, grid), warm_up_s=0.0, min_runs=DECODE_RUNS, min_s=0.0
+        )
+        told[task.name] = {
+            "suppressed_by": "graph" if task.kept else "host",
+            **agreement(wanted, found),
+            "decode": summary(times),
+        }
+    return told
+
+
 def _load(manifest: Manifest, model: str, threads: int) -> runtimes.Session:
     return runtimes.load(
         manifest.backend,
@@ -179,7 +214,8 @@ def _load(manifest: Manifest, model: str, threads: int) -> runtimes.Session:
         manifest.device,
         threads,
         manifest.precision_hint,
-        [entry.output for entry in manifest.expected],
+        [entry.output for entry in manifest.expected]
+        + [task.kept for task in manifest.detection if task.kept],
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .container import MANIFEST, Files, check_name, read_small
+from .detection import DetectionTask, tasks_of
 from .errors import INPUT_REFUSED, RunnerError
 
 SCHEMA_VERSION = 1
@@ -41,6 +42,7 @@ class Manifest(NamedTuple):
             in the bundle.
         selftest_input: member with the recorded inputs, (cases, B, 3, H, W) float32.
         expected: the recorded outputs, in the order of the graph.
+        detection: the detection tasks, whose answers are decoded and counted here.
         files: member -> {"sha256", "size"}.
     """
 
@@ -57,6 +59,7 @@ class Manifest(NamedTuple):
     reference: list[tuple[str, str]]
     selftest_input: str
     expected: list[Expected]
+    detection: list[DetectionTask]
     files: dict[str, Mapping[str, Any]]
 
 
@@ -113,6 +116,7 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
         reference=reference,
         selftest_input=str(data["selftest"]["input"]),
         expected=expected,
+        detection=tasks_of(data),
         files=entries,
     )
     named = [member for _, member in artefact + reference] + [e.member for e in expected]

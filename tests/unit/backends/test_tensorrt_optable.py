@@ -222,3 +222,14 @@ def test_scales_are_float32_constants_before_10(version: Version) -> None:
     )
     told = one("QuantizeLinear", version, inputs, {"zero": zero})
     assert fatal(told) == [True] and "scale is computed" in told[0].reason
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_the_plugin_for_suppression_is_known_and_held_to_its_form(version: Version) -> None:
+    outputs = ("count", "boxes", "scores", "y")
+    inputs = ("x", "x")
+    fine = one("EfficientNMS_TRT", version, inputs, outputs=outputs, max_output_boxes=100)
+    assert fine == []
+    assert fatal(one("EfficientNMS_TRT", version, inputs, outputs=outputs)) == [True]
+    assert fatal(one("EfficientNMS_TRT", version, inputs, max_output_boxes=100)) == [True]
+    assert fatal(one("OtherPlugin_TRT", version, inputs)) == [True]
