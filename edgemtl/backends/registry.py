@@ -13,6 +13,7 @@ _BUILT_IN = {
     "onnxruntime": ("edgemtl.backends.onnxruntime", "OnnxRuntimeBackend"),
     "openvino": ("edgemtl.backends.openvino", "OpenVinoBackend"),
     "tensorrt": ("edgemtl.backends.tensorrt.backend", "TensorRtBackend"),
+    "tvm": ("edgemtl.backends.tvm.backend", "TvmBackend"),
     "fpga": ("edgemtl.backends.fpga.backend", "FpgaBackend"),
     "tensorrt-rtx": ("edgemtl.backends.tensorrt.backend", "TensorRtRtxBackend"),
 }

@@ -263,6 +263,7 @@ def serve(commands: IO[str], answers: IO[str]) -> None:
 
 def main() -> None:
     """Entry point of the process."""
+    os.environ["EDGEMTL_ISOLATED"] = "1"  # a backend need not start another process to be safe
     private = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with os.fdopen(private, "w", encoding="utf-8") as answers:

@@ -44,6 +44,7 @@ CASES = [
     Case("onnxruntime", "cpu", "onnxruntime"),
     Case("openvino", "intel-cpu", "openvino"),
     Case("fpga", "zcu104", "onnxruntime"),
+    Case("tvm", "tvm-x86", "tvm"),
     Case("tensorrt", "jetson", "onnxruntime"),
     Case("tensorrt-rtx", "rtx", "tensorrt_rtx"),
 ]

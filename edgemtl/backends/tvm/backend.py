@@ -1,0 +1,139 @@
+"""CPUs by Apache TVM. Compiled in a process of its own, and run in one (child.py, session.py)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgemtl.backends.base import (
+    Artefact,
+    Availability,
+    Backend,
+    Problem,
+    Session,
+    SessionOptions,
+)
+from edgemtl.backends.tvm import child
+from edgemtl.backends.tvm.graphs import graph_problems, read_graph
+from edgemtl.backends.tvm.library import runtime_folder
+from edgemtl.backends.tvm.session import DirectSession, PipeSession
+from edgemtl.backends.tvm.settings import host_flags, options_of, resolved, wanted_flags
+from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
+from edgemtl.files import read_json, sha256_file, write_json
+from edgemtl.targets import Target
+
+LIBRARY_FILE, DESCRIPTION_FILE = "model.so", "model.json"
+#: set in processes that may die without harm (the bench worker): no second process is needed there
+ISOLATED = "EDGEMTL_ISOLATED"
+
+
+class TvmBackend(Backend):
+    """See the module."""
+
+    name: ClassVar[str] = "tvm"
+    extra: ClassVar[str] = "tvm"
+
+    def availability_impl(self) -> Availability:
+        try:
+            folder = runtime_folder()
+        except (ImportError, ValueError):  # ValueError: the module is barred from import
+            return Availability(False, reason="the package 'tvm' (apache-tvm) is missing")
+        if not (folder / "libtvm_runtime.so").is_file():
+            return Availability(False, reason="the package 'tvm' holds no libtvm_runtime.so")
+        return Availability(True, metadata.version("apache-tvm"))
+
+    def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
+        return graph_problems(onnx_path)
+
+    def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
+        options = resolved(options_of(target))
+        if shutil.which(options.compiler) is None:
+            raise TargetUnavailable(
+                f"the linker '{options.compiler}' is missing", hint=_install_hint(options.compiler)
+            )
+        read_graph(onnx_path)
+        shapes = _shapes(onnx_path)
+        child.ask(
+            "edgemtl.backends.tvm.build",
+            {
+                "onnx": str(onnx_path.absolute()),
+                "library": str((folder / LIBRARY_FILE).absolute()),
+                "options": options.model_dump(),
+            },
+        )
+        facts = {"mcpu": options.mcpu, "tvm": self.availability().version}
+        write_json(
+            folder / DESCRIPTION_FILE,
+            {
+                "schema_version": 1,
+                **shapes,
+                "library_sha256": sha256_file(folder / LIBRARY_FILE),
+                "cpu_flags": wanted_flags(options.mcpu),
+                **facts,
+            },
+        )
+        return Artefact(
+            self.name, target.name, folder, (LIBRARY_FILE, DESCRIPTION_FILE), facts=facts
+        )
+
+    def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
+        described = _description(artefact)
+        path = artefact.folder / LIBRARY_FILE
+        if not path.is_file() or sha256_file(path) != described["library_sha256"]:
+            raise StageFailed("TVM cannot load the model: missing or damaged", where=path.name)
+        missing = set(described["cpu_flags"]) - host_flags()
+        if missing:
+            raise TargetUnavailable(
+                f"this machine's processor has no {', '.join(sorted(missing))}, which code for "
+                f"{described['mcpu']} needs"
+            )
+        shape = tuple(described["input_shape"])
+        shapes = {output["name"]: tuple(output["shape"]) for output in described["outputs"]}
+        if os.environ.get(ISOLATED):
+            return DirectSession(path, options.threads, shape, shapes)
+        module = "edgemtl.backends.tvm.library"
+        command = [sys.executable, "-P", "-m", module, str(artefact.folder / DESCRIPTION_FILE)]
+        return PipeSession(command, child.environment(options.threads), shape, shapes, "measured")
+
+
+def _install_hint(compiler: str) -> str:
+    machine = compiler.removesuffix("g++").rstrip("-")
+    package = f"g++-{machine}" if machine else compiler
+    return f"Debian and Ubuntu: apt-get install {package}"
+
+
+def _shapes(onnx_path: Path) -> dict[str, Any]:
+    """Shape of the input, names and shapes of the outputs.
+
+    Raises:
+        StageFailed: an output's shape is not known.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(onnx_path)).graph
+
+    def shape(value: Any) -> list[int]:
+        return [int(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+
+    outputs = [{"name": value.name, "shape": shape(value)} for value in graph.output]
+    for output in outputs:
+        if not all(output["shape"]):
+            raise StageFailed(f"the shape of output '{output['name']}' is not static")
+    return {"input_shape": shape(graph.input[0]), "outputs": outputs}
+
+
+def _description(artefact: Artefact) -> dict[str, Any]:
+    try:
+        data = read_json(artefact.folder / DESCRIPTION_FILE)
+        wanted = ("input_shape", "outputs", "library_sha256", "cpu_flags", "mcpu")
+        if not isinstance(data, dict) or any(key not in data for key in wanted):
+            raise InputRefused("keys are missing")
+    except InputRefused as error:
+        raise StageFailed(
+            f"TVM cannot load the model: {error.message}", where=DESCRIPTION_FILE
+        ) from error
+    return data
