@@ -178,7 +178,7 @@ def load_tensors(path: Path) -> Any:
         raise InputRefused("there is no such file", where=str(path)) from error
     except pickle.UnpicklingError as error:
         detail = str(error).splitlines()[0] if str(error) else ""
-        if zipfile.is_zipfile(path) or "Unsupported" in str(error) or "global" in str(error):
+        if _is_zip(path) or "Unsupported" in str(error) or "global" in str(error):
             raise InputRefused(
                 "the file holds code or classes, not only tensors and plain data; it was not run",
                 where=str(path),
@@ -245,13 +245,20 @@ def load(path: Path) -> Checkpoint:
     )
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a damaged directory: it claims to go on in another file
+        return True
+
+
 def _check_sums(path: Path) -> None:
     """Refuse a file whose bytes are not those that were saved; torch itself does not look.
 
     Raises:
         InputRefused: a member does not have the CRC-32 that was stored with it.
     """
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         return  # torch's format before 1.6 has no sums
     try:
         with zipfile.ZipFile(path) as archive:

@@ -312,3 +312,14 @@ def test_loading_does_not_touch_the_callers_weights(stored: Path) -> None:
         for parameter in network.parameters():
             parameter.zero_()
     assert all(torch.equal(before[name], value) for name, value in kept.state_dict.items())
+
+
+def test_a_directory_that_claims_more_disks_is_refused(stored: Path, tmp_path: Path) -> None:
+    # Found by tools/robustness.py: even asking whether such a file is a zip raises.
+    data = bytearray(stored.read_bytes())
+    locator = data.rfind(b"PK\x06\x07")
+    assert locator > 0
+    data[locator + 16] = 9  # the number of disks
+    path = tmp_path / "model.pt"
+    path.write_bytes(data)
+    assert "corrupt" in refused(path).message

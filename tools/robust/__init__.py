@@ -1,0 +1,1 @@
+"""What tools/robustness.py does: spoil inputs, kill runs, fill disks, run many at once."""
