@@ -175,6 +175,7 @@ def _seen_shapes(model: ModelProto, known: Shapes) -> dict[str, list[int]]:
         )
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.intra_op_num_threads = 1
     settings.log_severity_level = 4
     weights = {tensor.name for tensor in graph.initializer}
     try:

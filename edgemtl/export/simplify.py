@@ -121,6 +121,7 @@ def _by_runtime(path: Path, source: Any) -> Any:
 
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.intra_op_num_threads = 1
     settings.log_severity_level = 4
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         written = Path(folder) / "basic.onnx"
