@@ -118,11 +118,12 @@ class ArtefactEntry(_Entry):
 
 
 class ExpectedEntry(_Entry):
-    """A recorded output and the largest absolute error that still passes."""
+    """A recorded output, the largest absolute error and the largest mean one that still pass."""
 
     output: str
     member: Member
     max_abs_error: float = Field(ge=0)
+    max_mean_error: float | None = Field(None, ge=0)
 
 
 class SelfTestEntry(_Entry):

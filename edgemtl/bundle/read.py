@@ -149,6 +149,7 @@ class Bundle:
             arrays[0],
             dict(zip(outputs, arrays[1:], strict=True)),
             {expected.output: expected.max_abs_error for expected in entry.expected},
+            {e.output: e.max_mean_error for e in entry.expected if e.max_mean_error is not None},
         )
         try:
             selftest.check()

@@ -110,7 +110,13 @@ def _run_selftest(bundle: Bundle, session: Session) -> tuple[list[OutputCheck], 
     selftest = bundle.selftest()
     where = str(bundle.path)
     try:
-        checks = compare(session.run, selftest.inputs, selftest.expected, selftest.max_abs_error)
+        checks = compare(
+            session.run,
+            selftest.inputs,
+            selftest.expected,
+            selftest.max_abs_error,
+            selftest.max_mean_error,
+        )
     except RunnerError as error:
         raise VerificationFailed(error.message, where=where) from error
     problem = failure(checks)

@@ -164,7 +164,10 @@ def _add_selftest(selftest: SelfTest, members: dict[str, bytes]) -> list[m.Expec
         members[member] = npy_bytes(values)
         entries.append(
             m.ExpectedEntry(
-                output=output, member=member, max_abs_error=selftest.max_abs_error[output]
+                output=output,
+                member=member,
+                max_abs_error=selftest.max_abs_error[output],
+                max_mean_error=selftest.max_mean_error.get(output),
             )
         )
     return entries

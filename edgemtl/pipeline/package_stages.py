@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.bundle.selftest import record_selftest
+from edgemtl.bundle.selftest import TOLERANCES, Tolerance, record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import StageFailed
@@ -25,6 +25,7 @@ from edgemtl.pipeline.check_stages import (
     same_artefact,
 )
 from edgemtl.pipeline.parity_stage import PARITY
+from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
 from edgemtl.report.drawing import draw_results
 
@@ -58,7 +59,7 @@ class MakeBundle(Stage):
         alone = context.target.measured_here or same_artefact(context, compiled, dense)
         inputs = real_inputs(context, SELFTEST_CASES)
         with open_session(context, compiled) as session:
-            selftest = record_selftest(session, inputs[:, None])
+            selftest = record_selftest(session, inputs[:, None], self._tolerance(context))
         recipe = context.recipe.to_dict()
         write_bundle(
             folder / BUNDLE,
@@ -86,6 +87,11 @@ class MakeBundle(Stage):
             ),
         )
         tell(f"{(folder / BUNDLE).stat().st_size / 1e6:.2f} MB")
+
+    def _tolerance(self, context: Context) -> Tolerance:
+        """Of the precision that the graph is written in, where a stage chose one."""
+        chosen = context.folders[self.after[0]] / QUANTIZE
+        return TOLERANCES[str(read_json(chosen)["precision"]) if chosen.exists() else "fp32"]
 
 
 def _licence_note(context: Context) -> str:

@@ -157,7 +157,12 @@ def _verify_and_measure(
             **session.facts,
         }
         allowed = {entry.output: entry.max_abs_error for entry in manifest.expected}
-        checks = compare(session.run, inputs, expected, allowed)
+        mean = {
+            entry.output: entry.max_mean_error
+            for entry in manifest.expected
+            if entry.max_mean_error is not None
+        }
+        checks = compare(session.run, inputs, expected, allowed, mean)
         problem = failure(checks)
         document["selftest"] = {
             "passed": problem is None,

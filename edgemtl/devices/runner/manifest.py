@@ -17,11 +17,12 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 
 class Expected(NamedTuple):
-    """A recorded output: its name, the file that holds it, the largest absolute error allowed."""
+    """A recorded output: its name, the file that holds it, the errors allowed (mean: or None)."""
 
     output: str
     member: str
     max_abs_error: float
+    max_mean_error: float | None = None
 
 
 class Manifest(NamedTuple):
@@ -98,7 +99,12 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
     artefact = _members(data["artefact"])
     reference = _members(data["reference"]) if data.get("reference") else []
     expected = [
-        Expected(str(e["output"]), str(e["member"]), float(e["max_abs_error"]))
+        Expected(
+            str(e["output"]),
+            str(e["member"]),
+            float(e["max_abs_error"]),
+            None if e.get("max_mean_error") is None else float(e["max_mean_error"]),
+        )
         for e in data["selftest"]["expected"]
     ]
     first_input = data["inputs"][0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tiny_bundle import (
     SIZE,
     PlainSession,
@@ -22,7 +23,7 @@ from tiny_bundle import (
 from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, Session, SessionOptions
 from edgemtl.bundle import BundleContents, record_selftest, verify, write_bundle
-from edgemtl.bundle.selftest import npy_bytes
+from edgemtl.bundle.selftest import TOLERANCES, npy_bytes
 from edgemtl.devices.runner.cli import main
 from edgemtl.devices.runner.selftest import OutputCheck
 from edgemtl.errors import ExitCode, InputRefused, TargetUnavailable, VerificationFailed
@@ -191,3 +192,48 @@ def test_what_a_real_backend_compiled_runs_in_the_runner_too(
     for check in (*report.outputs, *(OutputCheck(**o) for o in document["selftest"]["outputs"])):
         assert check.max_abs_error is not None
         assert check.max_abs_error <= check.allowed / 10
+
+
+class Nudged(PlainSession):
+    """Another way of computing: some values move by a step, or all by a little."""
+
+    def __init__(self, path: Path, one: float = 0.0, every: float = 0.0) -> None:
+        super().__init__(path)
+        self._one, self._every = one, every
+
+    def run_impl(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        answers = super().run_impl(images)
+        for values in answers.values():
+            values += self._every * values.std()
+            values.flat[0] += self._one * np.abs(values).max()
+        return answers
+
+
+@pytest.mark.parametrize(
+    ("precision", "one", "every", "fault"),
+    [
+        ("fp32", 5e-4, 0.0, ""),
+        ("fp32", 5e-3, 0.0, "largest error"),
+        ("fp16", 2e-2, 1e-2, ""),
+        ("fp16", 1e-3, 2.4e-2, "mean error"),
+        ("int8", 0.2, 0.1, ""),
+        ("int8", 0.1, 0.24, "mean error"),
+        ("int8", 0.9, 0.0, "largest error"),
+    ],
+)
+def test_a_precision_has_its_own_tolerance(
+    tmp_path: Path, contents: BundleContents, precision: str, one: float, every: float, fault: str
+) -> None:
+    inputs = contents.selftest.inputs
+    selftest = record_selftest(PlainSession(contents.onnx), inputs, TOLERANCES[precision])
+    path = tmp_path / "net.edgemtl"
+    write_bundle(path, replace(contents, selftest=selftest))
+
+    def other(artefact: Artefact, options: SessionOptions) -> Session:
+        return Nudged(artefact.folder / artefact.files[0], one, every)
+
+    if not fault:
+        assert verify(path, other).cases == 2
+        return
+    with pytest.raises(VerificationFailed, match=fault):
+        verify(path, other)
