@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
+
+if TYPE_CHECKING:
+    from edgemtl.models.base import MultiTaskNetwork
 
 
 @dataclass(frozen=True)
@@ -173,17 +176,24 @@ class Backend(ABC):
         return [*self.problems_impl(onnx_path, target), *float_problems(self.name, onnx_path)]
 
     @final
-    def modelled(self, onnx_path: Path, target: Target) -> dict[str, Any] | None:
+    def modelled(
+        self, onnx_path: Path, target: Target, network: MultiTaskNetwork | None = None
+    ) -> dict[str, Any] | None:
         """How the target would run this graph, as plain data, where the backend has a model of it.
 
         Its ``kind`` is "modelled": nothing in it was measured. None for all other backends.
+
+        Args:
+            onnx_path: the graph, in float32 or int8.
+            target: what it is for.
+            network: that the graph was made from, where its structure says more than the graph.
 
         Raises:
             TargetUnavailable: the backend does not work here.
             StageFailed: the graph cannot be modelled, or fits no design.
         """
         self.require()
-        return self.modelled_impl(onnx_path, target)
+        return self.modelled_impl(onnx_path, target, network)
 
     @final
     def compile(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
@@ -240,7 +250,9 @@ class Backend(ABC):
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
         """See :meth:`problems`."""
 
-    def modelled_impl(self, onnx_path: Path, target: Target) -> dict[str, Any] | None:
+    def modelled_impl(
+        self, onnx_path: Path, target: Target, network: MultiTaskNetwork | None
+    ) -> dict[str, Any] | None:
         """See :meth:`modelled`."""
         return None
 

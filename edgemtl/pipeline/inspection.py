@@ -12,7 +12,7 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
-from edgemtl.errors import UsageError
+from edgemtl.errors import StageFailed, UsageError
 from edgemtl.export.module_cost import module_costs
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
@@ -29,8 +29,9 @@ def inspect_file(
 
     Returns:
         ``params``, ``macs``, per-task figures, input, tasks with outputs, and per target the list
-        of nodes it cannot run as written, and why it would compute int8 in float32 (empty where
-        it computes in int8).
+        of nodes it cannot run as written, why it would compute int8 in float32 (empty where it
+        computes in int8), and ``plan``, what its backend models of it (None without a model; why
+        the model refuses is in ``refused``).
 
     Raises:
         InputRefused: the file is refused.
@@ -89,6 +90,10 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
                 export_onnx(network, raw, opset=target.opset, deformable=target.deformable)
                 simplify(raw, simple)
                 answer["problems"] = [asdict(p) for p in backend.problems(simple, target)]
+                try:
+                    answer["plan"] = backend.modelled(simple, target, network)
+                except StageFailed as error:
+                    answer["plan"], answer["refused"] = None, error.to_dict()
             answers[target.name] = answer
     return answers
 

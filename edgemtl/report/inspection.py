@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgemtl.report.designs import print_plan
+
 
 def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> None:
     """Print :func:`edgemtl.pipeline.inspection.inspect_file`'s answer as tables."""
@@ -42,6 +44,11 @@ def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> No
         if not answer["available"]:
             console.print(f"target {name}: not available here: {answer['reason']}")
             continue
+        if answer.get("plan"):
+            print_plan(console, name, answer["plan"], every_module)
+        if "refused" in answer:
+            refused = answer["refused"]
+            console.print(f"target {name}: refused: {refused['message']} -> {refused.get('hint')}")
         console.print(f"target {name}: {len(answer['problems'])} node(s) to look at")
         for problem in answer["problems"]:
             console.print(

@@ -17,6 +17,7 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
+from edgemtl.report.designs import parse_plan
 from edgemtl.report.rundata import (
     Accuracy,
     Change,
@@ -97,6 +98,7 @@ def load_run(folder: Path) -> RunData:
         latency_after=load("bench/artefact.json", LatencyResult.from_dict, skipped is None),
         comparison=load("bench/comparison.json", Comparison.from_dict, not alone),
         against_float=load("bench/precision.json", _ratio, expected=False),
+        design=load("modelled.json", parse_plan, expected=False),
         not_timed=skipped or "",
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
-from edgemtl.report import sections
+from edgemtl.report import designs, sections
 from edgemtl.report.load import load_run
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
@@ -62,6 +62,7 @@ def render_html(run: RunData) -> str:
         histogram=sections.histogram(run),
         interval=sections.interval(run),
         latency_facts=sections.latency_facts(run),
+        design=designs.section(run.design),
         parity=sections.parity(run),
         stages=sections.stages(run),
         changes=sections.changes(run),

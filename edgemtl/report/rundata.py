@@ -10,6 +10,7 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
+from edgemtl.report.designs import DesignFacts
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -177,6 +178,7 @@ class RunData:
     """A run folder.
 
     Attributes:
+        design: modelled plan of an accelerator, where the target has one.
         not_timed: why no latency was measured, when the run left it out on purpose.
         against_float: how much faster the artefact is than the same network in float32, where it is
             in a lower precision.
@@ -196,6 +198,7 @@ class RunData:
     latency_after: LatencyResult | None = None
     comparison: Comparison | None = None
     against_float: Ratio | None = None
+    design: DesignFacts | None = None
     not_timed: str = ""
     identical: bool = False
     gates: GateReport | None = None

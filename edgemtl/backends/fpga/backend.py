@@ -40,6 +40,7 @@ from edgemtl.backends.fpga.work import Array
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
+from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target
 
 MODEL_FILE, PLAN_FILE = "model.onnx", "plan.json"
@@ -103,7 +104,7 @@ class FpgaBackend(Backend):
         except StageFailed as error:
             return [Problem("", "", error.message, error.hint or "see docs/fpga.md")]
         if ready.plan is None:
-            advice = "--set quantize.enabled=true --set quantize.precision=int8"
+            advice = "'edgemtl compile' quantises for this target unless told otherwise"
             return [Problem("", "", NO_INT8, advice, fatal=False)]
         if ready.plan.design.weight_buffer != EMITTED:
             kind = ready.plan.design.weight_buffer
@@ -111,9 +112,23 @@ class FpgaBackend(Backend):
             return [Problem("", "", reason, f"weight_buffer = '{EMITTED}'")]
         return _left_to_the_processor(ready)
 
-    def modelled_impl(self, onnx_path: Path, target: Target) -> dict[str, Any]:
-        """The plan of the graph's convolutions and matrix products, all taken as int8."""
+    def modelled_impl(
+        self, onnx_path: Path, target: Target, network: MultiTaskNetwork | None
+    ) -> dict[str, Any]:
+        """The plan of the graph's convolutions and matrix products, all taken as int8.
+
+        A M3ViT's is that of one task's path through the expert schedules.
+        """
+        from edgemtl.backends.fpga import m3vit
+        from edgemtl.models.m3vit.network import M3ViT
+
         board = options_of(target)
+        if isinstance(network, M3ViT):
+            task = network.tasks[0].name
+            works = m3vit.task_works(network, task)
+            plan, points = choose(works, board)
+            told = _told(plan, points, {})
+            return {**told, "task": task, "schedules": m3vit.schedules(works, plan, board)}
         work = network_work(_read(onnx_path))
         plan, points = choose(work.works, board)
         return _told(plan, points, dict(work.host))

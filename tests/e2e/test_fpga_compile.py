@@ -1,0 +1,92 @@
+"""A trained network compiled for an FPGA board: quantised, split, emitted, simulated, judged."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.command import edgemtl
+
+from edgemtl.backends.fpga import simulate
+
+MODEL = Path(__file__).resolve().parents[2] / "examples" / "mos_t.pt"
+QUICK = ["--set", "data.limit=2", "--set", "quantize.images=4", "--set", "export.parity_images=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run") / "out"
+    told = edgemtl("compile", str(MODEL), "--target", "zcu104", "-o", str(place), *QUICK)
+    assert told.code == 0, told.err
+    assert "Traceback" not in told.err
+    return place
+
+
+def test_the_bundle_holds_code_and_says_what_is_modelled(folder: Path) -> None:
+    found = edgemtl("inspect", str(folder / "bundle" / "mos_t-zcu104.edgemtl"), "--json")
+    files = json.loads(found.out)["files"]
+    for name in ("accelerator.cpp", "program.h", "weights.bin", "plan.json", "host_2.onnx"):
+        assert files[f"artefact/{name}"] > 0
+    plan = json.loads((folder / "modelled.json").read_text("utf-8"))
+    assert plan["kind"] == "modelled"
+    assert plan["resources"]["refused"] == []
+    assert len(plan["layers"]) == 87
+    # Heads end in reshapes; everything else is the accelerator's.
+    assert plan["host"] == {"Concat": 6, "Reshape": 18, "Transpose": 18}
+
+
+@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
+def test_the_emitted_code_was_held_against_the_reference(folder: Path) -> None:
+    (stage,) = folder.glob("stages/*-compile/stage.json")
+    assert json.loads(stage.read_text("utf-8"))["status"] in ("done", "cached")
+    bundle = folder / "bundle" / "mos_t-zcu104.edgemtl"
+    with zipfile.ZipFile(bundle) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    facts = manifest["artefact"]["facts"]
+    assert facts["bit_exact"] == "equal to the NumPy reference on a random input"
+    assert facts["steps"]["conv"] + facts["steps"]["depthwise"] == 83
+
+
+def test_accuracy_is_judged_on_the_simulation_and_no_latency_is_claimed(folder: Path) -> None:
+    gates = json.loads((folder / "gates.json").read_text("utf-8"))
+    states = {outcome["name"]: outcome["status"] for outcome in gates["outcomes"]}
+    judged = {name: state for name, state in states.items() if name.startswith("tasks.")}
+    assert len(judged) == 3 and set(judged.values()) == {"pass"}
+    assert {state for name, state in states.items() if name.startswith("latency")} == {
+        "not-measured"
+    }
+    assert not (folder / "bench" / "artefact.json").exists()
+
+
+def test_the_report_plots_latency_against_memory(folder: Path) -> None:
+    page = (folder / "report.html").read_text("utf-8")
+    assert "Accelerator, modelled" in page
+    assert "Modelled latency against memory" in page
+    assert page.count('class="design') > 100
+
+
+def test_the_bundle_verifies(folder: Path) -> None:
+    told = edgemtl("verify", str(folder / "bundle" / "mos_t-zcu104.edgemtl"))
+    assert told.code == 0, told.err
+
+
+def test_inspect_prints_the_plan_layer_by_layer() -> None:
+    told = edgemtl("inspect", str(MODEL), "--target", "zcu102", "--modules")
+    assert told.code == 0, told.err
+    assert "target zcu102, modelled:" in told.out
+    assert "of 2520 DSP" in told.out
+    assert "backbone.stem.conv" in told.out
+
+
+def test_a_design_that_does_not_fit_leaves_with_the_documented_code(tmp_path: Path) -> None:
+    board = (MODEL.parents[1] / "targets" / "zcu104.toml").read_text("utf-8")
+    own = tmp_path / "big.toml"
+    own.write_text(board.replace("[options]", "[options]\nrows = 64\ncolumns = 64"), "utf-8")
+    told = edgemtl("inspect", str(MODEL), "--target", str(own))
+    assert told.code == 0
+    assert "refused: the design does not fit: DSP" in " ".join(told.out.split())
+    told = edgemtl("compile", str(MODEL), "--target", str(own), "-o", str(tmp_path / "o"), *QUICK)
+    assert told.code == 4
+    assert "DSP: an array of 64 x 64 needs 4224, the board has 1728" in told.err
