@@ -225,7 +225,7 @@ class OpenVinoBackend(Backend):
             )
         try:
             compiled = core.compile_model(
-                str(artefact.folder / artefact.files[0]), device, _settings(device, options)
+                str(artefact.folder / artefact.files[0]), device, session_settings(device, options)
             )
         except Exception as error:  # the runtime raises one kind for everything
             raise StageFailed(
@@ -237,7 +237,7 @@ class OpenVinoBackend(Backend):
         return OpenVinoSession(compiled, names or [p.get_any_name() for p in compiled.outputs])
 
 
-def _settings(device: str, options: SessionOptions) -> dict[str, Any]:
+def session_settings(device: str, options: SessionOptions) -> dict[str, Any]:
     """Properties of the compiled model."""
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     # Left to itself OpenVINO takes bfloat16 or float16 where the device has it; the NPU has only

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.base import Session
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.preprocess import letterbox
-from edgemtl.errors import InputRefused
+from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.export.cost import count_cost
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.gates.judge import GateFacts, judge
@@ -29,6 +29,7 @@ COST = "cost.json"
 GATES = "gates.json"
 PRECISION = "precision.json"
 JUNIT = "junit.xml"
+LAYERS = "layers.json"
 #: problems in the data that a stage names; accuracy.json has them all
 NAMED = 3
 #: seconds that a comparison may take, in pairs of blocks
@@ -160,6 +161,7 @@ class Bench(Stage):
         )
         if not result.stable:
             tell(f"not stable: {result.reason}")
+        self._layers(context, folder, tell)
         if same_artefact(context, compiled, uncompressed):
             write_json(folder / "identical.json", {"identical": True})
             tell("the artefact is the uncompressed one, byte for byte: nothing to compare")
@@ -171,6 +173,20 @@ class Bench(Stage):
         tell(f"{ratio.value:.2f} x the uncompressed one ({ratio.low:.2f} to {ratio.high:.2f})")
         for name in same_in_float:
             self._against_float(context, folder, tell, name)
+
+    def _layers(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Write ``layers.json``: what each layer takes, where the runtime tells."""
+        from edgemtl.backends.layer_times import layer_times
+
+        artefact = context.artefact(self.after[0])
+        try:
+            found = layer_times(artefact, context.session_options, real_inputs(context, 1))
+        except StageFailed as error:  # the figures of the run do not need it
+            tell(error.message)
+            return
+        if found:
+            data = {"backend": artefact.backend, "layers": [layer.to_dict() for layer in found]}
+            write_json(folder / LAYERS, data)
 
     def _against_float(self, context: Context, folder: Path, tell: Tell, name: str) -> None:
         """Write ``precision.json``: the artefact against the same network in float32."""

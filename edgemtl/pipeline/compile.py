@@ -22,6 +22,7 @@ from edgemtl.pipeline.check_stages import (
     COST,
     GATES,
     JUNIT,
+    LAYERS,
     PRECISION,
     metric_specs,
 )
@@ -32,14 +33,7 @@ from edgemtl.pipeline.prune_default import decide
 from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
-from edgemtl.pipeline.stage import (
-    ARTEFACT_FOLDER,
-    CHECKPOINT,
-    ONNX,
-    Context,
-    Stage,
-    StageRecord,
-)
+from edgemtl.pipeline.stage import CHECKPOINT, ONNX, Context, Stage, StageRecord
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -255,7 +249,6 @@ _PUBLISHED = (
     ("prune", PRUNE, PRUNE),
     ("quantize", QUANTIZE, QUANTIZE),
     ("quantize", ONNX, "model/quantized.onnx"),
-    ("compile", f"{ARTEFACT_FOLDER}/plan.json", "modelled.json"),
     ("parity", PARITY, PARITY),
     ("gates", GATES, GATES),
     ("gates", JUNIT, JUNIT),
@@ -263,6 +256,7 @@ _PUBLISHED = (
     ("bench", "reference.json", "bench/reference.json"),
     ("bench", "comparison.json", "bench/comparison.json"),
     ("bench", PRECISION, f"bench/{PRECISION}"),
+    ("bench", LAYERS, f"bench/{LAYERS}"),
     ("bench", "skipped.json", "bench/skipped.json"),
     ("bench", "identical.json", "bench/identical.json"),
 )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
 from edgemtl.report.charts import line, nice_ticks, opening, text
 from edgemtl.report.figures import significant, with_unit
 
+Lines = Literal["path", "star", "none"]
 #: percent of the width that stays free at both sides, so that no point is cut
 MARGIN = 4.0
 #: pixels above and below the points
@@ -48,9 +50,10 @@ class Axis:
 
 
 def draw_points(
-    points: Sequence[Point], name: str, title: str, x: Axis, y: Axis, connect: bool = True
+    points: Sequence[Point], name: str, title: str, x: Axis, y: Axis, lines: Lines = "path"
 ) -> Markup:
-    """A plot of at least one point; with ``connect``, lines lead from each to the next.
+    """A plot of at least one point; ``lines`` lead from each to the next
+    ("path"), from the first to all others ("star"), or nowhere.
 
     ``name`` becomes the front part of element ids and must be unique on the page.
     """
@@ -82,8 +85,9 @@ def draw_points(
         text(100, base + 34, with_unit(x.words, f"({x.unit})" if x.unit else ""), "end", "tick")
     )
     parts.append(text(0, 10, with_unit(y.words, f"({y.unit})" if y.unit else ""), "start", "tick"))
-    if connect:
-        for one, other in itertools.pairwise(points):
+    if lines != "none":
+        star = ((points[0], other) for other in points[1:])
+        for one, other in itertools.pairwise(points) if lines == "path" else star:
             parts.append(line(left(one.x), top(one.y), left(other.x), top(other.y), "trace"))
     for point in points:
         radius = 4 if point.style == "step" else 6

@@ -1,9 +1,9 @@
 """Read a run folder. Any file may be missing or broken; what is there is still shown.
 
 The folder's files, all optional: ``run.json``, ``accuracy.json``, ``cost.json``, ``parity.json``,
-``bench/{reference,artefact,comparison,precision,identical,skipped}.json``, ``gates.json``, ``prune.json``,
-``quantize.json``, ``stages/NN-NAME/stage.json``, ``pictures/NAME.{before,after}.png``. They are
-data to be shown: nothing in them is executed.
+``bench/{reference,artefact,comparison,layers,precision,identical,skipped}.json``, ``gates.json``,
+``prune.json``, ``quantize.json``, ``stages/NN-NAME/stage.json``,
+``pictures/NAME.{before,after}.png``. They are data to be shown: nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
-from edgemtl.report.designs import parse_plan
 from edgemtl.report.rundata import (
     Accuracy,
     Change,
     Changes,
     CostFacts,
     Failure,
+    LayerFacts,
     ModelFacts,
     NodeFacts,
     ParityRow,
@@ -98,7 +98,7 @@ def load_run(folder: Path) -> RunData:
         latency_after=load("bench/artefact.json", LatencyResult.from_dict, skipped is None),
         comparison=load("bench/comparison.json", Comparison.from_dict, not alone),
         against_float=load("bench/precision.json", _ratio, expected=False),
-        design=load("modelled.json", parse_plan, expected=False),
+        layers=load("bench/layers.json", _layers, expected=False) or (),
         not_timed=skipped or "",
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),
@@ -210,6 +210,19 @@ def _cost(data: Mapping[str, Any], side: str) -> CostFacts | None:
             for row in rows(found, "per_node")
         ),
         texts(found, "uncounted"),
+    )
+
+
+def _layers(data: Mapping[str, Any]) -> tuple[LayerFacts, ...]:
+    """``{"backend": ..., "layers": [LayerTime.to_dict(), ...]}``."""
+    return tuple(
+        LayerFacts(
+            text(row, "layer") or NAMELESS,
+            text(row, "kind"),
+            texts(row, "nodes"),
+            max(number(row, "ms") or 0.0, 0.0),
+        )
+        for row in rows(data, "layers")
     )
 
 

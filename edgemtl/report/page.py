@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
-from edgemtl.report import designs, sections
+from edgemtl.report import sections, tradeoff
 from edgemtl.report.load import load_run
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
 from edgemtl.report.rundata import RunData, RunFacts
 from edgemtl.report.summary import FigureRow, Summary, is_synthetic, summarise_run
+from edgemtl.report.timings import layer_times
 from edgemtl.report.verdict import SYMBOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +63,8 @@ def render_html(run: RunData) -> str:
         histogram=sections.histogram(run),
         interval=sections.interval(run),
         latency_facts=sections.latency_facts(run),
-        design=designs.section(run.design),
+        times=layer_times(run),
+        tradeoff=tradeoff.plots(run),
         parity=sections.parity(run),
         stages=sections.stages(run),
         changes=sections.changes(run),

@@ -10,7 +10,6 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
-from edgemtl.report.designs import DesignFacts
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -112,6 +111,21 @@ class CostFacts:
 
 
 @dataclass(frozen=True)
+class LayerFacts:
+    """What one layer of the runtime takes: ``ms``, and the ONNX nodes it came from."""
+
+    layer: str
+    kind: str
+    nodes: tuple[str, ...]
+    ms: float
+
+    @property
+    def module(self) -> str:
+        """Dotted path of the torch module that its main node came from; empty for none."""
+        return self.nodes[0].rpartition("/")[0] if self.nodes else ""
+
+
+@dataclass(frozen=True)
 class ParityRow:
     """One output in two forms of the network.
 
@@ -178,7 +192,7 @@ class RunData:
     """A run folder.
 
     Attributes:
-        design: modelled plan of an accelerator, where the target has one.
+        layers: what the runtime's profiler says of each layer, when it was asked.
         not_timed: why no latency was measured, when the run left it out on purpose.
         against_float: how much faster the artefact is than the same network in float32, where it is
             in a lower precision.
@@ -198,7 +212,7 @@ class RunData:
     latency_after: LatencyResult | None = None
     comparison: Comparison | None = None
     against_float: Ratio | None = None
-    design: DesignFacts | None = None
+    layers: tuple[LayerFacts, ...] = ()
     not_timed: str = ""
     identical: bool = False
     gates: GateReport | None = None

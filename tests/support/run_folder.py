@@ -290,6 +290,19 @@ def write_run(
         "bench/reference.json": slow.to_dict(),
         "bench/artefact.json": fast.to_dict(),
         "bench/comparison.json": pair.to_dict(),
+        "bench/layers.json": {
+            "backend": "onnxruntime",
+            "layers": [
+                {
+                    "layer": f"{module}/{row[0]}_nchwc",
+                    "kind": row[0],
+                    "nodes": [f"{module}/{row[0]}"],
+                    "ms": row[3] / 1e8,
+                }
+                for module, row in MODULES.items()
+            ]
+            + [{"layer": "ReorderInput", "kind": "ReorderInput", "nodes": [], "ms": 0.11}],
+        },
         "gates.json": gates.to_dict(),
         "prune.json": {
             "method": "pagcp",

@@ -144,5 +144,5 @@ def test_points_stand_where_their_values_are() -> None:
     assert ys[1] < ys[2] < ys[0]  # higher values stand higher
     assert svg.count('class="trace"') == 2
     assert "mid: run 2.00, value 30.0" in svg
-    alone = str(draw_points([Point(0, 0)], "p", "t", Axis("x"), Axis("y"), connect=False))
+    alone = str(draw_points([Point(0, 0)], "p", "t", Axis("x"), Axis("y"), lines="none"))
     assert "nan" not in alone and alone.count("<circle") == 1
