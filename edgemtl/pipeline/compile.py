@@ -33,7 +33,14 @@ from edgemtl.pipeline.prune_default import decide
 from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
-from edgemtl.pipeline.stage import CHECKPOINT, ONNX, Context, Stage, StageRecord
+from edgemtl.pipeline.stage import (
+    ARTEFACT_FOLDER,
+    CHECKPOINT,
+    ONNX,
+    Context,
+    Stage,
+    StageRecord,
+)
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -249,6 +256,7 @@ _PUBLISHED = (
     ("prune", PRUNE, PRUNE),
     ("quantize", QUANTIZE, QUANTIZE),
     ("quantize", ONNX, "model/quantized.onnx"),
+    ("compile", f"{ARTEFACT_FOLDER}/plan.json", "modelled.json"),
     ("parity", PARITY, PARITY),
     ("gates", GATES, GATES),
     ("gates", JUNIT, JUNIT),

@@ -17,6 +17,7 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
+from edgemtl.report.designs import parse_plan
 from edgemtl.report.rundata import (
     Accuracy,
     Change,
@@ -99,6 +100,7 @@ def load_run(folder: Path) -> RunData:
         comparison=load("bench/comparison.json", Comparison.from_dict, not alone),
         against_float=load("bench/precision.json", _ratio, expected=False),
         layers=load("bench/layers.json", _layers, expected=False) or (),
+        design=load("modelled.json", parse_plan, expected=False),
         not_timed=skipped or "",
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
-from edgemtl.report import sections, tradeoff
+from edgemtl.report import designs, sections, tradeoff
 from edgemtl.report.load import load_run
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
@@ -65,6 +65,7 @@ def render_html(run: RunData) -> str:
         latency_facts=sections.latency_facts(run),
         times=layer_times(run),
         tradeoff=tradeoff.plots(run),
+        design=designs.section(run.design),
         parity=sections.parity(run),
         stages=sections.stages(run),
         changes=sections.changes(run),

@@ -10,6 +10,7 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
+from edgemtl.report.designs import DesignFacts
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -193,6 +194,7 @@ class RunData:
 
     Attributes:
         layers: what the runtime's profiler says of each layer, when it was asked.
+        design: modelled plan of an accelerator, where the target has one.
         not_timed: why no latency was measured, when the run left it out on purpose.
         against_float: how much faster the artefact is than the same network in float32, where it is
             in a lower precision.
@@ -213,6 +215,7 @@ class RunData:
     comparison: Comparison | None = None
     against_float: Ratio | None = None
     layers: tuple[LayerFacts, ...] = ()
+    design: DesignFacts | None = None
     not_timed: str = ""
     identical: bool = False
     gates: GateReport | None = None
