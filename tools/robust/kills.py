@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from support import doomed
@@ -49,6 +51,16 @@ def _whole(root: Path) -> tuple[DenseWork, bytes, float]:
     return work, _bundle(folder), time.monotonic() - began
 
 
+def _kill(process: BaseProcess) -> bool:
+    """SIGKILL to the process and all that it started; False when it had just ended."""
+    try:
+        doomed.kill(process)
+    except ProcessLookupError:  # not yet the leader of its own group, or gone
+        process.kill()
+        process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
 def kill_many(count: int, seed: int, root: Path) -> int:
     """SIGKILL at ``count`` random moments, each followed by the same command again.
 
@@ -67,8 +79,7 @@ def kill_many(count: int, seed: int, root: Path) -> int:
             log = folder / "killed.log"
             process = doomed.start(_flags(work, folder / "out"), folder / "cache", log)
             process.join(rng.random() * seconds)
-            if process.is_alive():
-                doomed.kill(process)
+            if process.is_alive() and _kill(process):
                 hit += 1
         if not hit:
             late += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 from typing import TYPE_CHECKING
 
 from .errors import UNAVAILABLE, VERIFICATION, RunnerError
@@ -30,11 +31,12 @@ def load_float32(data: bytes, name: str) -> NDArray[np.float32]:
 
     stream = io.BytesIO(data)
     try:
+        # NumPy tries a header that does not parse once more, by the tokenizer.
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("another format version")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         if fortran or dtype != np.dtype("<f4"):
             raise ValueError(f"not C-ordered float32 but {dtype}")
         return np.frombuffer(data, np.dtype("<f4"), offset=stream.tell()).reshape(shape)
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
+    except (ValueError, SyntaxError, TypeError, EOFError, tokenize.TokenError) as error:
         raise RunnerError(VERIFICATION, f"'{name}' is not a readable array ({error})") from error

@@ -14,6 +14,7 @@ from tiny_bundle import members_of, rehashed, with_manifest, write_members, writ
 
 from edgemtl.bundle import open_bundle
 from edgemtl.devices.runner import errors, facts, latency
+from edgemtl.devices.runner.arrays import load_float32
 from edgemtl.devices.runner.cli import main
 from edgemtl.errors import ExitCode
 from edgemtl.measure import statistics
@@ -314,3 +315,11 @@ def test_throttling_makes_timings_unusable() -> None:
     for before, after in (({}, {}), ({"throttle_count": 3}, {"throttle_count": 3})):
         assert facts.throttled(before, after) == ""
     assert "throttle_count" in facts.clocks()
+
+
+def test_a_header_that_never_ends_is_no_array() -> None:
+    # Found by tools/robustness.py: NumPy's second try at such a header raises a kind of its own.
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,2"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(errors.RunnerError, match="not a readable array"):
+        load_float32(data, "x.npy")
