@@ -63,6 +63,14 @@ class Checkpoint:
             )
         if network.input_spec != InputSpec.from_dict(self.input):
             raise InputRefused("the stored input specification is not what the family builds")
+        return self.fill(network)
+
+    def fill(self, network: MultiTaskNetwork) -> MultiTaskNetwork:
+        """Give a freshly built network the widths and weights of this checkpoint, in eval mode.
+
+        Raises:
+            InputRefused: widths or weights do not fit it.
+        """
         if self.pruning:
             from edgemtl.models.surgery import apply_records
 
@@ -281,7 +289,8 @@ def load_network(path: Path, factory: str | None = None) -> MultiTaskNetwork:
     """The network of a checkpoint, or of the user's factory with the weights of a state dict.
 
     Args:
-        path: an EdgeMTL checkpoint; with ``factory`` also a bare state dict.
+        path: an EdgeMTL checkpoint; with ``factory`` also a bare state dict. What was cut from the
+            factory's network is cut again.
         factory: ``package.module:function`` that builds the architecture.
 
     Raises:
@@ -297,6 +306,8 @@ def load_network(path: Path, factory: str | None = None) -> MultiTaskNetwork:
             raise
     network = registry.from_factory(factory)
     payload = load_tensors(path)
+    if isinstance(payload, dict) and payload.get("pruning") and FORMAT_KEY in payload:
+        return load(path).fill(network)
     state = payload.get("state_dict", payload) if isinstance(payload, dict) else None
     if not _is_state_dict(state):
         raise InputRefused("the file holds no state dict", where=str(path))

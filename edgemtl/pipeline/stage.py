@@ -107,7 +107,7 @@ class Context:
     def network(self, stage: str) -> MultiTaskNetwork:
         """The network that a stage left: the uncompressed one, or a compressed checkpoint."""
         checkpoint = self.folders[stage] / CHECKPOINT
-        return load_network(checkpoint) if checkpoint.exists() else self.dense
+        return load_network(checkpoint, self.factory) if checkpoint.exists() else self.dense
 
     def artefact(self, stage: str) -> Artefact:
         """The artefact that a compile stage left."""

@@ -323,3 +323,22 @@ def test_a_directory_that_claims_more_disks_is_refused(stored: Path, tmp_path: P
     path = tmp_path / "model.pt"
     path.write_bytes(data)
     assert "corrupt" in refused(path).message
+
+
+def test_what_was_cut_from_a_factorys_network_is_cut_again(tmp_path: Path) -> None:
+    import support.dense_family
+
+    from edgemtl.compress.cut import cut
+    from edgemtl.compress.groups import channel_groups
+
+    network = support.dense_family.build()
+    group = next(g for g in channel_groups(network) if g.width > 8)
+    keep = torch.arange(group.width) % 2 == 0
+    pruned = cut(network, {group.name: keep})
+    path = tmp_path / "pruned.pt"
+    checkpoint.save(checkpoint.from_network(pruned), path)
+    again = checkpoint.load_network(path, "support.dense_family:build")
+    images = torch.rand(1, 3, 64, 96)
+    wanted, found = pruned(images), again(images)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in network.parameters())
