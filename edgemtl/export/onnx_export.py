@@ -35,7 +35,6 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from edgemtl.errors import StageFailed
 from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
 from edgemtl.export.experts import (
-    ExpertLowering,
     choose_experts,
     unstack_weights,
     written_experts,
@@ -44,6 +43,7 @@ from edgemtl.export.folds import fold_batch_norms, inline_identities
 from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.m3vit.experts import Lowering as ExpertLowering
 
 INPUT_NAME = "images"
 #: highest opset the exporter writes; a runtime that knows a later one reads an earlier one too

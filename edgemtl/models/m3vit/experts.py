@@ -214,7 +214,8 @@ def _routed_experts(
     names = ("weight_in", "bias_in", "weight_out", "bias_out")
     layer.load_state_dict(dict(zip(names, state, strict=True)))
     with torch.no_grad():
-        return layer(tokens, Routing(experts, weights))[0]
+        answers: Tensor = layer(tokens, Routing(experts, weights))[0]
+    return answers
 
 
 @_routed_experts.register_fake
