@@ -22,6 +22,7 @@ from edgemtl.cli import (
     compiling,
     compressing,
     information,
+    masking,
     measuring,
     models,
     results,
@@ -39,7 +40,17 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 2 usage, 3 input refused, 4 stage failed, 5 parity, 6 accuracy gate, "
     "7 cost gate, 8 not available, 9 unstable measurement, 10 verification failed.",
 )
-for module in (compiling, compressing, models, measuring, results, trend, bundles, information):
+for module in (
+    compiling,
+    compressing,
+    masking,
+    models,
+    measuring,
+    results,
+    trend,
+    bundles,
+    information,
+):
     module.register(app)
 
 

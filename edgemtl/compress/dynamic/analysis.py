@@ -21,7 +21,7 @@ from edgemtl.compress.dynamic.dependence import (
     task_overlap,
 )
 from edgemtl.compress.dynamic.network import DynamicNetwork
-from edgemtl.compress.dynamic.prototypes import Prototypes, held, make_prototypes
+from edgemtl.compress.dynamic.prototypes import TINY, Prototypes, held, make_prototypes
 from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import losses, subnet
 from edgemtl.compress.dynamic.targets import target_mask
@@ -306,10 +306,11 @@ def _task_masks(subject: Subject, threshold: float) -> dict[str, dict[str, Tenso
 
 
 def _held_by_own(masks: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> float:
-    shares = [
-        ((value * masks[name]).sum(dim=1) / value.sum(dim=1).clamp_min(1e-12)).mean()
-        for name, value in importance.items()
-    ]
+    shares = []
+    for name, value in importance.items():
+        total = value.sum(dim=1)
+        share = (value * masks[name]).sum(dim=1) / total.clamp_min(TINY)
+        shares.append(torch.where(total > 0, share, 1.0).mean())
     return float(torch.stack(shares).mean())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from edgemtl.models.base import MultiTaskNetwork
 Tell = Callable[[str], None]
 #: pictures that batch norms are calibrated on, at most
 CALIBRATION = 64
+#: probabilities closer than this are not told apart
+CLOSE = 1e-3
 #: fewer pictures than these say nothing about a prototype's statistics
 FEWEST = 8
 
@@ -197,14 +199,14 @@ def _spread(dataset: Dataset, count: int, seed: int) -> Dataset:
     return dataset.subset(chosen)
 
 
-def route_torch(routed: Routed, images: torch.Tensor) -> list[int]:
-    """What the dispatcher will choose for each picture: 0 for full, then prototypes."""
-    with torch.no_grad():
-        found = routed.router(images)
-    sure = found.amax(dim=1) >= routed.report.threshold
-    return torch.where(sure, found.argmax(dim=1) + 1, 0).tolist()
+@torch.no_grad()
+def route_torch(routed: Routed, image: torch.Tensor) -> int | None:
+    """What the dispatcher chooses for (1, 3, H, W): 0 for full, then prototypes.
 
-
-def plain(options: BuildOptions) -> dict[str, Any]:
-    """Options as plain data."""
-    return asdict(options)
+    None where it is so close that a runtime's rounding may choose otherwise.
+    """
+    found = routed.router(image)[0].sort(descending=True)
+    confidence, second = found.values[:2].tolist()
+    if min(abs(confidence - routed.report.threshold), confidence - second) < CLOSE:
+        return None
+    return int(found.indices[0]) + 1 if confidence >= routed.report.threshold else 0

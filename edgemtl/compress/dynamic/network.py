@@ -105,6 +105,7 @@ class DynamicNetwork(nn.Module):
                 for site in self.sites
             }
         )
+        self.train(network.training)
         self.mode: Mode = "predicted"
         self.given: Mapping[str, Tensor] = {}
         self.seen = Seen()

@@ -28,6 +28,8 @@ STARTS = 4
 #: (importance is so uneven that a budget of 0.8 may need a threshold of 0.9999)
 BISECTIONS = 12
 LEFT_OUT = (0.9, 1e-5)
+#: in place of a sum of 0
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def held(
     """(masks, pictures) share of each picture's importance that each mask holds, mean of groups."""
     found = []
     for mask in keep:
-        parts = [
-            (value[:, mask[name]].sum(dim=1) / value.sum(dim=1).clamp_min(1e-12)).double()
-            for name, value in importance.items()
-        ]
+        parts = []
+        for name, value in importance.items():
+            total = value.sum(dim=1)
+            share = value[:, mask[name]].sum(dim=1) / total.clamp_min(TINY)
+            parts.append(torch.where(total > 0, share, 1.0).double())
         found.append(torch.stack(parts).mean(dim=0).numpy())
     return np.stack(found)
 
@@ -164,7 +167,7 @@ def _at(
             wanted = float(mask[members].sum(dim=1).double().mean())
             width = next((w for w in choices[name] if w >= wanted), choices[name][-1])
             score = importance[name] if nested else importance[name][members]
-            share = (score / score.sum(dim=1, keepdim=True).clamp_min(1e-12)).mean(dim=0)
+            share = (score / score.sum(dim=1, keepdim=True).clamp_min(TINY)).mean(dim=0)
             best = share.argsort(descending=True, stable=True)[:width]
             chosen[name] = torch.zeros(len(share), dtype=torch.bool).index_fill(0, best, True)
         keep.append(chosen)

@@ -175,7 +175,12 @@ def judge(
     order = np.argsort(-confidence, kind="stable")
     reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(reached >= precision)
-    threshold = float(confidence[order[enough[-1]]]) if len(enough) else NEVER
+    threshold = NEVER
+    if len(enough):
+        # Between two pictures' confidences, so that no rounding decides about either.
+        last = int(enough[-1])
+        below = confidence[order[last + 1]] if last + 1 < len(order) else 0.0
+        threshold = float(confidence[order[last]] + below) / 2
     accepted = confidence >= threshold
     return RouterReport(
         float(right.mean()),

@@ -1,0 +1,136 @@
+"""The verb ``mask``: a network that does less for pictures that need less."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json
+from edgemtl.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verb."""
+    app.command("mask")(mask_verb)
+
+
+def mask_verb(
+    model: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="MODEL")],
+    data: DataFlag = None,
+    analyse: Annotated[
+        bool,
+        typer.Option("--analyse", help="Only say whether pictures differ enough; write nothing."),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for networks, router and bundle.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Widths suit it; the bundle is for it.")
+    ] = "cpu",
+    prototypes: Annotated[int, typer.Option(min=1, max=16, help="Networks to choose from.")] = 3,
+    keep: Annotated[
+        float, typer.Option(help="Share of multiply-accumulates left, mean over pictures.")
+    ] = 0.6,
+    threshold: Annotated[
+        float, typer.Option(help="Share of importance that a picture's own mask holds.")
+    ] = 0.9,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Prototypes are widths of one channel order.")
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=16, help="Calibration pictures, and as many held out.")
+    ] = 96,
+    router_images: Annotated[
+        int, typer.Option(min=32, help="Training pictures of router and prototypes.")
+    ] = 400,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps per prototype; 0 for statistics alone.")
+    ] = 0,
+    precision: Annotated[
+        float, typer.Option(help="Share of accepted pictures that the router gets right.")
+    ] = 0.95,
+    multiple: Annotated[
+        int | None, typer.Option(min=1, help="Widths are multiples of it; the target's by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build although the analysis advises against it.")
+    ] = False,
+    factory: FactoryFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask whether pictures differ enough for networks of their own; build them where they do.
+
+    Without a gain on held-out pictures the simpler network is kept, and nothing is built.
+    """
+    if analyse == (output is not None):
+        raise UsageError(
+            "either --analyse or --output", hint="--analyse measures, --output FOLDER builds too"
+        )
+    if not 0 < keep <= 1 or not 0 < threshold <= 1 or not 0 < precision <= 1:
+        raise UsageError("--keep, --threshold and --precision lie above 0 and at most at 1")
+    from edgemtl import targets
+    from edgemtl.compress.dynamic.analysis import AnalyseOptions
+    from edgemtl.pipeline.masking import MaskRequest, mask_file
+
+    masks = AnalyseOptions(
+        keep,
+        prototypes,
+        threshold,
+        multiple or targets.load(target).channel_multiple,
+        nested,
+        seed,
+    )
+    request = MaskRequest(
+        model,
+        output,
+        tuple(data or ()),
+        target,
+        masks,
+        images,
+        router_images,
+        steps=steps,
+        precision=precision,
+        force=force,
+        factory=factory,
+    )
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    story = mask_file(request, tell)
+    if as_json:
+        print_json(story)
+        return
+    _print(story)
+    if output is not None:
+        print(output)
+
+
+def _print(story: dict[str, Any]) -> None:
+    found = story["analysis"]
+    for pair, value in found["overlap"].items():
+        print(f"{'masks of ' + pair:<44} {value:.2f} alike")
+    for key, label in (("dependence", "channels weighted by task"), ("dependence_of_mass", "mass")):
+        one = found[key]
+        share = one["dependent_share"]
+        text = f"{one['mean']:.3f}, {share:.0%} of the work in groups that depend"
+        print(f"{'dependence on the picture (' + label + ')':<44} {text}")
+    kinds = (("static", "one mask"), ("prototypes", "prototypes"))
+    for key, label in kinds:
+        added = ", ".join(f"{t} {v:+.1%}" for t, v in found[f"added_{key}"].items())
+        macs = found[f"mean_macs_{key}"]
+        print(f"{label + ' at ' + format(macs, '.0%') + ' of the MACs':<44} loss {added}")
+    for note in found["notes"]:
+        print(f"note: {note}")
+    print(found["decision"])
+    built = story["built"]
+    if built is not None:
+        router = built["router"]
+        print(
+            f"router: {router['accuracy']:.1%} right, {built['shares'][0]:.1%} of the pictures go "
+            f"to the full network, mean {built['mean_macs'] / built['macs'][0]:.0%} of its MACs"
+        )
