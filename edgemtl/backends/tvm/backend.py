@@ -17,7 +17,7 @@ from edgemtl.backends.base import (
     Session,
     SessionOptions,
 )
-from edgemtl.backends.tvm import child
+from edgemtl.backends.tvm import board, child
 from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
 from edgemtl.backends.tvm.session import DirectSession, PipeSession
@@ -65,6 +65,10 @@ class TvmBackend(Backend):
                 "options": options.model_dump(),
             },
         )
+        files = [LIBRARY_FILE, DESCRIPTION_FILE]
+        if options.emulator:
+            board.add_files(folder, options.compiler)
+            files += board.FILES
         facts = {"mcpu": options.mcpu, "tvm": self.availability().version}
         write_json(
             folder / DESCRIPTION_FILE,
@@ -72,32 +76,38 @@ class TvmBackend(Backend):
                 "schema_version": 1,
                 **shapes,
                 "library_sha256": sha256_file(folder / LIBRARY_FILE),
+                "emulator": options.emulator,
                 "cpu_flags": wanted_flags(options.mcpu),
                 **facts,
             },
         )
-        return Artefact(
-            self.name, target.name, folder, (LIBRARY_FILE, DESCRIPTION_FILE), facts=facts
-        )
+        return Artefact(self.name, target.name, folder, tuple(files), facts=facts)
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         described = _description(artefact)
         path = artefact.folder / LIBRARY_FILE
         if not path.is_file() or sha256_file(path) != described["library_sha256"]:
             raise StageFailed("TVM cannot load the model: missing or damaged", where=path.name)
+        shape = tuple(described["input_shape"])
+        shapes = {output["name"]: tuple(output["shape"]) for output in described["outputs"]}
+        surroundings = child.environment(options.threads)
+        if emulator := described.get("emulator"):
+            absent = [name for name in board.FILES if not (artefact.folder / name).is_file()]
+            if absent:
+                raise StageFailed("TVM cannot load the model: missing", where=absent[0])
+            command = board.emulated(str(emulator), described["mcpu"], artefact.folder, shape)
+            return PipeSession(command, surroundings, shape, shapes, "proxy")
         missing = set(described["cpu_flags"]) - host_flags()
         if missing:
             raise TargetUnavailable(
                 f"this machine's processor has no {', '.join(sorted(missing))}, which code for "
                 f"{described['mcpu']} needs"
             )
-        shape = tuple(described["input_shape"])
-        shapes = {output["name"]: tuple(output["shape"]) for output in described["outputs"]}
         if os.environ.get(ISOLATED):
             return DirectSession(path, options.threads, shape, shapes)
         module = "edgemtl.backends.tvm.library"
         command = [sys.executable, "-P", "-m", module, str(artefact.folder / DESCRIPTION_FILE)]
-        return PipeSession(command, child.environment(options.threads), shape, shapes, "measured")
+        return PipeSession(command, surroundings, shape, shapes, "measured")
 
 
 def _install_hint(compiler: str) -> str:
