@@ -236,7 +236,7 @@ def libraries(options: argparse.Namespace) -> None:
         _, spec = read_metadata(source)
         folder = options.work / name / "libraries"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures, _ = split(calibration(options.data), QuantizeOptions().images, 0, 0)
+        pictures, *_ = split(calibration(options.data), QuantizeOptions().images, 0, 0)
         images = canvases(pictures, spec)
         for library, quantizer in LIBRARIES.items():
             path = folder / f"{library}.onnx"

@@ -22,7 +22,7 @@ from edgemtl.compress.quantize import (
 )
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
-from edgemtl.errors import StageFailed, UsageError
+from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -132,7 +132,7 @@ def write_precision(job: Job, output: Path) -> dict[str, Any]:
         else:
             taken = asked
             if taken in ("fp16", "int8"):
-                results[taken] = _write(job, _lower(taken), Path(place))
+                results[taken] = _write_or_tell(job, _lower(taken), Path(place))
         result = results.get(taken)
         shutil.copyfile(job.onnx if result is None else result.path, output)
     notes = _notes(job, taken, result)
@@ -184,9 +184,20 @@ def _write(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
         keep_float=asked.keep_float,
         equalise=asked.equalise,
         correct_bias=asked.correct_bias,
+        recovery_steps=asked.recovery_steps,
+        recovery_images=asked.recovery_images,
     )
     path = folder / f"{precision}.onnx"
     return quantize(job.onnx, path, job.tasks, job.spec, job.calibration, options, tell=job.tell)
+
+
+def _write_or_tell(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
+    """As asked; where that cannot be, the message says how to do without."""
+    try:
+        return _write(job, precision, folder)
+    except (StageFailed, InputRefused) as error:
+        error.hint = f"{error.hint or 'give other pictures'}; or --set quantize.enabled=false"
+        raise
 
 
 def _candidates(job: Job, folder: Path, results: dict[str, QuantizeResult]) -> list[Candidate]:
@@ -201,7 +212,8 @@ def _candidates(job: Job, folder: Path, results: dict[str, QuantizeResult]) -> l
     for name in order[1:]:
         try:
             result = results[name] = _write(job, _lower(name), folder)
-        except StageFailed as error:
+        except (StageFailed, InputRefused) as error:
+            # Pictures that are refused here are refused by the stages that need them in any case.
             found[name] = Candidate(name, None, False, error.message)
             continue
         if not job.real:

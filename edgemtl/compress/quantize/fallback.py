@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from edgemtl.compress.quantize.judge import Judge
 from edgemtl.compress.quantize.layers import Layer, regions
 from edgemtl.compress.quantize.results import Culprit, QuantizeOptions, TaskVerdict
-from edgemtl.compress.quantize.search import failing, fewest, rank
+from edgemtl.compress.quantize.search import excess, failing, fewest, rank
 from edgemtl.compress.quantize.writers import Tell, Writer
 
 #: regions whose cost is estimated; larger networks are grouped more coarsely
@@ -20,12 +20,14 @@ class Outcome:
     """What stays in float32, and what was measured.
 
     Attributes:
+        writer: what writes it; another one than was given where weights were trained.
         kept: node name of a layer -> why.
         culprits: regions by cost, dearest first; empty when nothing had to be ranked.
         verdicts: task name -> what it loses.
         evaluations: runs over all judge pictures.
     """
 
+    writer: Writer
     kept: Mapping[str, str]
     culprits: tuple[Culprit, ...] = ()
     verdicts: Mapping[str, TaskVerdict] = field(default_factory=dict)
@@ -37,18 +39,20 @@ def keep_budgets(
     writer: Writer,
     layers: Sequence[Layer],
     forced: Mapping[str, str],
-    cost: Callable[[Mapping[str, Collection[str]]], dict[str, dict[str, float]]],
+    cost: Callable[[Writer, Mapping[str, Collection[str]]], dict[str, dict[str, float]]],
+    train: Callable[[Sequence[str]], Writer] | None,
     options: QuantizeOptions,
     tell: Tell,
 ) -> Outcome:
-    """Quantise everything; where a task loses too much, find the fewest layers to leave.
+    """Quantise everything; where a task loses too much, train, then find the fewest to leave.
 
     Args:
         make_judge: measures the float32 network, then judges others.
         writer: writes choices.
         layers: all layers.
         forced: node name -> why, of layers that stay in float32 in any case.
-        cost: region name -> its layers' node names, to region name -> task -> cost.
+        cost: a writer, and region name -> its layers' node names, to region name -> task -> cost.
+        train: tasks that are over budget, to a writer with trained weights; None for no training.
         options: budgets and number of evaluations.
         tell: told what goes on.
     """
@@ -57,11 +61,20 @@ def keep_budgets(
     tell(f"all in {options.precision}: {told(full)}")
     # A task that cannot be judged is not helped by leaving layers in float32.
     late = [name for name in failing(full) if full[name].drop is not None]
+    if late and train is not None:
+        trained = train(late)
+        after = judge(trained.write(forced))
+        tell(f"after training: {told(after)}")
+        if excess(after) < excess(full):
+            writer, full = trained, after
+            late = [name for name in failing(full) if full[name].drop is not None]
+        else:
+            tell("training did not help and is left out")
     if not late:
-        return Outcome(forced, (), full, judge.evaluations)
+        return Outcome(writer, forced, (), full, judge.evaluations)
     grouped = regions([layer for layer in layers if layer.node not in forced], MOST_REGIONS)
     nodes = {name: [layer.node for layer in group] for name, group in grouped.items()}
-    costs = cost(nodes)
+    costs = cost(writer, nodes)
     order = rank(costs, late)
 
     def attempt(kept: Sequence[str]) -> Mapping[str, TaskVerdict]:
@@ -77,7 +90,7 @@ def keep_budgets(
             worst = max(late, key=row.costs.__getitem__)
             reason = f"{row.costs[worst]:.0%} of what quantising costs task '{worst}'"
             kept |= dict.fromkeys(nodes[row.region], reason)
-    return Outcome(kept, culprits, found.verdicts, judge.evaluations)
+    return Outcome(writer, kept, culprits, found.verdicts, judge.evaluations)
 
 
 def _shares(

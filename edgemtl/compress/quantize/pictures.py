@@ -54,14 +54,17 @@ def canvases(dataset: Dataset, spec: InputSpec) -> Canvases:
     return Canvases(prepared)
 
 
-def split(dataset: Dataset, calibrate: int, judge: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Two disjoint choices of pictures; where there are too few, each gets half of them.
+def split(
+    dataset: Dataset, calibrate: int, judge: int, seed: int, more: int = 0
+) -> tuple[Dataset, Dataset, Dataset]:
+    """Disjoint choices of pictures; where there are too few, the first two get half of them each.
 
     Args:
         dataset: training data.
         calibrate: pictures for the first.
         judge: pictures for the second; 0 when nothing is judged.
         seed: of the choice.
+        more: pictures for the third: the first's, and so many that are in neither.
 
     Raises:
         InputRefused: there is no picture for one of them.
@@ -73,4 +76,5 @@ def split(dataset: Dataset, calibrate: int, judge: int, seed: int) -> tuple[Data
         raise InputRefused(
             f"{len(order)} picture(s) are too few to calibrate and judge on", where=dataset.name
         )
-    return dataset.subset(first), dataset.subset(second)
+    third = sorted([*first, *order[count + judge : count + judge + more]])
+    return dataset.subset(first), dataset.subset(second), dataset.subset(third)

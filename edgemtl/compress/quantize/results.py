@@ -33,6 +33,10 @@ class QuantizeOptions:
             all that is inside it.
         equalise: rescale channels so that they share a range well (an exact change).
         correct_bias: take the mean rounding error of each channel out of its bias.
+        recovery_steps: where int8 misses a budget, train so many steps while rounded before layers
+            fall back; 0 for none.
+        recovery_images: pictures of the calibration split to train on, beside those that calibrate;
+            never those that judge.
     """
 
     precision: Precision = "int8"
@@ -46,6 +50,8 @@ class QuantizeOptions:
     keep_float: tuple[str, ...] = ()
     equalise: bool = True
     correct_bias: bool = True
+    recovery_steps: int = 0
+    recovery_images: int = 200
 
     def check(self) -> None:
         """Refuse values that make no sense.
@@ -58,6 +64,7 @@ class QuantizeOptions:
         if self.method not in METHODS:
             raise UsageError(f"unknown method '{self.method}'", hint=f"one of {', '.join(METHODS)}")
         least = {"images": 1, "judge_images": 1, "probe_images": 1, "max_evaluations": 2}
+        least |= {"recovery_steps": 0, "recovery_images": 0}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise UsageError(f"{name} must be at least {smallest}")

@@ -67,7 +67,9 @@ def quantize(
     layers = find_layers(model)
     forced = _forced(layers, options.keep_float, onnx_path)
     judging = options.judge_images if options.budgets and judge is None else 0
-    pictures, held_out = split(calibration, options.images, judging, options.seed)
+    pictures, held_out, training = split(
+        calibration, options.images, judging, options.seed, options.recovery_images
+    )
     writer: Writer
     if options.precision == "int8":
         images = canvases(pictures, input_spec)
@@ -75,19 +77,24 @@ def quantize(
         writer, calibrated = Int8Writer(model, layers, images, options, tell), len(images)
     else:
         writer, calibrated = Float16Writer(model), 0
-    outcome, judged = Outcome(forced), judge if judge is not None else held_out
+    outcome, judged = Outcome(writer, forced), judge if judge is not None else held_out
     if options.budgets:
         tell(f"judging on {len(judged)} pictures")
-        cost = partial(_costs, model, writer, layers, tasks, input_spec, judged, options, tell)
+        cost = partial(_costs, model, layers, tasks, input_spec, judged, options, tell)
+        train = None
+        if options.recovery_steps and isinstance(writer, Int8Writer):
+            train = partial(_train, writer, forced, tasks, input_spec, training, options, tell)
         outcome = keep_budgets(
             lambda: Judge(model, tasks, input_spec, judged, options.budgets),
             writer,
             layers,
             forced,
             cost,
+            train,
             options,
             tell,
         )
+    writer = outcome.writer
     data = writer.write(outcome.kept).SerializeToString(deterministic=True)
     write_atomically(output_path, lambda stream: stream.write(data))
     notes = list(writer.notes)
@@ -113,15 +120,51 @@ def quantize(
     )
 
 
+def _train(
+    writer: Int8Writer,
+    forced: Collection[str],
+    tasks: Sequence[Task],
+    spec: InputSpec,
+    training: Dataset,
+    options: QuantizeOptions,
+    tell: Tell,
+    late: Sequence[str],
+) -> Writer:
+    """A writer with trained weights; the same one, with a note, where that is not possible."""
+    from edgemtl.compress.quantize.recover import retrain
+
+    pictures = canvases(training, spec)
+    tell(f"training {options.recovery_steps} steps on {len(pictures)} pictures")
+    size, steps, seed = spec.size, options.recovery_steps, options.seed
+
+    def train(
+        start: ModelProto,
+        teacher: ModelProto,
+        layers: Sequence[Layer],
+        magnitudes: Mapping[str, float],
+    ) -> ModelProto:
+        return retrain(
+            start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed, tell
+        )
+
+    try:
+        trained = writer.trained(forced, train)
+    except StageFailed as error:
+        writer.notes += (error.message,)
+        return writer
+    trained.notes += (f"weights trained for {steps} steps while rounded",)
+    return trained
+
+
 def _costs(
     model: ModelProto,
-    writer: Writer,
     layers: Sequence[Layer],
     tasks: Sequence[Task],
     spec: InputSpec,
     judged: Dataset,
     options: QuantizeOptions,
     tell: Tell,
+    writer: Writer,
     nodes: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, float]]:
     """What quantising each region alone does to the tasks' answers on the first judge pictures."""

@@ -97,17 +97,17 @@ def fewest(order: Sequence[str], attempt: Try, full: Verdicts, evaluations: int)
     return enough
 
 
+def excess(verdicts: Verdicts) -> float:
+    """By how much the worst budget is exceeded; infinite where one could not be judged."""
+    return max(
+        (
+            float("inf") if v.drop is None else v.drop - v.budget
+            for v in verdicts.values()
+            if v.budget is not None
+        ),
+        default=0.0,
+    )
+
+
 def _better(one: Found, other: Found) -> Found:
-    """The one whose worst excess over a budget is smaller."""
-
-    def excess(found: Found) -> float:
-        return max(
-            (
-                (float("inf") if v.drop is None else v.drop - v.budget)
-                for v in found.verdicts.values()
-                if v.budget is not None
-            ),
-            default=0.0,
-        )
-
-    return other if excess(other) < excess(one) else one
+    return other if excess(other.verdicts) < excess(one.verdicts) else one

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Tell = Callable[[str], None]
+#: see :meth:`Int8Writer.trained`
+Train = Callable[
+    ["ModelProto", "ModelProto", Sequence[Layer], Mapping[str, float]],
+    "ModelProto",
+]
 #: lowest opset with a scale per channel
 LOWEST_OPSET = 13
 #: largest change, as a share of an output's range, that equalisation may make: it is exact but for
@@ -110,6 +116,25 @@ class Int8Writer(Writer):
         worst = max(change.max_relative for change in changes)
         self.notes += (f"not equalised: outputs would change by {worst:.2g} of their range",)
         return model
+
+    def trained(self, kept: Collection[str], train: Train) -> Int8Writer:
+        """One whose weights and biases were trained while these layers stayed in float32.
+
+        Args:
+            kept: node names.
+            train: float32 graph to start from, its teacher, the layers in int8 and the ranges, to
+                the graph after training.
+        """
+        chosen = [layer for layer in self._layers if layer.node not in kept]
+        nodes = {layer.node for layer in chosen}
+        start = type(self._model)()
+        start.CopyFrom(self._model)
+        shift_biases(start, {k: v for k, v in self._shifts.items() if k in nodes})
+        other = copy.copy(self)
+        other._model = train(start, self._model, chosen, self._magnitudes)
+        # What the shifts corrected is in the biases that training began with.
+        other._shifts = {}
+        return other
 
     def write(self, kept: Collection[str]) -> ModelProto:
         chosen = [layer for layer in self._layers if layer.node not in kept]

@@ -195,7 +195,7 @@ def test_the_culprit_is_named_with_what_it_costs(exported: Path) -> None:
     layers = find_layers(onnx.load(exported))
     culprit = "fpn.lateral.1.conv/Conv"
 
-    def cost(nodes) -> dict[str, dict[str, float]]:
+    def cost(writer, nodes) -> dict[str, dict[str, float]]:
         return {n: {"a": 3.0 if n == culprit else 0.1, "b": 1.0} for n in nodes}
 
     forced = {layers[0].node: "asked for"}
@@ -205,6 +205,7 @@ def test_the_culprit_is_named_with_what_it_costs(exported: Path) -> None:
         layers,
         forced,
         cost,
+        None,
         QuantizeOptions(),
         lambda line: None,
     )
