@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
 from edgemtl.backends.base import SessionOptions
-from edgemtl.backends.openvino import OpenVinoBackend, _settings, import_openvino
+from edgemtl.backends.openvino import OpenVinoBackend, import_openvino, session_settings
 from edgemtl.errors import TargetUnavailable
 from edgemtl.models.layers import deform_conv2d_portable
 
@@ -121,12 +121,14 @@ def test_a_device_that_is_not_here_is_named(
 
 
 def test_float32_is_asked_for_unless_told_otherwise() -> None:
-    assert _settings("CPU", SessionOptions())["INFERENCE_PRECISION_HINT"] == "f32"
-    assert _settings("GPU.1", SessionOptions())["INFERENCE_PRECISION_HINT"] == "f32"
-    assert "INFERENCE_PRECISION_HINT" not in _settings("CPU", SessionOptions(precision_hint="auto"))
-    assert "INFERENCE_PRECISION_HINT" not in _settings("NPU", SessionOptions())
-    assert _settings("CPU", SessionOptions(threads=2))["INFERENCE_NUM_THREADS"] == 2
-    assert "INFERENCE_NUM_THREADS" not in _settings("CPU", SessionOptions())
+    assert session_settings("CPU", SessionOptions())["INFERENCE_PRECISION_HINT"] == "f32"
+    assert session_settings("GPU.1", SessionOptions())["INFERENCE_PRECISION_HINT"] == "f32"
+    assert "INFERENCE_PRECISION_HINT" not in session_settings(
+        "CPU", SessionOptions(precision_hint="auto")
+    )
+    assert "INFERENCE_PRECISION_HINT" not in session_settings("NPU", SessionOptions())
+    assert session_settings("CPU", SessionOptions(threads=2))["INFERENCE_NUM_THREADS"] == 2
+    assert "INFERENCE_NUM_THREADS" not in session_settings("CPU", SessionOptions())
 
 
 def test_running_otherwise_than_written_is_told(
