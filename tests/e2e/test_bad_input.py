@@ -456,7 +456,13 @@ def test_data_folders_that_hold_nothing(dense_work: DenseWork, tmp_path: Path) -
     for name in ("no_such", "empty", "file", "unlabelled", "bare", "one_split"):
         refused(edgemtl(*flags, "--data", tmp_path / name), 3, name)
         assert not (tmp_path / "out").exists()
-    refused(edgemtl(*flags), 2, "--data DIR")  # there is no embedded set for such tasks
+    # The embedded rooms have depth; their classes are not this network's, and that is told.
+    told = edgemtl(*flags, *NO_BENCH)
+    assert told.code == 8, told.err
+    status = {gate["name"]: gate["status"] for gate in told.json()["gates"]["outcomes"]}
+    assert status["tasks.parts.max_relative_drop"] == "not-measured"
+    assert status["tasks.distance.max_relative_drop"] == "pass"
+    shutil.rmtree(tmp_path / "out")
     layout = edgemtl(*flags, "--data", dense_work.data, "--set=data.format=nope")
     refused(layout, 2, "nope")
 
