@@ -200,3 +200,26 @@ def test_views_depend_on_the_seed_only() -> None:
     a, b = (random_view(sample, SPEC, np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(a.canvas, b.canvas)
     np.testing.assert_array_equal(a.labels["faces"].boxes, b.labels["faces"].boxes)
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+    ],
+)
+def test_it_computes_in_bfloat16_where_the_processor_does(
+    able: dict[str, bool],
+    expected: torch.dtype,
+    pictures: DenseFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    seen: set[torch.dtype] = set()
+    student = _spoilt(6)
+    student.stem.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    recovery = Recovery(student, build(0), pictures, pictures.subset(range(3)), OPTIONS)
+    recovery.seconds_per_step(1)
+    assert expected in seen
