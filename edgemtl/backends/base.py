@@ -149,6 +149,9 @@ class Backend(ABC):
     extra: ClassVar[str] = ""
     #: whether it reads int8 tensors that cannot be negative as unsigned (backends/int8.py)
     unsigned_int8: ClassVar[bool] = False
+    #: whether artefacts can take their weights from one file (:meth:`gather_impl`); it then folds
+    #: what a graph computes from constants when it loads it
+    shares_weights: ClassVar[bool] = False
 
     @final
     def availability(self) -> Availability:
@@ -259,6 +262,17 @@ class Backend(ABC):
     @abstractmethod
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
         """See :meth:`compile`."""
+
+    def gather_impl(self, artefacts: Mapping[str, Artefact], folder: Path) -> dict[str, Artefact]:
+        """Copies of artefacts, named as asked, with their weights in one file; equal ones once.
+
+        Asked only of a backend that says :attr:`shares_weights`.
+
+        Args:
+            artefacts: name -> artefact of this backend.
+            folder: exists and is empty.
+        """
+        raise NotImplementedError(f"backend '{self.name}' does not share weights")
 
     @abstractmethod
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,7 @@ from edgemtl.backends.base import (
     SessionOptions,
 )
 from edgemtl.backends.int8 import is_int8, unsigned_activations
+from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
@@ -62,6 +65,7 @@ class OnnxRuntimeBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     unsigned_int8: ClassVar[bool] = True
+    shares_weights: ClassVar[bool] = True
 
     def availability_impl(self) -> Availability:
         try:
@@ -119,6 +123,22 @@ class OnnxRuntimeBackend(Backend):
             (MODEL_FILE,),
             facts={"device": target.device, "onnxruntime": self.availability().version},
         )
+
+    def gather_impl(self, artefacts: Mapping[str, Artefact], folder: Path) -> dict[str, Artefact]:
+        import onnx
+
+        weights, gathered = WeightsFile(), {}
+        try:
+            for name, artefact in artefacts.items():
+                model = onnx.load(artefact.folder / artefact.files[0])
+                weights.take(model.graph.initializer, WEIGHTS_FILE)
+                graph = f"{name}.onnx"
+                (folder / graph).write_bytes(model.SerializeToString(deterministic=True))
+                gathered[name] = replace(artefact, folder=folder, files=(graph, WEIGHTS_FILE))
+            (folder / WEIGHTS_FILE).write_bytes(weights.data)
+        except OSError as error:
+            raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
+        return gathered
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         _provider(str(artefact.facts.get("device", "CPU")))

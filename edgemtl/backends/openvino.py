@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from xml.etree.ElementTree import ElementTree, parse
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from edgemtl.backends.base import (
     SessionOptions,
 )
 from edgemtl.backends.int8 import is_int8, unsigned_activations
+from edgemtl.backends.weightsfile import WEIGHTS_FILE as SHARED_FILE
+from edgemtl.backends.weightsfile import WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
@@ -106,6 +110,17 @@ def _name_by_position(model: Any, kept: Sequence[str]) -> None:
             node.set_friendly_name(f"{node.get_type_name()}#{position}")
 
 
+def _pointing_into(weights: WeightsFile, artefact: Artefact) -> ElementTree[Any]:
+    """The artefact's graph, whose constants lie in the other file, to which they are added."""
+    content = (artefact.folder / WEIGHTS_FILE).read_bytes()
+    parsed = parse(artefact.folder / artefact.files[0])
+    for data in parsed.iter("data"):
+        if {"offset", "size"} <= set(data.keys()):
+            first, size = int(data.attrib["offset"]), int(data.attrib["size"])
+            data.set("offset", str(weights.place(content[first : first + size])))
+    return parsed
+
+
 class OpenVinoSession(Session):
     """A compiled model with one inference request."""
 
@@ -134,6 +149,7 @@ class OpenVinoBackend(Backend):
 
     name: ClassVar[str] = "openvino"
     unsigned_int8: ClassVar[bool] = True
+    shares_weights: ClassVar[bool] = True
     extra: ClassVar[str] = "openvino"
 
     def availability_impl(self) -> Availability:
@@ -214,6 +230,19 @@ class OpenVinoBackend(Backend):
             },
         )
 
+    def gather_impl(self, artefacts: Mapping[str, Artefact], folder: Path) -> dict[str, Artefact]:
+        weights, gathered = WeightsFile(), {}
+        try:
+            for name, artefact in artefacts.items():
+                graph = f"{name}.xml"
+                parsed = _pointing_into(weights, artefact)
+                parsed.write(folder / graph, encoding="utf-8", xml_declaration=True)
+                gathered[name] = replace(artefact, folder=folder, files=(graph, SHARED_FILE))
+            (folder / SHARED_FILE).write_bytes(weights.data)
+        except OSError as error:
+            raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
+        return gathered
+
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         device = str(artefact.facts.get("device", "CPU"))
         core = import_openvino().Core()
@@ -223,10 +252,11 @@ class OpenVinoBackend(Backend):
                 f"OpenVINO has no device '{device}' here (it sees {', '.join(present) or 'none'})",
                 hint="run the bundle on a machine that has it, with its driver installed",
             )
+        graph: Any = str(artefact.folder / artefact.files[0])
         try:
-            compiled = core.compile_model(
-                str(artefact.folder / artefact.files[0]), device, session_settings(device, options)
-            )
+            if SHARED_FILE in artefact.files:
+                graph = core.read_model(graph, str(artefact.folder / SHARED_FILE))
+            compiled = core.compile_model(graph, device, session_settings(device, options))
         except Exception as error:  # the runtime raises one kind for everything
             raise StageFailed(
                 f"OpenVINO cannot load the model: {_reason(error)}", where=artefact.files[0]

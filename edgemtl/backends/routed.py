@@ -3,8 +3,9 @@
 ``routing.json`` stands in for the one file that a backend compiles or opens. It names a router,
 whose only output is a row of probabilities per picture, the full network and the prototypes. The
 host runs the router, then the network it names; a picture that the router is not sure about goes
-to the full network. Networks are loaded when first needed. The networks may run batches: pictures
-for the same network are run together.
+to the full network. Networks are loaded when first needed, and their weights lie once, in one file,
+where the backend can read them so. The networks may run batches: pictures for the same network are
+run together.
 
 The runner that ships in a bundle reads the same file (``devices/runner/runtimes/routed.py``).
 """
@@ -12,7 +13,10 @@ The runner that ships in a bundle reads the same file (``devices/runner/runtimes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemtl.backends.sharedweights import inlined, is_shared
 from edgemtl.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -30,6 +35,23 @@ ROUTING = "routing.json"
 FORMAT = 1
 ROUTE = "route"
 MAX_BYTES = 1 << 20
+#: folder of an artefact's networks that share a file of weights
+NETWORKS = "networks"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The compiled artefact of the router or of a network.
+
+    Attributes:
+        folder: name of its folder; networks that share weights share it.
+        files: in it, the one to open first.
+        facts: of the artefact.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ class Routing:
         threshold: probability below which the full network answers.
         router: name of the router's file or part.
         networks: names of the networks, the full one first, then those the router's columns mean.
-        parts: name -> (files of the compiled artefact, its facts); empty before compilation.
+        parts: name -> its compiled artefact; empty before compilation.
     """
 
     input_shape: tuple[int, ...]
@@ -50,7 +72,7 @@ class Routing:
     threshold: float
     router: str
     networks: tuple[str, ...]
-    parts: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]
+    parts: Mapping[str, Part]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -62,8 +84,8 @@ class Routing:
             "router": self.router,
             "networks": list(self.networks),
             "parts": {
-                name: {"files": list(files), "facts": dict(facts)}
-                for name, (files, facts) in self.parts.items()
+                name: {"folder": part.folder, "files": list(part.files), "facts": dict(part.facts)}
+                for name, part in self.parts.items()
             },
         }
 
@@ -99,7 +121,8 @@ def read_routing(path: Path) -> Routing:
             _plain_name(data["router"]),
             tuple(_plain_name(v) for v in data["networks"]),
             {
-                _plain_name(name): (
+                _plain_name(name): Part(
+                    _plain_name(part.get("folder", name)),
                     tuple(_plain_name(f) for f in part["files"]),
                     dict(part["facts"]),
                 )
@@ -127,7 +150,7 @@ def _plain_name(value: Any) -> str:
 
 
 def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -> Artefact:
-    """Compile the router and every network into folders of their own.
+    """Compile the router and every network; networks of one backend share weights if it can.
 
     Args:
         backend: compiles each.
@@ -141,27 +164,65 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
     from edgemtl.backends.base import Artefact
 
     routing = read_routing(path)
-    parts: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {}
-    names, files, reproducible = {}, [ROUTING], True
-    for onnx_name in (routing.router, *routing.networks):
-        name = names[onnx_name] = Path(onnx_name).stem
+    names = {name: Path(name).stem for name in (routing.router, *routing.networks)}
+    made: dict[str, Artefact] = {}
+    for onnx_name, name in names.items():
         (folder / name).mkdir()
-        made = backend.compile(path.with_name(onnx_name), target, folder / name)
-        parts[name] = (made.files, made.facts)
-        files += [f"{name}/{file}" for file in made.files]
-        reproducible &= made.reproducible
+        with _whole(path.with_name(onnx_name), backend.shares_weights) as source:
+            made[name] = backend.compile(source, target, folder / name)
+    networks = tuple(names[name] for name in routing.networks)
+    if backend.shares_weights:
+        (folder / NETWORKS).mkdir()
+        made |= backend.gather_impl({name: made[name] for name in networks}, folder / NETWORKS)
+        for name in networks:
+            shutil.rmtree(folder / name)
+    parts = {name: Part(a.folder.name, a.files, a.facts) for name, a in made.items()}
+    files = [f"{part.folder}/{file}" for part in parts.values() for file in part.files]
     compiled = Routing(
         routing.input_shape,
         routing.outputs,
         routing.threshold,
         names[routing.router],
-        tuple(names[name] for name in routing.networks),
+        networks,
         parts,
     )
     text = json.dumps(compiled.to_dict(), indent=1, sort_keys=True)
     (folder / ROUTING).write_text(text, "utf-8")
-    facts = parts[compiled.networks[0]][1]
-    return Artefact(backend.name, target.name, folder, tuple(files), reproducible, facts)
+    return Artefact(
+        backend.name,
+        target.name,
+        folder,
+        (ROUTING, *dict.fromkeys(files)),
+        all(one.reproducible for one in made.values()),
+        parts[networks[0]].facts,
+    )
+
+
+@contextmanager
+def _whole(path: Path, keep_cuts: bool) -> Iterator[Path]:
+    """The file itself, or a temporary one that holds the weights which lie beside it.
+
+    Raises:
+        StageFailed: these weights are missing or not readable.
+    """
+    import onnx
+
+    try:
+        apart = is_shared(onnx.load(path, load_external_data=False))
+    except Exception:  # the backend says what is wrong with the file
+        apart = False
+    if not apart:
+        yield path
+        return
+    try:
+        content = inlined(path, keep_cuts).SerializeToString(deterministic=True)
+    except Exception as error:  # onnx raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StageFailed(f"its weights cannot be read ({reason})", where=path.name) from error
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / path.name
+        whole.write_bytes(content)
+        yield whole
 
 
 def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -> Session:
@@ -173,9 +234,11 @@ def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -
     def load(name: str) -> Session:
         if name not in routing.parts:
             raise StageFailed(f"the routing names no files of '{name}'", where=ROUTING)
-        files, facts = routing.parts[name]
-        part = Artefact(backend.name, artefact.target, artefact.folder / name, files, facts=facts)
-        return backend.load(part, options)
+        part = routing.parts[name]
+        place = artefact.folder / part.folder
+        return backend.load(
+            Artefact(backend.name, artefact.target, place, part.files, facts=part.facts), options
+        )
 
     return routed_session(routing, load)
 

@@ -19,16 +19,12 @@ from numpy.typing import NDArray
 
 from edgemtl.backends import registry
 from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-WEIGHTS_FILE = "weights.bin"
-#: smaller tensors stay in the graph, where optimisers look for constants
-SMALLEST_BYTES = 1024
-#: weights begin at multiples of this, so that they can be mapped into memory
-ALIGNMENT = 64
 #: key of ``Artefact.facts``: task -> file of its graph
 TASK_FILES = "task_files"
 
@@ -135,27 +131,9 @@ def _file_names(tasks: Iterable[str]) -> dict[str, str]:
 
 def _move_weights(model: ModelProto, path: Path) -> None:
     """Write the larger stored tensors into one file and let the graph refer to it, in place."""
-    from onnx import TensorProto, numpy_helper
-
-    data = bytearray()
-    for tensor in model.graph.initializer:
-        raw = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-        if len(raw) < SMALLEST_BYTES:
-            continue
-        data += b"\0" * (-len(data) % ALIGNMENT)
-        reference: dict[str, Any] = {
-            "location": path.name,
-            "offset": len(data),
-            "length": len(raw),
-        }
-        data += raw
-        kept = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        kept.data_location = TensorProto.EXTERNAL
-        for key, value in reference.items():
-            entry = kept.external_data.add()
-            entry.key, entry.value = key, str(value)
-        tensor.CopyFrom(kept)
-    path.write_bytes(data)
+    weights = WeightsFile()
+    weights.take(model.graph.initializer, path.name)
+    path.write_bytes(weights.data)
 
 
 def _restricted(model: ModelProto, outputs: Sequence[str]) -> ModelProto:

@@ -49,6 +49,12 @@ def mask_verb(
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps per prototype; 0 for statistics alone.")
     ] = 0,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared", help="Train norms and biases only: networks then share their weights."
+        ),
+    ] = False,
     precision: Annotated[
         float, typer.Option(help="Share of accepted pictures that the router gets right.")
     ] = 0.95,
@@ -94,6 +100,7 @@ def mask_verb(
         router_images,
         steps=steps,
         precision=precision,
+        shared=shared,
         force=force,
         factory=factory,
     )
@@ -133,4 +140,9 @@ def _print(story: dict[str, Any]) -> None:
         print(
             f"router: {router['accuracy']:.1%} right, {built['shares'][0]:.1%} of the pictures go "
             f"to the full network, mean {built['mean_macs'] / built['macs'][0]:.0%} of its MACs"
+        )
+        weights = story["weights"]
+        print(
+            f"on disk {weights['bytes_shared'] / 1e6:.1f} MB, "
+            f"{weights['bytes_apart'] / 1e6:.1f} MB if weights were not shared"
         )

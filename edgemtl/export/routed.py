@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from edgemtl.backends.routed import ROUTE, ROUTING, Routing
+from edgemtl.backends.sharedweights import Kept, Sharing, inlined, share_weights
 from edgemtl.errors import StageFailed
 from edgemtl.export.metadata import write_metadata
 from edgemtl.export.onnx_export import INPUT_NAME, _silenced, export_onnx
@@ -32,8 +32,10 @@ def export_routed(
     opset: int,
     deformable: Literal["native", "portable"] = "portable",
     batch: int = 1,
-) -> Routing:
+) -> Sharing:
     """Write ``router.onnx``, ``full.onnx``, ``prototype-1.onnx`` ..., and ``routing.json``.
+
+    Weights of the networks lie in ``weights.bin`` beside them, see ``backends/sharedweights.py``.
 
     Args:
         router: (B, 3, H, W) -> (B, prototypes) probabilities.
@@ -43,6 +45,9 @@ def export_routed(
         folder: where to write.
         opset, deformable: see ``export_onnx``.
         batch: pictures that each network runs together.
+
+    Returns:
+        What sharing the weights saved.
 
     Raises:
         StageFailed: a network cannot be exported, or the place cannot be written.
@@ -55,6 +60,8 @@ def export_routed(
         simplify(raw, folder / name)
         raw.unlink()
         write_metadata(folder / name, network.tasks, network.input_spec)
+    kept = {folder / n: _kept(full, p) for n, p in zip(names[1:], prototypes, strict=True)}
+    sharing = share_weights(folder / FULL_FILE, kept)
     images = full.example_input(1)
     _export_router(router, images, folder / ROUTER_FILE, opset)
     routing = Routing(
@@ -66,7 +73,16 @@ def export_routed(
         {},
     )
     write_json(folder / ROUTING, routing.to_dict())
-    return routing
+    return sharing
+
+
+def _kept(full: MultiTaskNetwork, prototype: MultiTaskNetwork) -> Kept:
+    """What a prototype keeps of the full network's tensors; nothing where it is no single cut."""
+    records = prototype.pruning[len(full.pruning) :]
+    found: dict[str, dict[int, list[int]]] = {}
+    for tensor in records[0]["tensors"] if len(records) == 1 else ():
+        found.setdefault(tensor["name"], {})[tensor["dim"]] = tensor["keep"]
+    return found
 
 
 def _export_router(router: torch.nn.Module, images: torch.Tensor, path: Path, opset: int) -> None:
@@ -107,7 +123,7 @@ def single_file(folder: Path, path: Path) -> None:
     if routing.input_shape[0] != 1:
         raise StageFailed("one file with nested If runs one picture at a time; export with batch 1")
     router = onnx.load(folder / routing.router)
-    models = [onnx.load(folder / name) for name in routing.networks]
+    models = [inlined(folder / name) for name in routing.networks]
     opsets = {(o.domain, o.version) for m in (router, *models) for o in m.opset_import}
     if len({domain for domain, _ in opsets}) != len(opsets):
         raise StageFailed("router and networks were exported with different opsets")
@@ -193,10 +209,3 @@ def _renamed(value: Any, name: str) -> Any:
     copied.CopyFrom(value)
     copied.name = name
     return copied
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """``routing.json`` as plain data with the size of every file in bytes."""
-    data: dict[str, Any] = json.loads((folder / ROUTING).read_text("utf-8"))
-    names = [data["router"], *data["networks"]]
-    return data | {"size_bytes": {name: (folder / name).stat().st_size for name in names}}

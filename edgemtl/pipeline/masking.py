@@ -15,6 +15,7 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.routed import ROUTING
+from edgemtl.backends.sharedweights import Sharing
 from edgemtl.bundle.selftest import record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.compress.batches import Prepared, images_of, prepare
@@ -56,6 +57,7 @@ class MaskRequest:
         steps: of training per prototype; 0 for batch statistics alone.
         batch: pictures per step.
         precision: of the router.
+        shared: train norms and biases only, so that the networks share their weights.
         force: make the set although the analysis advises against it.
         factory: as ``--factory``.
     """
@@ -70,6 +72,7 @@ class MaskRequest:
     steps: int = 0
     batch: int = 12
     precision: float = 0.95
+    shared: bool = False
     force: bool = False
     factory: str | None = None
 
@@ -79,7 +82,7 @@ def mask_file(request: MaskRequest, tell: Callable[[str], None]) -> dict[str, An
 
     Returns:
         The story, as written to ``OUTPUT/mask.json``: ``analysis``, ``built`` (None when the
-        simpler network was kept) and ``files``.
+        simpler network was kept), ``files``, and ``weights``: what the networks share.
 
     Raises:
         UsageError: no training pictures, or a budget that cannot be met.
@@ -103,7 +106,12 @@ def mask_file(request: MaskRequest, tell: Callable[[str], None]) -> dict[str, An
     subject = Subject(network, _few(calibration))
     tell(f"activations of {len(calibration) + len(held_out)} pictures")
     found = analyse(Observed(subject, calibration, held_out), request.masks, tell)
-    story: dict[str, Any] = {"analysis": found.to_dict(), "built": None, "files": []}
+    story: dict[str, Any] = {
+        "analysis": found.to_dict(),
+        "built": None,
+        "files": [],
+        "weights": None,
+    }
     if request.output is None:
         return story
     if found.worth_it or request.force:
@@ -111,7 +119,8 @@ def mask_file(request: MaskRequest, tell: Callable[[str], None]) -> dict[str, An
         state = request.output.with_name(f"{request.output.name}.mask-state")
         routed = build(subject, slices, calibration, held_out, options, state, tell)
         story["built"] = routed.to_dict()
-        story["files"] = write_routed(request, target, routed, held_out, tell)
+        story["files"], sharing = write_routed(request, target, routed, held_out, tell)
+        story["weights"] = sharing.to_dict()
         shutil.rmtree(state, ignore_errors=True)
     write_json(request.output / STORY, story)
     return story
@@ -139,7 +148,7 @@ def _build_options(request: MaskRequest) -> BuildOptions:
             seed=request.masks.seed,
         )
     router = RouterOptions(precision=request.precision, seed=request.masks.seed)
-    return BuildOptions(request.masks, router, request.router_images, recovery)
+    return BuildOptions(request.masks, router, request.router_images, recovery, request.shared)
 
 
 def write_routed(
@@ -148,11 +157,11 @@ def write_routed(
     routed: Routed,
     held_out: Sequence[Prepared],
     tell: Callable[[str], None],
-) -> list[str]:
+) -> tuple[list[str], Sharing]:
     """Checkpoints, ONNX files, the joined file, and the bundle for the target.
 
     Returns:
-        Names of the files, relative to the output folder.
+        Names of the files, relative to the output folder, and what the ONNX files share.
     """
     assert request.output is not None
     folder = request.output
@@ -160,7 +169,7 @@ def write_routed(
         facts = {"prototype": index + 1, "of": request.model.name}
         save(from_network(network, facts), folder / f"prototype-{index + 1}.pt")
     tell("exporting")
-    export_routed(
+    sharing = export_routed(
         routed.router,
         routed.full,
         routed.prototypes,
@@ -208,7 +217,7 @@ def write_routed(
         ROUTING,
         SINGLE_FILE,
         name,
-    ]
+    ], sharing
 
 
 def _check_dispatch(

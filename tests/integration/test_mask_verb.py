@@ -38,7 +38,7 @@ def test_what_it_builds_runs_in_one_file_in_a_bundle_and_on_the_device(
     work: DenseWork, tmp_path: Path
 ) -> None:
     output = tmp_path / "masked"
-    flags = ("-o", str(output), "--force", "--steps", "2", "--keep", "0.7")
+    flags = ("-o", str(output), "--force", "--shared", "--steps", "2", "--keep", "0.7")
     told = edgemtl("mask", *work.flags_of_the_target(), *QUICK, *flags)
     assert told.code == 0, told.err
     assert told.out.splitlines()[-1] == str(output)
@@ -46,6 +46,10 @@ def test_what_it_builds_runs_in_one_file_in_a_bundle_and_on_the_device(
     built = story["built"]
     assert sum(built["shares"]) == pytest.approx(1.0)
     assert built["macs"][0] > max(built["macs"][1:])
+    # What was trained is norms and biases, so no weight of a layer had to be stored again.
+    assert story["weights"]["cut"] > 0
+    assert story["weights"]["own"] == 0
+    assert story["weights"]["bytes_shared"] < story["weights"]["bytes_apart"]
     bundle = output / "dense-cpu.edgemtl"
     assert bundle.name in story["files"]
     assert all((output / name).is_file() for name in story["files"])

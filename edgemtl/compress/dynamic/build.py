@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
@@ -47,12 +48,14 @@ class BuildOptions:
         router: how the router learns.
         router_images: training pictures that the router and the prototypes learn from.
         recovery: how each prototype is trained; None for batch statistics alone.
+        shared: train batch norms and biases only, so that all networks share their weights.
     """
 
     masks: AnalyseOptions = field(default_factory=AnalyseOptions)
     router: RouterOptions = field(default_factory=RouterOptions)
     router_images: int = 400
     recovery: RecoverOptions | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def build(
         result = None
         if options.recovery is not None:
             own = data.oracle.subset(_of(made, index, subject, held_out).tolist())
-            network.requires_grad_(True)
+            _let_train(network, options.shared)
             where = None if state is None else state / f"prototype-{index + 1}.pt"
             training = chosen.subset(mine.tolist())
             result = recover(network, subject.network, training, own, options.recovery, where, tell)
@@ -176,6 +179,14 @@ def build(
         made,
         tuple(recovered),
     )
+
+
+def _let_train(network: MultiTaskNetwork, shared: bool) -> None:
+    """Everything, or what is a prototype's own where weights are shared: norms and biases."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.requires_grad_(not shared or isinstance(module, norms) or name == "bias")
 
 
 def _of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import STAGE_FAILED, UNAVAILABLE, RunnerError
@@ -13,6 +14,10 @@ from .onnx_runtime import first_line
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+#: the file of weights of several networks
+SHARED_WEIGHTS = "weights.bin"
 
 
 class OpenVinoSession(Session):
@@ -62,8 +67,11 @@ def load(
         config["INFERENCE_PRECISION_HINT"] = "f32"
     if threads and device.startswith("CPU"):
         config["INFERENCE_NUM_THREADS"] = threads
+    shared = Path(model).with_name(SHARED_WEIGHTS)
     try:
-        compiled = core.compile_model(model, device, config)
+        # Networks behind a router take their weights from one file.
+        graph = core.read_model(model, str(shared)) if shared.is_file() else model
+        compiled = core.compile_model(graph, device, config)
     except Exception as error:
         raise RunnerError(
             STAGE_FAILED, f"OpenVINO cannot load the model: {first_line(error)}"

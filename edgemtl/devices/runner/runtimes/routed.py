@@ -1,7 +1,7 @@
 """Several networks behind a router; the product's ``backends/routed.py``, in plain Python.
 
-``routing.json`` lies beside one folder per network. A picture that the router is not sure about
-goes to the full network, the first; networks are loaded when first needed.
+``routing.json`` lies beside the folders of the router and the networks. A picture that the router
+is not sure about goes to the full network, the first; networks are loaded when first needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RoutedSession(Session):
         self._threshold = float(routing["threshold"])
         self._networks = [_plain(name) for name in routing["networks"]]
         self._files = {
-            name: _plain(routing["parts"][name]["files"][0])
+            name: _place(name, routing["parts"][name])
             for name in [*self._networks, _plain(routing["router"])]
         }
         self._router = self._open(_plain(routing["router"]), [ROUTE])
@@ -48,7 +48,7 @@ class RoutedSession(Session):
 
     def _open(self, name: str, outputs: Sequence[str]) -> Session:
         backend, device, threads, hint = self._opened
-        path = str(Path(self._folder, name, self._files[name]))
+        path = str(Path(self._folder, self._files[name]))
         return load_one(backend, path, device, threads, hint, outputs)
 
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
@@ -75,6 +75,11 @@ def _plain(value: Any) -> str:
     if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
         raise ValueError(f"'{str(value)[:80]}' is no plain file name")
     return value
+
+
+def _place(name: str, part: Mapping[str, Any]) -> str:
+    """The file of a network, relative to the folder of ``routing.json``."""
+    return f"{_plain(part.get('folder', name))}/{_plain(part['files'][0])}"
 
 
 def load(
