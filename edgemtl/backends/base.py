@@ -8,7 +8,7 @@ subclasses override the ``*_impl`` methods only. Third parties join by the entry
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -174,9 +174,9 @@ class Backend(ABC):
     @final
     def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
         """What of this graph the target cannot run as written; asked before compiling."""
-        from edgemtl.backends.int8 import float_problems
+        from edgemtl.backends.int8 import int8_problems
 
-        return [*self.problems_impl(onnx_path, target), *float_problems(self.name, onnx_path)]
+        return [*self.problems_impl(onnx_path, target), *int8_problems(self.name, onnx_path)]
 
     @final
     def modelled(
@@ -210,19 +210,17 @@ class Backend(ABC):
             StageFailed: the graph has fatal problems, or the compiler failed.
         """
         from edgemtl.backends.routed import ROUTING, compile_routed
+        from edgemtl.backends.sharedweights import whole
 
         self.require()
         if onnx_path.name == ROUTING:
             return compile_routed(self, onnx_path, target, folder)
-        fatal = [problem for problem in self.problems(onnx_path, target) if problem.fatal]
-        if fatal:
-            first = fatal[0]
-            where = f"{len(fatal)} node(s) cannot run on '{target.name}', first {first.op} "
-            where += f"'{first.node}'"
-            if not first.op and not first.node:
-                where = f"it cannot run on '{target.name}'"
-            raise StageFailed(f"{where}: {first.reason}", hint=first.advice)
-        artefact = self.compile_impl(onnx_path, target, folder)
+        # Weights may lie beside the graph; artefacts hold what they need.
+        with whole(onnx_path, self.shares_weights) as source:
+            fatal = [problem for problem in self.problems(source, target) if problem.fatal]
+            if fatal:
+                raise _refusal(fatal, target)
+            artefact = self.compile_impl(source, target, folder)
         for name in artefact.files:
             if not (folder / name).is_file():
                 raise StageFailed(f"backend '{self.name}' did not write '{name}'")
@@ -277,3 +275,12 @@ class Backend(ABC):
     @abstractmethod
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         """See :meth:`load`."""
+
+
+def _refusal(fatal: Sequence[Problem], target: Target) -> StageFailed:
+    """What is told of a graph with fatal problems."""
+    first = fatal[0]
+    where = f"{len(fatal)} node(s) cannot run on '{target.name}', first {first.op} '{first.node}'"
+    if not first.op and not first.node:
+        where = f"it cannot run on '{target.name}'"
+    return StageFailed(f"{where}: {first.reason}", hint=first.advice)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemtl.backends.base import Problem
+from edgemtl.backends.processor import int8_sums_saturate
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _FLOAT_INSTEAD = {
     "tvm": "TVM keeps quantise and dequantise steps around convolutions in float32",
 }
+#: backends that compute int8 on this machine's processor
+_ON_THE_PROCESSOR = frozenset({"onnxruntime", "openvino"})
 #: steps of signed and of unsigned int8 above zero
 _SIGNED, _UNSIGNED = 127, 255
 #: operators whose result is negative only where an input is
@@ -48,19 +51,28 @@ def is_int8(model: ModelProto) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def float_problems(backend: str, path: Path) -> list[Problem]:
-    """The note that a backend computes this file in float32 although it is int8; else nothing."""
+def int8_problems(backend: str, path: Path) -> list[Problem]:
+    """What to know before an int8 file runs by this backend, here; nothing for other files.
+
+    A backend that computes it in float32 anyway, or a processor whose int8 sums saturate.
+    """
     import onnx
 
     reason = runs_int8(backend)
-    if not reason:
+    saturates = backend in _ON_THE_PROCESSOR and int8_sums_saturate()
+    if not reason and not saturates:
         return []
     try:
         rounded = is_int8(onnx.load(path, load_external_data=False))
     except Exception:  # what cannot be read is the backend's own problem to tell
         return []
+    if not rounded:
+        return []
     advice = "expect the size of int8 and the speed of float32; keep fp32 for this target"
-    return [Problem("", "QuantizeLinear", reason, advice, fatal=False)] if rounded else []
+    if not reason:
+        reason = "this machine's processor has no VNNI: sums of int8 products can saturate"
+        advice = "judge accuracy on the processor that will run it; gains in speed are smaller here"
+    return [Problem("", "QuantizeLinear", reason, advice, fatal=False)]
 
 
 def unsigned_activations(model: ModelProto) -> ModelProto:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgemtl.backends.processor import host_flags
 from edgemtl.errors import UsageError
 from edgemtl.targets import Target
 
@@ -56,16 +55,6 @@ def options_of(target: Target) -> TvmOptions:
         raise UsageError(
             f"'options.{key}': {first['msg']}", where=f"target '{target.name}'"
         ) from error
-
-
-def host_flags() -> frozenset[str]:
-    """Flags of this machine's processor; empty where there is no /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    named = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(named.partition(":")[2].split())
 
 
 def resolved(options: TvmOptions) -> TvmOptions:

@@ -12,9 +12,9 @@ from onnx import ModelProto, numpy_helper
 from support.small_graphs import GraphBuilder, relative_error, run
 
 from edgemtl import targets
-from edgemtl.backends import registry
+from edgemtl.backends import processor, registry
 from edgemtl.backends.base import SessionOptions
-from edgemtl.backends.int8 import float_problems, is_int8, runs_int8, unsigned_activations
+from edgemtl.backends.int8 import int8_problems, is_int8, runs_int8, unsigned_activations
 from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.compress.quantize.qdq import insert_qdq
 from edgemtl.compress.quantize.ranges import magnitudes
@@ -182,13 +182,20 @@ def test_float_graphs_come_back_as_they_are() -> None:
     assert same.graph.initializer == model.graph.initializer
 
 
-def test_a_backend_that_computes_int8_in_float_says_so(tmp_path: Path) -> None:
+def test_a_backend_that_computes_int8_in_float_or_saturates_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     builder, model = branches()
     onnx.save(model, tmp_path / "fp32.onnx")
     onnx.save(int8(model, builder), tmp_path / "int8.onnx")
     assert runs_int8("onnxruntime") == runs_int8("openvino") == runs_int8("tensorrt") == ""
-    (problem,) = float_problems("tvm", tmp_path / "int8.onnx")
+    (problem,) = int8_problems("tvm", tmp_path / "int8.onnx")
     assert not problem.fatal and "float32" in problem.reason
-    assert float_problems("tvm", tmp_path / "fp32.onnx") == []
-    assert float_problems("openvino", tmp_path / "int8.onnx") == []
-    assert float_problems("tvm", tmp_path / "absent.onnx") == []
+    assert int8_problems("tvm", tmp_path / "fp32.onnx") == []
+    monkeypatch.setattr(processor, "host_flags", lambda: frozenset({"avx2", "avx_vnni"}))
+    assert int8_problems("openvino", tmp_path / "int8.onnx") == []
+    monkeypatch.setattr(processor, "host_flags", lambda: frozenset({"avx2"}))
+    (problem,) = int8_problems("openvino", tmp_path / "int8.onnx")
+    assert not problem.fatal and "saturate" in problem.reason
+    assert int8_problems("openvino", tmp_path / "fp32.onnx") == []
+    assert int8_problems("tvm", tmp_path / "absent.onnx") == []

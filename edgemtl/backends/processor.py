@@ -1,0 +1,28 @@
+"""What this machine's processor has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: flags of processors that sum products of int8 in 32 bits at once
+_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+
+
+def host_flags() -> frozenset[str]:
+    """Flags of this machine's processor; empty where there is no /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    named = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(named.partition(":")[2].split())
+
+
+def int8_sums_saturate() -> bool:
+    """Whether int8 kernels here add pairs of products in 16 bits, which can be too few.
+
+    x86-64 before VNNI multiplies unsigned by signed bytes and adds two neighbours in 16 bits
+    (``vpmaddubsw``): two products of 255 and 127 do not fit, and stop at the largest value.
+    """
+    flags = host_flags()
+    return "avx2" in flags and not flags & _WIDE_SUMS
