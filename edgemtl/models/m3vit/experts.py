@@ -138,6 +138,20 @@ class Experts(nn.Module):
         hidden = F.gelu(F.linear(tokens, self.weight_in[expert], self.bias_in[expert]))
         return F.linear(hidden, self.weight_out[expert], self.bias_out[expert])
 
+    def _each(self, queued: Tensor) -> Tensor:
+        """Answers to (E * capacity, dim), expert after expert.
+
+        All queues are as long, but a product of stacked weights would be one that no runtime packs
+        and that cannot be rounded channel by channel. Weights are taken apart by flattening and
+        splitting, which export/experts.py knows.
+        """
+        weights = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
+        parts = [weight.flatten(0, 1).chunk(self.count) for weight in weights]
+        answers = []
+        for own, w_in, b_in, w_out, b_out in zip(queued.chunk(self.count), *parts, strict=True):
+            answers.append(F.linear(F.gelu(F.linear(own, w_in, b_in)), w_out, b_out))
+        return torch.cat(answers)
+
     def _chosen(self, routing: Routing) -> Tensor:
         """(T, K, E) float, 1 where a token's k-th choice is this expert."""
         numbers = torch.arange(self.count, device=routing.experts.device)
@@ -174,16 +188,14 @@ class Experts(nn.Module):
         # (Exact up to 2048 tokens in half precision and 16 million in float32.)
         order = torch.arange(count, 0, -1, device=tokens.device, dtype=routed.dtype).unsqueeze(1)
         queues = (routed * order).t().topk(capacity, dim=1).indices
-        queued = tokens.index_select(0, queues.reshape(-1)).view(self.count, capacity, -1)
-        hidden = queued @ self.weight_in.transpose(1, 2) + self.bias_in.unsqueeze(1)
-        answers = F.gelu(hidden) @ self.weight_out.transpose(1, 2) + self.bias_out.unsqueeze(1)
+        answers = self._each(tokens.index_select(0, queues.reshape(-1)))
         experts = routing.experts
         there = experts < self.count
         experts = experts.clamp(max=self.count - 1)
         place = (routed.cumsum(dim=0) - 1).gather(1, experts)
         room = (place < capacity).to(tokens.dtype)
         slots = experts * capacity + place.clamp(max=capacity - 1).to(torch.int64)
-        picked = answers.reshape(self.count * capacity, -1).index_select(0, slots.reshape(-1))
+        picked = answers.index_select(0, slots.reshape(-1))
         weights = (routing.weights * room).unsqueeze(-1)
         total = (picked.view(count, top_k, -1) * weights).sum(dim=1)
         return total, ((1 - room) * there.to(tokens.dtype)).sum(dim=1)

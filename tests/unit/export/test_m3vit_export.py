@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from support.m3vit import tiny
 
+from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.export.cost import count_cost
 from edgemtl.export.module_cost import module_costs
 from edgemtl.export.onnx_export import export_onnx
@@ -112,6 +113,9 @@ def test_a_simplified_graph_answers_the_same(lowering: Any, tmp_path: Path) -> N
     model = onnx.load(tmp_path / "net.onnx")
     dynamic = sum(node.op_type == "NonZero" for node in model.graph.node)
     assert dynamic == (0 if lowering == "static" else 1)
+    # Every expert's weights are layers of their own, to be packed and rounded by themselves.
+    own = [layer for layer in find_layers(model) if ".mlp.experts" in layer.module]
+    assert len(own) == 2 * 4
     if lowering == "static":
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         for value in inferred.graph.value_info:

@@ -12,6 +12,7 @@ import torch
 from support.m3vit import tiny
 from support.published_m3vit import Published, encoder_state, in_ranks, random_state
 
+from edgemtl import targets
 from edgemtl.data.calibration import embedded
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.onnx_export import export_onnx
@@ -159,3 +160,10 @@ def test_fewer_gates_than_published_are_refused(tmp_path: Path) -> None:
         import_file(
             tmp_path / "net.pth", "m3vit", tmp_path / "m.pt", ImportOptions(None, (32, 64), 2, 4)
         )
+
+
+def test_targets_with_static_shapes_get_static_experts() -> None:
+    """Neither TensorRT nor TVM takes queues whose length depends on the picture."""
+    every = [targets.load(name) for name in targets.names()]
+    found = {target.experts for target in every if target.backend in ("fpga", "tensorrt", "tvm")}
+    assert found == {"static"}
