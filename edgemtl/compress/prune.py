@@ -106,7 +106,14 @@ def prune(
         job = Job(current, prepared, options, goals, dense, where, tell, latency)
         dense = job.dense
         found, seconds = found_or_stored(job, where, started)
-        smaller = _cut(job, found)
+        if rounds and not _removes(found):
+            smaller = copy.deepcopy(current).requires_grad_(True)
+            notes.append(
+                f"round {number + 1} removed nothing more within the budgets, only trained"
+            )
+            tell(notes[-1])
+        else:
+            smaller = _cut(job, found)
         cost = job.cost.of(found.keep)
         if job.latency is not None:
             table = table or job.latency.table
@@ -203,6 +210,10 @@ def _recovery_of_round(options: PruneOptions, number: int) -> RecoverOptions:
     )
 
 
+def _removes(found: Found) -> bool:
+    return not all(bool(mask.all()) for mask in found.keep.values())
+
+
 def _cut(job: Job, found: Found) -> MultiTaskNetwork:
     """Cut for good, batch statistics moved along, and prove it: same answers, exports, reloads.
 
@@ -210,7 +221,7 @@ def _cut(job: Job, found: Found) -> MultiTaskNetwork:
         ParityFailed: the cut network answers otherwise than the masked one.
         StageFailed: nothing was removed, or the cut network cannot be exported.
     """
-    if all(bool(mask.all()) for mask in found.keep.values()):
+    if not _removes(found):
         raise StageFailed(
             "no channel could be removed within the budgets",
             hint="raise the budgets, or lower the channel multiple",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
 
+from edgemtl.compress import prune as prune_module
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, targets_of
 from edgemtl.compress.cost import CostModel, Goals
@@ -24,6 +26,7 @@ from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.search import Search
 from edgemtl.compress.prune import methods, prune
+from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
@@ -247,6 +250,30 @@ def test_a_goal_is_reached_and_not_overshot_much(
     result = prune(network, data, PruneOptions(method, flops=0.6, channel_multiple=1))
     assert result.goals_reached
     assert 0.45 < result.pruned.macs / result.dense.macs <= 0.6
+
+
+def test_a_later_round_that_finds_nothing_only_trains(
+    network: TinyDense, data: PruneData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, calls = prune_module.found_or_stored, []
+
+    def nothing_the_second_time(*given: Any) -> Any:
+        found, seconds = search(*given)
+        calls.append(found)
+        if len(calls) == 2:
+            whole = {name: torch.ones_like(mask) for name, mask in found.keep.items()}
+            found = replace(found, keep=whole, steps=())
+        return found, seconds
+
+    monkeypatch.setattr(prune_module, "found_or_stored", nothing_the_second_time)
+    training = replace(data, recovery=data.calibration)
+    recovery = RecoverOptions(steps=2, batch=2, evaluate_every=1, warmup=1)
+    options = PruneOptions("pagcp", flops=0.6, channel_multiple=2, rounds=2, recovery=recovery)
+    result = prune(network, training, options)
+    first, second = result.rounds
+    assert second.cost == first.cost and first.cost.macs < result.dense.macs
+    assert second.recovery is not None and second.steps == ()
+    assert any("round 2 removed nothing" in note for note in result.notes)
 
 
 def test_the_published_scan_keeps_its_budgets_and_spends_more(
