@@ -1,6 +1,7 @@
 """Prune, recover, measure: examples/mos_m_pruned.pt and the table in docs/pruning.md; resumable.
 
     python tools/bench_pruning.py make --model examples/mos_m.pt --output examples/mos_m_pruned.pt
+    python tools/bench_pruning.py further --model examples/mos_m.pt --steps 400
     python tools/bench_pruning.py run --model examples/mos_m.pt --method l1-uniform
     python tools/bench_pruning.py cost --model examples/mos_m.pt --images 32
     python tools/bench_pruning.py measure --model examples/mos_m.pt --checkpoint CHECKPOINT
@@ -21,6 +22,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.prune import methods, prune, save_pruned
-from edgemtl.compress.recover import RecoverOptions, Recovery
+from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
@@ -44,7 +46,7 @@ from edgemtl.files import write_json, write_text
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, compare
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.checkpoint import load_network
+from edgemtl.models.checkpoint import from_network, load, load_network, save, weights_hash
 
 DATA_SETS = ("faces_crowd", "faces_landmarks")
 #: (heading, data set, task, figure) of the columns of accuracy
@@ -242,6 +244,26 @@ def make(options: argparse.Namespace) -> None:
     measure(options, options.output, "pagcp")
 
 
+def further(options: argparse.Namespace) -> None:
+    """Train ``--output``, which was pruned from ``--model``, for ``--steps`` more; resumable."""
+    dense, checkpoint = load_network(options.model), load(options.output)
+    network = checkpoint.network()
+    data = training_data(options, options.oracle, options.calibration)
+    assert data.recovery is not None
+    state = work_folder(options) / f"further-{weights_hash(network)[:12]}.pt"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    earlier = checkpoint.meta.get("further", [])
+    # Other pictures than the training before drew, from the same slices.
+    asked = replace(recovery_options(options, options.steps), seed=options.seed + 1 + len(earlier))
+    result = recover(network, dense, data.recovery, data.oracle, asked, state, tell)
+    trained = {
+        "command": "python tools/bench_pruning.py " + " ".join(sys.argv[1:]),
+        "recovery": result.to_dict(),
+    }
+    save(from_network(network, {**checkpoint.meta, "further": [*earlier, trained]}), options.output)
+    tell(f"wrote {options.output}: best of step {result.best_step}")
+
+
 def oracle_cost(options: argparse.Namespace) -> None:
     """What pagcp and pagcp-paper spend at the same budgets, and where they get; no recovery."""
     folder = work_folder(options)
@@ -359,7 +381,7 @@ def _speed(found: dict[str, Any] | None) -> str:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["make", "run", "measure", "cost", "table"])
+    parser.add_argument("what", choices=["make", "further", "run", "measure", "cost", "table"])
     parser.add_argument("--model", type=Path, required=True, help="dense checkpoint")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("work/pruning"), help="kept state")
@@ -389,9 +411,9 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
-    if options.what == "make":
+    if options.what in ("make", "further"):
         options.output = options.output or Path("examples") / f"{options.model.stem}_pruned.pt"
-        make(options)
+        make(options) if options.what == "make" else further(options)
     elif options.what == "run":
         measure(options, run_method(options, options.method, options.rounds), options.method)
     elif options.what == "measure":

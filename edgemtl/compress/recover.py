@@ -35,6 +35,8 @@ SAVE_EVERY = 50
 UNTIMED_STEPS = 3
 #: an improvement of the drop smaller than this does not count
 SMALLEST_GAIN = 0.001
+#: a task's loss weighs 1 + drop / this, within the limits: who is behind pulls harder
+DROP_THAT_DOUBLES, LEAST_PULL, MOST_PULL = 0.05, 0.5, 3.0
 
 
 def computes_bfloat16() -> bool:
@@ -269,7 +271,8 @@ class Recovery:
             both = own + options.answers * answer_loss(task, outputs, wanted, targets)
             # Divided by its own recent size every task pulls equally, as under learned
             # uncertainties at their optimum.
-            loss = loss + both / max(progress.scales.get(task.name, 1.0), 1e-6)
+            size_now = max(progress.scales.get(task.name, 1.0), 1e-6)
+            loss = loss + self._pull(task.name) * both / size_now
         if not bool(loss.isfinite()):
             raise StageFailed(
                 f"the recovery loss is {float(loss.detach())} at step {progress.step}",
@@ -283,6 +286,10 @@ class Recovery:
         self._optimiser.step()
         progress.step += 1
         self._follow()
+
+    def _pull(self, name: str) -> float:
+        drop = self.progress.drops[-1][1].get(name, 0.0) if self.progress.drops else 0.0
+        return min(max(1 + drop / DROP_THAT_DOUBLES, LEAST_PULL), MOST_PULL)
 
     def _rate(self) -> float:
         options, step = self.options, self.progress.step
