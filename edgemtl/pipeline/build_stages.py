@@ -189,7 +189,9 @@ class Compile(Stage):
         artefact = backend.compile(onnx, context.target, place)
         if tasks := self._task_files(context):
             artefact = with_task_files(artefact, tasks)
-        size = sum((place / name).stat().st_size for name in artefact.files)
+        # A runtime that is the same for every network says nothing about this one.
+        own = set(artefact.files) - set(artefact.facts.get("runtime_files", ()))
+        size = sum((place / name).stat().st_size for name in own)
         write_json(
             folder / ARTEFACT,
             {

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 from support.command import edgemtl
 
-from edgemtl.backends.fpga import simulate
+from edgemtl import targets
+from edgemtl.backends.fpga import board, simulate
+from edgemtl.backends.fpga.device import options_of
+from edgemtl.backends.tvm import board as arm
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "mos_t.pt"
 QUICK = ["--set", "data.limit=2", "--set", "quantize.images=4", "--set", "export.parity_images=1"]
@@ -47,6 +52,38 @@ def test_the_emitted_code_was_held_against_the_reference(folder: Path) -> None:
     facts = manifest["artefact"]["facts"]
     assert facts["bit_exact"] == "equal to the NumPy reference on a random input"
     assert facts["steps"]["conv"] + facts["steps"]["depthwise"] == 83
+
+
+def test_the_processors_program_is_arm_code_and_answers_like_the_simulation(
+    folder: Path, tmp_path: Path
+) -> None:
+    options = options_of(targets.load("zcu104"))
+    bundle = folder / "bundle" / "mos_t-zcu104.edgemtl"
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    facts = manifest["artefact"]["facts"]
+    lacking = board.lacking(options)
+    if lacking is None and facts["processor"] != options.processor:
+        lacking = facts["processor"]  # TVM's libraries for the board cannot be had
+    if lacking is None and shutil.which(options.emulator) is None:
+        lacking = f"'{options.emulator}' is missing"
+    if lacking is not None:
+        pytest.skip(f"the board's program cannot be made and run here: {lacking}")
+    assert facts["called_from_tvm"].endswith("equal to the NumPy reference")
+    place = tmp_path / "artefact"
+    for name in ("model.so", "libaccelerator.so", "runner"):
+        assert (place / name).read_bytes()[18:20] == b"\xb7\x00"  # AArch64, says its header
+    # What the bundle's own self-test expects was computed by the simulation on real pictures.
+    expected = sorted((tmp_path / "selftest").glob("expected-*.npy"))
+    assert len(expected) == 6
+    command = arm.emulated(options.emulator, options.processor, place, (1, 3, 320, 320))[:-1]
+    words = ["selftest", str(tmp_path / "selftest" / "input.npy")]
+    for path in expected:
+        words += [str(path), "1e-5"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" ok") == 6
 
 
 def test_accuracy_is_judged_on_the_simulation_and_no_latency_is_claimed(folder: Path) -> None:

@@ -28,7 +28,7 @@ from edgemtl.backends.base import (
 )
 from edgemtl.backends.fpga import simulate
 from edgemtl.backends.fpga.design import Design
-from edgemtl.backends.fpga.device import options_of
+from edgemtl.backends.fpga.device import FpgaOptions, options_of
 from edgemtl.backends.fpga.emit import Emitted, emit
 from edgemtl.backends.fpga.execute import Engine, Execution, reference_engine
 from edgemtl.backends.fpga.graph import Graph
@@ -38,7 +38,7 @@ from edgemtl.backends.fpga.plan import KIND, Plan
 from edgemtl.backends.fpga.sweep import EMITTED, Point, choose
 from edgemtl.backends.fpga.work import Array
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
-from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target
@@ -152,13 +152,15 @@ class FpgaBackend(Backend):
         )
         if ready.plan is None:
             return artefact
-        checked = _check_exact(artefact, ready)
+        more = {"bit_exact": _check_exact(artefact, ready)}
+        more |= _processor_program(folder, ready, options_of(target))
+        added = {path.name for path in folder.iterdir()} - set(artefact.files)
         return Artefact(
             artefact.backend,
             artefact.target,
             folder,
-            artefact.files,
-            facts={**artefact.facts, "bit_exact": checked},
+            (MODEL_FILE, *sorted({*files, *added})),
+            facts={**artefact.facts, **more},
         )
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
@@ -285,6 +287,30 @@ def _check_exact(artefact: Artefact, ready: _Prepared) -> str:
                 hint="this is a defect of ours, or of the compiler; please report it",
             )
     return "equal to the NumPy reference on a random input"
+
+
+def _processor_program(folder: Path, ready: _Prepared, options: FpgaOptions) -> dict[str, Any]:
+    """What the board's processor runs, put beside the rest where it can be made here.
+
+    Raises:
+        StageFailed: it was made and does not compute what it should.
+    """
+    from edgemtl.backends.fpga import board
+
+    if not options.processor:
+        return {}
+    lacking = board.lacking(options)
+    if lacking is None and simulate.compiler_version() is None:
+        lacking = "g++ is not here"
+    if lacking is None:
+        assert ready.plan is not None
+        emitted = emit(ready.found.program, ready.plan.design)
+        parts = board.Parts(ready.graph, ready.found, emitted)
+        try:
+            return {"processor": options.processor, **board.add_program(folder, parts, options)}
+        except TargetUnavailable as error:
+            lacking = error.message
+    return {"processor": f"no program for it: {lacking}"}
 
 
 def _simulation(folder: Path, found: Partition, emitted: Emitted) -> Engine:

@@ -32,6 +32,10 @@ class FpgaOptions(BaseModel):
             memory and back.
         moe_schedule: how an expert layer is run.
         cache_slots: experts that the cached schedule keeps on the chip.
+        processor: the board's, as LLVM names it; empty for a bundle without its program.
+        processor_triple, processor_cores: LLVM's target triple, and how many there are.
+        compiler: that makes code for the processor.
+        emulator: that runs it here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +54,11 @@ class FpgaOptions(BaseModel):
     activation_buffer_kib: int = Field(0, ge=0)
     moe_schedule: MoeSchedule = "reordered"
     cache_slots: int = Field(4, ge=1)
+    processor: str = ""
+    processor_triple: str = "aarch64-linux-gnu"
+    processor_cores: int = Field(4, ge=1, le=256)
+    compiler: str = "aarch64-linux-gnu-g++"
+    emulator: str = "qemu-aarch64-static"
 
     @property
     def bytes_per_cycle(self) -> float:

@@ -40,7 +40,7 @@ from edgemtl.backends.fpga.patterns import (
     sum_of,
 )
 from edgemtl.backends.fpga.program import Program, Step, Tensor
-from edgemtl.backends.fpga.turns import HostStage, host_stages, stage_levels
+from edgemtl.backends.fpga.turns import HostStage, host_stages, in_turns, stage_levels
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -98,7 +98,7 @@ class _Partitioner:
                 self._emit_sums(sums[node.output[0]])
         levels = stage_levels(self._graph, self._steps, self._host, self._read)
         self._steps = [replace(step, stage=levels[step.output]) for step in self._steps]
-        self._steps.sort(key=lambda step: step.stage)  # stable: order within a stage stays
+        self._steps = in_turns(self._steps, self._tensors)
         program = Program(
             self._tensors, tuple(self._steps), tuple(self._written), tuple(self._read.values())
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgemtl.backends.fpga.graph import Graph
-from edgemtl.backends.fpga.program import Step
+from edgemtl.backends.fpga.program import Step, Tensor
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -64,6 +64,36 @@ def stage_levels(
         settle(waiting)
         waiting = next(pending, None)
     return levels
+
+
+def in_turns(steps: Sequence[Step], tensors: Mapping[str, Tensor]) -> list[Step]:
+    """Steps stage by stage, in the order they have; but an expert's second product after its first.
+
+    Whatever alone reads a matrix of tokens follows the step that wrote it at once. So experts run
+    one after the other, each one's weights loading while the one before is computed, and the
+    hidden tokens of one expert at a time lie on the chip.
+    """
+    readers: dict[str, list[Step]] = {}
+    writers: dict[str, int] = {}
+    for step in steps:
+        writers[step.output] = writers.get(step.output, 0) + 1
+        for name in step.inputs:
+            readers.setdefault(name, []).append(step)
+
+    def next_of(step: Step) -> Step | None:
+        reading = readers.get(step.output, [])
+        alone = len(reading) == 1 and len(reading[0].inputs) == 1 and writers[step.output] == 1
+        if not alone or tensors[step.output].rank == 4 or reading[0].stage != step.stage:
+            return None
+        return reading[0]
+
+    found: dict[int, Step] = {}
+    for first in sorted(steps, key=lambda step: step.stage):
+        chain: Step | None = first
+        while chain is not None and id(chain) not in found:
+            found[id(chain)] = chain
+            chain = next_of(chain)
+    return list(found.values())
 
 
 def host_stages(

@@ -171,7 +171,7 @@ def emulated(emulator: str, mcpu: str, folder: Path, shape: tuple[int, ...]) -> 
             hint="Debian and Ubuntu: apt-get install qemu-user-static",
         )
     (folder / RUNNER).chmod(0o755)
-    processor = mcpu if mcpu in ("cortex-a72", "cortex-a76") else "max"
+    processor = mcpu if mcpu in ("cortex-a53", "cortex-a72", "cortex-a76") else "max"
     command = [emulator, "-cpu", processor, "-L", "/usr/aarch64-linux-gnu"]
     command += [str(folder / RUNNER), str(folder / "model.so"), "x".join(map(str, shape)), "serve"]
     return command

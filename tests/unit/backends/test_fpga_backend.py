@@ -23,8 +23,9 @@ SOURCES = {"accelerator.cpp", "program.h", "weights.bin", "parameters.bin"}
 
 
 def board(name: str = "zcu104", **options: object) -> Target:
+    """A board without the processor's program, which test_fpga_processor.py is about."""
     target = targets.load(name)
-    return target.model_copy(update={"options": {**target.options, **options}})
+    return target.model_copy(update={"options": {**target.options, "processor": "", **options}})
 
 
 @pytest.fixture(scope="module")
@@ -163,4 +164,5 @@ def test_the_boards_are_int8_and_never_measured_here(name: str) -> None:
     assert target.backend == "fpga"
     assert target.precisions == ("int8",)
     assert not target.measured_here
+    assert target.options["processor"] == "cortex-a53"
     assert target.defaults["quantize"] == {"enabled": True, "precision": "int8"}

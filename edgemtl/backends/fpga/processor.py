@@ -1,0 +1,219 @@
+"""The processor's program by TVM: ``python -m edgemtl.backends.fpga.processor REQUEST.json``.
+
+It runs in a process of its own (edgemtl.backends.tvm.child), because TVM ends its process on some
+failures. The request is plain data (board.py): the processor's turns as ONNX files, which TVM
+imports and compiles for the processor, and the accelerator's turns as tensors that go in and out.
+A turn of the accelerator is an external function for TVM (``call_dps_packed``); the C++ behind it,
+which goes into the same library, copies the tensors and calls the driver (hls/driver.h).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemtl.backends.tvm.build import llvm_target
+from edgemtl.backends.tvm.child import answer_with
+from edgemtl.backends.tvm.settings import TvmOptions
+
+_SHIM = """\
+#include <cstdint>
+#include <dlpack/dlpack.h>
+#include <tvm/ffi/c_api.h>
+
+#include "driver.h"
+
+namespace {{
+
+alignas(64) int8_t buffer[{most}];
+
+template <typename T> T *data_of(const TVMFFIAny &value) {{
+    DLTensor *tensor = value.type_index == kTVMFFIDLTensorPtr
+                           ? static_cast<DLTensor *>(value.v_ptr)
+                           : TVMFFITensorGetDLTensorPtr(value.v_obj);
+    return reinterpret_cast<T *>(static_cast<char *>(tensor->data) + tensor->byte_offset);
+}}
+
+// Where the graph keeps a value that the accelerator keeps at (position, channel).
+template <bool MAP> int place(int position, int channel, int positions, int channels) {{
+    return MAP ? channel * positions + position : position * channels + channel;
+}}
+
+// The graph's integers to the accelerator.
+template <bool MAP>
+int give(const TVMFFIAny &value, int64_t offset, int positions, int channels) {{
+    const int8_t *from = data_of<int8_t>(value);
+    for (int i = 0; i < positions; i++) {{
+        for (int c = 0; c < channels; c++) {{
+            buffer[i * channels + c] = from[place<MAP>(i, c, positions, channels)];
+        }}
+    }}
+    return edgemtl_write(offset, buffer, int64_t(positions) * channels);
+}}
+
+// The accelerator's integers as real numbers. In 64 bits: a sum does not fit into a float.
+template <typename T, bool MAP>
+int take(const TVMFFIAny &value, int64_t offset, int positions, int channels, const float *scales,
+         int several) {{
+    if (edgemtl_read(offset, buffer, int64_t(positions) * channels * int64_t(sizeof(T)))) return 1;
+    const T *from = reinterpret_cast<const T *>(buffer);
+    float *to = data_of<float>(value);
+    for (int i = 0; i < positions; i++) {{
+        for (int c = 0; c < channels; c++) {{
+            const double real = double(from[i * channels + c]) * double(scales[several ? c : 0]);
+            to[place<MAP>(i, c, positions, channels)] = static_cast<float>(real);
+        }}
+    }}
+    return 0;
+}}
+
+}}  // namespace
+"""
+_TURN = """
+extern "C" __attribute__((visibility("default"))) int __tvm_ffi_{name}(
+    void *, const TVMFFIAny *values, int32_t count, TVMFFIAny *) {{
+    if (count != {count}) {{
+        TVMFFIErrorSetRaisedFromCStr("RuntimeError", "a turn takes {count} tensors");
+        return -1;
+    }}
+    if ({calls}) {{
+        TVMFFIErrorSetRaisedFromCStr("RuntimeError", "the accelerator failed in turn {stage}");
+        return -1;
+    }}
+    return 0;
+}}
+"""
+
+
+def function_name(stage: int) -> str:
+    """Of a turn of the accelerator, as TVM calls it."""
+    return f"edgemtl_accelerator_{stage}"
+
+
+def shim(turns: list[dict[str, Any]]) -> str:
+    """C++ between TVM's calls and the driver: tensors in, the turn, tensors out.
+
+    Args:
+        turns: each with ``stage`` and the tensors it ``writes`` and ``reads`` (see board.py).
+    """
+    tables, bodies, most = list[str](), list[str](), 64
+    for turn in turns:
+        calls = list[str]()
+        ports = [*turn["writes"], *turn["reads"]]
+        for index, port in enumerate(ports):
+            height, width, channels = port["shape"]
+            most = max(most, height * width * channels * port["bits"] // 8)
+            form = "true" if port["rank"] == 4 else "false"
+            given = f"values[{index}], {port['offset']}, {height * width}, {channels}"
+            if index < len(turn["writes"]):
+                calls.append(f"give<{form}>({given})")
+                continue
+            if index == len(turn["writes"]):
+                calls.append(f"edgemtl_run({turn['stage']})")
+            table = f"scales_{turn['stage']}_{index}"
+            scales = np.asarray(port["scale"], np.float32).reshape(-1)
+            written = ", ".join(f"{float(scale).hex()}f" for scale in scales)
+            tables.append(f"static const float {table}[] = {{{written}}};\n")
+            several = int(len(scales) > 1)
+            calls.append(f"take<int{port['bits']}_t, {form}>({given}, {table}, {several})")
+        bodies.append(
+            _TURN.format(
+                name=function_name(turn["stage"]),
+                count=len(ports),
+                calls=" ||\n        ".join(calls),
+                stage=turn["stage"],
+            )
+        )
+    return _SHIM.format(most=most) + "".join([*tables, *bodies])
+
+
+def module(request: Mapping[str, Any]) -> Any:
+    """The whole network as one Relax function: turns of the processor and of the accelerator."""
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+    stages = {stage["stage"]: stage for stage in request["hosts"]}
+    turns = {turn["stage"]: turn for turn in request["turns"]}
+    importer = ONNXGraphImporter({}, "float32")
+    builder, tensors = importer.bb, importer._nodes
+    (name,) = request["inputs"]
+    picture = relax.Var("picture", relax.TensorType(request["inputs"][name], "float32"))
+    tensors[name] = picture
+    with builder.function("main", [picture]):
+        with builder.dataflow():
+            for number in sorted({*stages, *turns}):
+                if number in turns:
+                    _accelerate(builder, turns[number], tensors)
+                    continue
+                # What the importer does for a graph, for a piece of one, whose inputs are there.
+                model = onnx.load(stages[number]["file"])
+                importer.opset = next(o.version for o in model.opset_import if not o.domain)
+                importer._parse_graph_initializers(model.graph)
+                importer._check_for_unsupported_ops(model.graph)
+                importer._construct_nodes(model.graph)
+            made = [tensors[output] for output in request["outputs"]]
+            result = builder.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
+        builder.emit_func_output(result)
+    source = tvm.get_global_func("runtime.CSourceModuleCreate")(
+        shim(request["turns"]), "cc", [function_name(number) for number in turns], None
+    )
+    return builder.finalize().with_attr("external_mods", [source])
+
+
+def _accelerate(builder: Any, turn: Mapping[str, Any], tensors: dict[str, Any]) -> None:
+    """A turn of the accelerator, of the graph's tensors: int8 in, float32 out."""
+    from tvm import relax
+
+    given = relax.Tuple([builder.emit(tensors[port["name"]]) for port in turn["writes"]])
+    kinds = [relax.TensorType(port["real"][0]["shape"], "float32") for port in turn["reads"]]
+    found = builder.emit(relax.call_dps_packed(function_name(turn["stage"]), given, kinds))
+    for index, port in enumerate(turn["reads"]):
+        value = builder.emit(found[index]) if len(kinds) > 1 else found
+        for left in port["real"]:
+            tensors[left["name"]] = value
+
+
+def build(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile the module into ``library`` of each of the request's ``builds``."""
+    import tvm
+    import tvm_ffi
+    from tvm.support import cc
+
+    made = module(request)
+    include = str(Path(tvm_ffi.__file__).parent / "include")
+    for wanted in request["builds"]:
+        options = TvmOptions.model_validate(wanted["options"])
+        executable = tvm.compile(made, target=llvm_target(options))
+        flags = ["-shared", "-fPIC", "-s", "-O2", "-std=c++17", f"-I{include}"]
+        flags += [f"-I{request['driver']}"]
+        flags += [f"-L{wanted['driver_folder']}", "-Wl,--no-as-needed", "-laccelerator"]
+        flags += ["-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", "-Wl,--build-id=none"]
+        executable.export_library(
+            wanted["library"], fcompile=cc.cross_compiler(options.compiler, options=flags)
+        )
+    return {}
+
+
+def main(arguments: list[str]) -> int:
+    """Program of the child process."""
+    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would load it for nothing
+    request = json.loads(Path(arguments[0]).read_text("utf-8"))
+    try:
+        answer = build(request)
+    except Exception as error:  # TVM raises many kinds; its last line says what, the others where
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        print(error, file=sys.stderr)
+        answer = {"error": lines[-1]}
+    answer_with(request, answer)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

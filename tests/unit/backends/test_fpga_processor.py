@@ -1,0 +1,139 @@
+"""The processor's program by TVM, run on this machine with the accelerator's C++ called from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.fpga_graphs import tokens
+
+from edgemtl import targets
+from edgemtl.backends.fpga import board, simulate
+from edgemtl.backends.fpga.board import Parts
+from edgemtl.backends.fpga.design import Design
+from edgemtl.backends.fpga.device import options_of
+from edgemtl.backends.fpga.emit import emit
+from edgemtl.backends.fpga.execute import Execution, reference_engine
+from edgemtl.backends.fpga.graph import Graph
+from edgemtl.backends.fpga.partition import partition
+from edgemtl.backends.fpga.processor import shim
+from edgemtl.backends.fpga.work import Array
+from edgemtl.backends.tvm.backend import TvmBackend
+from edgemtl.backends.tvm.settings import TvmOptions, resolved
+from edgemtl.errors import StageFailed
+
+needs_both = pytest.mark.skipif(
+    simulate.compiler_version() is None or not TvmBackend().availability().ok,
+    reason="g++ or TVM is not here (Debian: apt-get install g++; pip install edgemtl[tvm])",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources of a network in which the two take turns: two of the accelerator, three of ours."""
+    place = tmp_path_factory.mktemp("sources")
+    model, pictures = tokens()
+    onnx.save(model, place / "model.onnx")
+    np.save(place / "pictures.npy", np.stack(pictures))
+    made = parts(place)
+    for name, content in made.emitted.files.items():
+        (place / name).write_bytes(content)
+    for host in made.found.hosts:
+        if host.model is not None:
+            onnx.save(host.model, place / f"host_{host.stage}.onnx")
+    for name in board.DRIVER_SOURCES:
+        shutil.copyfile(Path(board.__file__).parent / "hls" / name, place / name)
+    return place
+
+
+def parts(folder: Path) -> Parts:
+    model = onnx.load(folder / "model.onnx")
+    found = partition(model)
+    design = Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 12)
+    return Parts(Graph(model), found, emit(found.program, design))
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path) -> Path:
+    """Folder of the program for this machine."""
+    made = parts(folder)
+    stages = {step.stage for step in made.found.program.steps}
+    assert stages == {1, 3}
+    place = folder / "here"
+    place.mkdir()
+    board.build_driver(folder, place, "g++", (f"-D{board.TRACE}",))
+    board.compile_program(folder, made, [(resolved(TvmOptions()), place)])
+    return place
+
+
+@needs_both
+def test_the_accelerator_called_from_tvm_equals_the_reference(folder: Path, built: Path) -> None:
+    made = parts(folder)
+    told = board.check_here(built, made)
+    numbers = sum(made.found.program.tensors[name].channels for name in made.found.program.outputs)
+    assert told["called_from_tvm"].startswith(f"{12 * numbers} numbers")
+    assert told["processor_difference"] < 1e-5
+
+
+@needs_both
+def test_the_whole_network_answers_like_the_reference(folder: Path, built: Path) -> None:
+    made = parts(folder)
+    reference = Execution(made.found, made.graph.shapes, reference_engine(made.found))
+    for picture in np.load(folder / "pictures.npy")[:2]:
+        outputs, memory = board.run_here(built, made, picture)
+        wanted, numbers = reference.trace("images", picture)
+        for step in made.found.program.steps:
+            if step.stage == 1 and step.output in made.found.program.outputs:
+                assert np.array_equal(memory[step.output], numbers[step.output])
+        # In between is a softmax in floating point: another processor may round it elsewhere.
+        for name, value in wanted.items():
+            assert np.abs(outputs[name] - value).max() < 0.03 * np.abs(value).max()
+
+
+@needs_both
+def test_an_accelerator_that_computes_something_else_is_noticed(
+    folder: Path, built: Path, tmp_path: Path
+) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, tmp_path / path.name)
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[:64] = bytes(64)
+    (tmp_path / "weights.bin").write_bytes(bytes(weights))
+    shutil.copyfile(built / board.PROGRAM_FILE, tmp_path / board.PROGRAM_FILE)
+    board.build_driver(tmp_path, tmp_path, "g++", (f"-D{board.TRACE}",))
+    with pytest.raises(StageFailed, match="differs from the NumPy reference"):
+        board.check_here(tmp_path, parts(folder))
+
+
+def test_a_driver_that_does_not_compile_is_a_failed_stage(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="cannot compile the driver"):
+        board.build_driver(folder, tmp_path, "g++", ("-DEXTERNAL_BYTES=",))
+    with pytest.raises(StageFailed, match="cannot compile the driver"):
+        board.build_driver(folder, tmp_path, "no-such-compiler")
+
+
+def test_what_is_missing_is_told_and_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = options_of(targets.load("zcu104"))
+    assert options.processor == "cortex-a53"
+    other = options.model_copy(update={"compiler": "no-such-compiler"})
+    if TvmBackend().availability().ok:
+        assert board.lacking(other) == "'no-such-compiler' is missing"
+    monkeypatch.setattr(
+        "edgemtl.backends.tvm.backend.runtime_folder", lambda: (_ for _ in ()).throw(ImportError())
+    )
+    assert "missing" in str(board.lacking(options))
+
+
+def test_the_shim_knows_every_tensor_of_a_turn(folder: Path) -> None:
+    turns = parts(folder).request(folder)["turns"]
+    text = shim(turns)
+    for turn in turns:
+        assert f"__tvm_ffi_edgemtl_accelerator_{turn['stage']}(" in text
+        assert f"edgemtl_run({turn['stage']})" in text
+        for port in (*turn["writes"], *turn["reads"]):
+            height, width, channels = port["shape"]
+            assert f"{port['offset']}, {height * width}, {channels}" in text
