@@ -36,7 +36,7 @@ from edgemtl.files import write_json
 
 _HLS = Path(__file__).parent / "hls"
 #: sources of the drivers, put beside the accelerator's
-DRIVER_SOURCES = ("driver.h", "driver_model.cpp", "weights.h")
+DRIVER_SOURCES = ("driver.h", "driver_model.cpp", "driver_xrt.cpp", "weights.h")
 MODEL_DRIVER = "driver_model.cpp"
 DRIVER_LIBRARY, PROGRAM_FILE, DESCRIPTION_FILE = "libaccelerator.so", "model.so", "program.json"
 COMPILER_SECONDS = TIME_LIMIT_SECONDS
@@ -267,18 +267,8 @@ def run_here(
     Raises:
         StageFailed: the program died.
     """
-    (name,) = parts.graph.inputs
-    shape = parts.graph.shapes[name]
-    described, trace = place / DESCRIPTION_FILE, place / "trace.bin"
-    write_json(described, {"input_shape": shape})
-    shapes = {output: parts.graph.shapes[output] for output in parts.graph.outputs}
-    command = [sys.executable, "-P", "-m", "edgemtl.backends.tvm.library", str(described)]
-    surroundings = {**child.environment(1), TRACE: str(trace)}
-    session = PipeSession(command, surroundings, shape, shapes, "proxy")
-    try:
-        outputs = session.run(images)
-    finally:
-        session.close()
+    trace = place / "trace.bin"
+    outputs = run_program(place, parts, images, {TRACE: str(trace)})
     content = np.fromfile(trace, np.int8)
     program = parts.found.program
     memory: dict[str, Integers] = {}
@@ -288,6 +278,34 @@ def run_here(
         part = content[start : start + tensor.size_bytes]
         memory[wanted] = part.view(TYPES[tensor.bits]).reshape(tensor.shape)
     return outputs, memory
+
+
+def run_program(
+    place: Path, parts: Parts, images: NDArray[np.float32], more: Mapping[str, str] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """One run of a program built for this machine, in a process of its own.
+
+    Args:
+        place: its folder.
+        parts: that it was made from.
+        images: input.
+        more: surroundings of the process, beside this one's.
+
+    Raises:
+        StageFailed: the program died.
+    """
+    (name,) = parts.graph.inputs
+    shape = parts.graph.shapes[name]
+    described = place / DESCRIPTION_FILE
+    write_json(described, {"input_shape": shape})
+    shapes = {output: parts.graph.shapes[output] for output in parts.graph.outputs}
+    command = [sys.executable, "-P", "-m", "edgemtl.backends.tvm.library", str(described)]
+    surroundings = {**child.environment(1), **(more or {})}
+    session = PipeSession(command, surroundings, shape, shapes, "proxy")
+    try:
+        return session.run(images)
+    finally:
+        session.close()
 
 
 def _held_against_onnxruntime(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgemtl.backends.tvm.backend import TvmBackend
 from edgemtl.backends.tvm.settings import TvmOptions, resolved
 from edgemtl.errors import StageFailed
 
+FAKE_XRT = Path(__file__).resolve().parents[2] / "support" / "fake_xrt.h"
 needs_both = pytest.mark.skipif(
     simulate.compiler_version() is None or not TvmBackend().availability().ok,
     reason="g++ or TVM is not here (Debian: apt-get install g++; pip install edgemtl[tvm])",
@@ -107,6 +109,30 @@ def test_an_accelerator_that_computes_something_else_is_noticed(
     board.build_driver(tmp_path, tmp_path, "g++", (f"-D{board.TRACE}",))
     with pytest.raises(StageFailed, match="differs from the NumPy reference"):
         board.check_here(tmp_path, parts(folder))
+
+
+@needs_both
+def test_the_boards_driver_moves_everything_that_the_accelerator_needs(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a stand-in for the vendor's runtime, whose buffers have two sides as on a board."""
+    made, picture = parts(folder), np.load(folder / "pictures.npy")[0]
+    wanted, _ = board.run_here(built, made, picture)
+    (tmp_path / "xrt").mkdir()
+    for header in ("xrt_bo.h", "xrt_device.h", "xrt_kernel.h"):
+        (tmp_path / "xrt" / header).write_text(f'#include "{FAKE_XRT}"\n', "utf-8")
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    command += [f"-I{tmp_path}", "driver_xrt.cpp", "accelerator.cpp"]
+    command += ["-Wl,-soname,libaccelerator.so", "-o", str(tmp_path / board.DRIVER_LIBRARY)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    shutil.copyfile(built / board.PROGRAM_FILE, tmp_path / board.PROGRAM_FILE)
+    monkeypatch.setenv("EDGEMTL_XCLBIN", str(tmp_path / "none.xclbin"))
+    with pytest.raises(StageFailed, match=r"no such file: .*none\.xclbin"):
+        board.run_program(tmp_path, made, picture)
+    (tmp_path / "none.xclbin").touch()
+    found = board.run_program(tmp_path, made, picture)
+    for name, value in wanted.items():
+        assert np.array_equal(found[name], value)
 
 
 def test_a_driver_that_does_not_compile_is_a_failed_stage(folder: Path, tmp_path: Path) -> None:
