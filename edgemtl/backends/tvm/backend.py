@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,16 +18,19 @@ from edgemtl.backends.base import (
     Session,
     SessionOptions,
 )
+from edgemtl.backends.processor import host_flags
 from edgemtl.backends.tvm import board, child
 from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
 from edgemtl.backends.tvm.session import DirectSession, PipeSession
-from edgemtl.backends.tvm.settings import host_flags, options_of, resolved, wanted_flags
+from edgemtl.backends.tvm.settings import options_of, resolved, wanted_flags
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.targets import Target
 
 LIBRARY_FILE, DESCRIPTION_FILE = "model.so", "model.json"
+#: what became of every function: its template, sizes and tile
+RECORD_FILE = "schedule.json"
 #: set in processes that may die without harm (the bench worker): no second process is needed there
 ISOLATED = "EDGEMTL_ISOLATED"
 
@@ -57,7 +61,7 @@ class TvmBackend(Backend):
             )
         read_graph(onnx_path)
         shapes = _shapes(onnx_path)
-        child.ask(
+        told = child.ask(
             "edgemtl.backends.tvm.build",
             {
                 "onnx": str(onnx_path.absolute()),
@@ -65,11 +69,17 @@ class TvmBackend(Backend):
                 "options": options.model_dump(),
             },
         )
-        files = [LIBRARY_FILE, DESCRIPTION_FILE]
+        record = {"schema_version": 1, "options": options.model_dump(), **told}
+        write_json(folder / RECORD_FILE, record)
+        files = [LIBRARY_FILE, DESCRIPTION_FILE, RECORD_FILE]
         if options.emulator:
             board.add_files(folder, options.compiler)
             files += board.FILES
-        facts = {"mcpu": options.mcpu, "tvm": self.availability().version}
+        facts = {
+            "mcpu": options.mcpu,
+            "tvm": self.availability().version,
+            "templates": _counted(told),
+        }
         write_json(
             folder / DESCRIPTION_FILE,
             {
@@ -114,6 +124,12 @@ def _install_hint(compiler: str) -> str:
     machine = compiler.removesuffix("g++").rstrip("-")
     package = f"g++-{machine}" if machine else compiler
     return f"Debian and Ubuntu: apt-get install {package}"
+
+
+def _counted(told: Mapping[str, Any]) -> dict[str, int]:
+    """How many functions each template took."""
+    names = [str(one["template"]) for one in told["functions"].values()]
+    return {name: names.count(name) for name in sorted(set(names))}
 
 
 def _shapes(onnx_path: Path) -> dict[str, Any]:

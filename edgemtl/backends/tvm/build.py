@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,63 @@ def imported(onnx_path: Path) -> Any:
     return from_onnx(onnx.load(onnx_path), keep_params_in_input=False)
 
 
-def build(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile ``request["onnx"]`` into the shared library ``request["library"]``."""
+def machine_of(options: TvmOptions) -> Any:
+    """The processor that loops are shaped for; None where a target does not describe one."""
+    from edgemtl.backends.tvm.schedule.machine import Machine
+
+    if not options.schedule or options.vector_bytes < 8 or options.registers < 8:
+        return None
+    return Machine(
+        options.vector_bytes // 4,
+        options.registers,
+        options.cores,
+        options.l1_kib << 10,
+        options.l2_kib << 10,
+    )
+
+
+def compiled(
+    module: Any, options: TvmOptions, records: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Any, dict[str, Any]]:
+    """The executable, and what became of every function.
+
+    A network that the schedule pass fails on is compiled by TVM's own pipeline: slow, but right.
+    """
     import tvm
+
+    from edgemtl.backends.tvm.schedule.templates import apply, lowering
+
+    target, machine, reason = llvm_target(options), machine_of(options), "no processor described"
+    if machine is not None:
+        try:
+            with target:
+                scheduled, told = apply(module, machine, records, options.mcpu)
+            # LLVM finds common subexpressions too, and sooner.
+            with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
+                executable = tvm.compile(scheduled, target=target, relax_pipeline=lowering())
+            return executable, {"functions": told}
+        except Exception as error:  # TVM raises many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            print(f"not scheduled: {error}", file=sys.stderr)
+    return tvm.compile(module, target=target), {"functions": {}, "not_scheduled": reason}
+
+
+def build(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile ``request["onnx"]`` into the shared library ``request["library"]``.
+
+    Returns:
+        what became of every function, see schedule/templates.py.
+    """
     from tvm.support import cc
 
     options = TvmOptions.model_validate(request["options"])
-    target = llvm_target(options)
-    executable = tvm.compile(imported(Path(request["onnx"])), target=target)
+    module = imported(Path(request["onnx"]))
+    executable, told = compiled(module, options, request.get("records", ()))
     executable.export_library(
         request["library"],
         fcompile=cc.cross_compiler(options.compiler, options=["-shared", "-fPIC", "-s"]),
     )
-    return {}
+    return told
 
 
 def main(arguments: list[str]) -> int:

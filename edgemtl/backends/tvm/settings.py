@@ -26,6 +26,8 @@ class TvmOptions(BaseModel):
         cores: processors that share the work.
         vector_bytes: width of a vector register; 0 with "host".
         registers: how many vector registers there are; 0 with "host".
+        l1_kib, l2_kib: data caches of one core.
+        schedule: whether loops are shaped for this processor; TVM's own are many times slower.
         compiler: what links the library.
         emulator: what runs it here; empty where this machine is the device.
     """
@@ -37,6 +39,9 @@ class TvmOptions(BaseModel):
     cores: int = Field(1, ge=1, le=256)
     vector_bytes: int = Field(0, ge=0, le=64)
     registers: int = Field(0, ge=0, le=64)
+    l1_kib: int = Field(32, ge=4, le=1024)
+    l2_kib: int = Field(512, ge=16, le=1 << 16)
+    schedule: bool = True
     compiler: str = "g++"
     emulator: str = ""
 
