@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.sharedweights import inlined, is_shared
 from edgemtl.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -168,8 +165,7 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
     made: dict[str, Artefact] = {}
     for onnx_name, name in names.items():
         (folder / name).mkdir()
-        with _whole(path.with_name(onnx_name), backend.shares_weights) as source:
-            made[name] = backend.compile(source, target, folder / name)
+        made[name] = backend.compile(path.with_name(onnx_name), target, folder / name)
     networks = tuple(names[name] for name in routing.networks)
     if backend.shares_weights:
         (folder / NETWORKS).mkdir()
@@ -196,33 +192,6 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
         all(one.reproducible for one in made.values()),
         parts[networks[0]].facts,
     )
-
-
-@contextmanager
-def _whole(path: Path, keep_cuts: bool) -> Iterator[Path]:
-    """The file itself, or a temporary one that holds the weights which lie beside it.
-
-    Raises:
-        StageFailed: these weights are missing or not readable.
-    """
-    import onnx
-
-    try:
-        apart = is_shared(onnx.load(path, load_external_data=False))
-    except Exception:  # the backend says what is wrong with the file
-        apart = False
-    if not apart:
-        yield path
-        return
-    try:
-        content = inlined(path, keep_cuts).SerializeToString(deterministic=True)
-    except Exception as error:  # onnx raises many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StageFailed(f"its weights cannot be read ({reason})", where=path.name) from error
-    with tempfile.TemporaryDirectory() as place:
-        whole = Path(place) / path.name
-        whole.write_bytes(content)
-        yield whole
 
 
 def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -> Session:

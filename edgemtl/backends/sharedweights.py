@@ -12,7 +12,9 @@ Runtimes that do not fold constants get graphs with the weights put in again (:f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends.weightsfile import SMALLEST_BYTES, WEIGHTS_FILE, WeightsFile
+from edgemtl.errors import StageFailed
 from edgemtl.files import write_atomically
 
 if TYPE_CHECKING:
@@ -233,3 +236,34 @@ def inlined(path: Path, keep_cuts: bool = False) -> ModelProto:
     graph.initializer.extend(rest)
     graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in made)
     return model
+
+
+@contextmanager
+def whole(path: Path, keep_cuts: bool) -> Iterator[Path]:
+    """The file itself, or a temporary one that holds the weights which lie beside it.
+
+    Args:
+        path: ONNX file.
+        keep_cuts: see :func:`inlined`.
+
+    Raises:
+        StageFailed: these weights are missing or not readable.
+    """
+    import onnx
+
+    try:
+        apart = is_shared(onnx.load(path, load_external_data=False))
+    except Exception:  # the backend says what is wrong with the file
+        apart = False
+    if not apart:
+        yield path
+        return
+    try:
+        content = inlined(path, keep_cuts).SerializeToString(deterministic=True)
+    except Exception as error:  # onnx raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StageFailed(f"its weights cannot be read ({reason})", where=path.name) from error
+    with tempfile.TemporaryDirectory() as place:
+        inside = Path(place) / path.name
+        inside.write_bytes(content)
+        yield inside

@@ -115,7 +115,7 @@ def single_file(folder: Path, path: Path) -> None:
         StageFailed: the networks do not fit together.
     """
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     from edgemtl.backends.routed import read_routing
 
@@ -129,39 +129,9 @@ def single_file(folder: Path, path: Path) -> None:
         raise StageFailed("router and networks were exported with different opsets")
     branches = [_branch(m.graph, f"n{i}/") for i, m in enumerate(models)]
     graph = router.graph
-    nodes, constants = list(graph.node), list(graph.initializer)
-    constants.append(
-        helper.make_tensor("route/threshold", TensorProto.FLOAT, [], [routing.threshold])
-    )
-    nodes += [
-        helper.make_node("ReduceMax", [ROUTE], ["route/confidence"], keepdims=0),
-        helper.make_node("Less", ["route/confidence", "route/threshold"], ["route/unsure"]),
-        helper.make_node("ArgMax", [ROUTE], ["route/choice"], axis=1, keepdims=0),
-    ]
-    for index in range(1, len(models)):
-        constants.append(helper.make_tensor(f"route/{index}", TensorProto.INT64, [1], [index - 1]))
-        nodes.append(
-            helper.make_node("Equal", ["route/choice", f"route/{index}"], [f"route/is-{index}"])
-        )
-    conditions = ["route/unsure", *(f"route/is-{i}" for i in range(1, len(models) - 1))]
-    rest = branches[-1]
-    for level in range(len(conditions) - 1, -1, -1):
-        top = level == 0
-        outputs = [o.name for o in models[0].graph.output]
-        names = outputs if top else [f"level{level}/{name}" for name in outputs]
-        node = helper.make_node(
-            "If",
-            [conditions[level]],
-            names,
-            name=f"choose-{level}",
-            then_branch=branches[level],
-            else_branch=rest,
-        )
-        if top:
-            nodes.append(node)
-        else:
-            values = [_renamed(o, n) for o, n in zip(models[0].graph.output, names, strict=True)]
-            rest = helper.make_graph([node], f"level{level}", [], values)
+    extra, constants, conditions = choice(routing)
+    nodes = [*graph.node, *extra, nested(conditions, branches, list(models[0].graph.output))]
+    constants = [*graph.initializer, *constants]
     model = helper.make_model(
         helper.make_graph(
             nodes, "routed", list(graph.input), list(models[0].graph.output), constants
@@ -176,6 +146,58 @@ def single_file(folder: Path, path: Path) -> None:
         raise StageFailed(f"the joined graph is not valid: {str(error).splitlines()[0]}") from error
     data = model.SerializeToString(deterministic=True)
     write_atomically(path, lambda stream: stream.write(data))
+
+
+def choice(routing: Routing) -> tuple[list[Any], list[Any], list[str]]:
+    """Nodes and constants that make conditions of a router's answer.
+
+    Returns:
+        The nodes, their constants, and one name per network but the last: whether it is to answer.
+    """
+    from onnx import TensorProto, helper
+
+    threshold = helper.make_tensor("route/threshold", TensorProto.FLOAT, [], [routing.threshold])
+    constants = [threshold]
+    nodes = [
+        helper.make_node("ReduceMax", [ROUTE], ["route/confidence"], keepdims=0),
+        helper.make_node("Less", ["route/confidence", "route/threshold"], ["route/unsure"]),
+        helper.make_node("ArgMax", [ROUTE], ["route/choice"], axis=1, keepdims=0),
+    ]
+    names = ["route/unsure"]
+    for index in range(1, len(routing.networks) - 1):
+        names.append(f"route/is-{index}")
+        constants.append(helper.make_tensor(f"route/{index}", TensorProto.INT64, [1], [index - 1]))
+        nodes.append(helper.make_node("Equal", ["route/choice", f"route/{index}"], names[-1:]))
+    return nodes, constants, names
+
+
+def nested(
+    conditions: Sequence[str], branches: Sequence[Any], outputs: Sequence[Any], label: str = ""
+) -> Any:
+    """One ``If`` within the other: the first branch whose condition holds, else the last.
+
+    Args:
+        conditions: names of scalars, one fewer than branches.
+        branches: graphs without inputs.
+        outputs: what the branches write, under the names that the rest of the graph reads.
+        label: goes before names of what is between.
+    """
+    from onnx import helper
+
+    rest = branches[-1]
+    for level in range(len(conditions) - 1, -1, -1):
+        names = [f"{label}level{level}/{value.name}" if level else value.name for value in outputs]
+        node = helper.make_node(
+            "If",
+            [conditions[level]],
+            names,
+            name=f"{label}choose-{level}",
+            then_branch=branches[level],
+            else_branch=rest,
+        )
+        values = [_renamed(value, name) for value, name in zip(outputs, names, strict=True)]
+        rest = helper.make_graph([node], f"{label}level{level}", [], values)
+    return node
 
 
 def _branch(graph: Any, prefix: str) -> Any:

@@ -159,6 +159,16 @@ def test_a_compiled_set_holds_one_file_of_weights(
     alike(on_board.run(image()), wanted)
 
 
+def test_a_graph_whose_weights_lie_beside_it_compiles_alone(
+    calibrated: Built, tmp_path: Path
+) -> None:
+    backend = registry.get("onnxruntime")
+    path = calibrated.folder / "prototype-1.onnx"
+    artefact = backend.compile(path, targets.load("cpu"), tmp_path)
+    session = backend.load(artefact, SessionOptions(threads=1))
+    alike(session.run(image()), answers(path))
+
+
 class Reading(Backend):
     """A backend that cannot share weights and keeps what it was given."""
 
