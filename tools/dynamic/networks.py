@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,6 +81,54 @@ class _Basic(nn.Module):
         if self.extra:
             short = F.pad(short, (0, 0, 0, 0, 0, self.extra))
         return F.relu(short + self.second(self.first(x)))
+
+
+class _Projected(nn.Module):
+    """Basic residual block; where the shape changes the shortcut is a strided 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = ConvNormAct(inputs, outputs, 3, stride)
+        self.second = ConvNormAct(outputs, outputs, 3, activation="none")
+        same = stride == 1 and inputs == outputs
+        self.short = (
+            nn.Identity() if same else ConvNormAct(inputs, outputs, 1, stride, activation="none")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        return F.relu(self.short(x) + self.second(self.first(x)))
+
+
+class ResNet18(MultiTaskNetwork):
+    """The layout of ResNet-18 (7x7 stem, four stages of two blocks) in parts that have names.
+
+    Its weights are random: for times, which do not depend on them, and for nothing else.
+
+    Args:
+        size: height and width of the input.
+        classes: of the one output.
+    """
+
+    STAGES: ClassVar[tuple[int, ...]] = (64, 128, 256, 512)
+
+    def __init__(self, size: int = 224, classes: int = 1000) -> None:
+        super().__init__({}, [Classification(TASK)], replace(SPEC, size=(size, size)))
+        self.stem = ConvNormAct(3, self.STAGES[0], 7, 2)
+        stages, channels = [], self.STAGES[0]
+        for index, width in enumerate(self.STAGES):
+            blocks = [_Projected(channels, width, 2 if index else 1), _Projected(width, width, 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = width
+        self.stages = nn.ModuleList(stages)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> logits (B, classes)."""
+        x = F.max_pool2d(self.stem(images), 3, 2, 1)
+        for stage in self.stages:
+            x = stage(x)
+        return {f"{TASK}.logits": self.classifier(x.mean(dim=(2, 3)))}
 
 
 class _Separable(nn.Module):

@@ -1,0 +1,262 @@
+"""Routed mos_m against one static mask at the same mean cost, on pictures no training has seen."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynamic.dependence import DATA_SETS, IMAGES, MULTIPLE, PROTOTYPES
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.backends.base import Session, SessionOptions
+from edgemtl.backends.routed import ROUTING, read_routing
+from edgemtl.compress.batches import prepare
+from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
+from edgemtl.compress.dynamic.build import CALIBRATION, _spread, build
+from edgemtl.compress.dynamic.prototypes import make_prototypes
+from edgemtl.compress.dynamic.subnets import subnet
+from edgemtl.compress.recover import recover
+from edgemtl.compress.slices import PruneData
+from edgemtl.data.open import open_dataset
+from edgemtl.export.onnx_export import export_onnx
+from edgemtl.export.routed import FULL_FILE
+from edgemtl.export.simplify import simplify
+from edgemtl.files import sha256_file, write_json
+from edgemtl.measure.accuracy import evaluate
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.masking import (
+    STORY,
+    MaskRequest,
+    _build_options,
+    _few,
+    _folded,
+    write_routed,
+)
+
+TARGET = "cpu"
+#: (heading, data set, task, figure, whether more is better)
+FIGURES = (
+    ("AP (crowd)", "faces_crowd", "detection", "ap_20px", True),
+    ("NME %", "faces_landmarks", "landmarks", "nme_percent", False),
+    ("pose MAE deg", "faces_landmarks", "pose", "mae_deg", False),
+)
+#: another static mask is made when the safety rule moves the mean cost by more than this
+SAME_COST = 0.03
+#: a static mask with more work than this is the dense network
+LARGEST_SHARE = 0.97
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is compared, and where it is kept.
+
+    Attributes:
+        checkpoint: the dense network.
+        data: root of the data sets.
+        folder: everything that was made or measured.
+        kept: share of the work that prototypes keep, mean over pictures.
+        steps: of training, per network: each prototype gets as many as the one static network.
+    """
+
+    checkpoint: Path
+    data: Path
+    folder: Path
+    kept: float
+    steps: int
+
+    @property
+    def routed(self) -> Path:
+        """Folder that ``edgemtl mask`` wrote."""
+        return self.folder / f"routed-{self.kept:g}-{self.steps}"
+
+    def static(self, share: float) -> Path:
+        """ONNX file of one static mask."""
+        return self.folder / f"static-{share:g}-{self.steps}.onnx"
+
+    def request(self) -> MaskRequest:
+        """What the verb is asked."""
+        masks = AnalyseOptions(self.kept, PROTOTYPES, multiple=MULTIPLE)
+        return MaskRequest(
+            self.checkpoint,
+            self.routed,
+            tuple(self.data / name for name in DATA_SETS),
+            TARGET,
+            masks,
+            IMAGES,
+            steps=self.steps,
+            force=True,
+        )
+
+
+class Made:
+    """What routed and static networks are made from, prepared once."""
+
+    def __init__(self, work: Work, tell: Tell) -> None:
+        tell("what each channel matters to each task")
+        self.request = work.request()
+        self.network = _folded(load_network(work.checkpoint))
+        sets = [open_dataset(folder, "train") for folder in self.request.data]
+        self.slices = PruneData.split(sets, IMAGES, IMAGES, self.request.masks.seed)
+        spec = self.network.input_spec
+        self.calibration = [prepare(sample, spec) for sample in self.slices.calibration]
+        self.held_out = [prepare(sample, spec) for sample in self.slices.oracle]
+        self.subject = Subject(self.network, _few(self.calibration))
+
+
+def run(work: Work, tell: Tell) -> None:
+    """Build and measure what is missing.
+
+    Built as ``edgemtl mask --force`` does, without repeating its analysis.
+    """
+    made: Made | None = None
+    if not (work.routed / STORY).is_file():
+        made = Made(work, tell)
+        _routed(work, made, tell)
+    built = json.loads((work.routed / STORY).read_text("utf-8"))["built"]
+    macs = built["macs"]
+    wanted = [work.kept]
+    mean = built["mean_macs"] / macs[0]
+    if mean - work.kept > SAME_COST and mean < LARGEST_SHARE:
+        wanted.append(round(mean, 2))
+    for share in wanted:
+        if not work.static(share).with_suffix(".json").is_file():
+            made = made or Made(work, tell)
+            _static(work, made, share, tell)
+    _measure(work, "dense", work.routed / FULL_FILE, {"full": macs[0]}, tell)
+    for share in wanted:
+        path = work.static(share)
+        own = {"static": json.loads(path.with_suffix(".json").read_text("utf-8"))["macs"]}
+        _measure(work, f"one static mask, {share:g}", path, own, tell)
+    own = {"full": macs[0]} | {f"prototype-{i}": m for i, m in enumerate(macs[1:], 1)}
+    _measure(work, "routed", work.routed / ROUTING, own, tell)
+    _measure(work, "routed, always sure", work.routed / ROUTING, own, tell)
+
+
+def _routed(work: Work, made: Made, tell: Tell) -> None:
+    request, state = made.request, work.folder / f"{work.routed.name}.state"
+    options = _build_options(request)
+    routed = build(made.subject, made.slices, made.calibration, made.held_out, options, state, tell)
+    target = targets.load(TARGET)
+    files, sharing = write_routed(request, target, routed, made.held_out, tell)
+    story = {"built": routed.to_dict(), "files": files, "weights": sharing.to_dict()}
+    write_json(work.routed / STORY, story)
+
+
+def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
+    """One mask for all pictures, trained as every prototype was."""
+    path = work.static(share)
+    tell(f"one static mask with {share:g} of the work")
+    request, subject = made.request, made.subject
+    masks = make_prototypes(
+        subject.importance(made.calibration),
+        subject.groups,
+        subject.model,
+        count=1,
+        kept=share,
+        multiple=request.masks.multiple,
+        seed=request.masks.seed,
+    )
+    images = [b.images for b in subject.batches(made.calibration[:CALIBRATION])]
+    smaller = subnet(made.network, masks.keep[0], subject.groups, images)
+    recovery, pictures = _build_options(request).recovery, made.slices.recovery
+    trained: dict[str, Any] | None = None
+    if recovery is not None and pictures is not None:
+        smaller.requires_grad_(True)
+        pictures = _spread(pictures, request.router_images, request.masks.seed)
+        state = path.with_suffix(".state")
+        found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state, tell)
+        trained = found.to_dict()
+    smaller.eval().requires_grad_(False)
+    _export(smaller, path)
+    write_json(path.with_suffix(".json"), {"macs": masks.macs[0], "recovered": trained})
+
+
+def _export(network: MultiTaskNetwork, path: Path) -> None:
+    raw = path.with_suffix(".raw")
+    export_onnx(network, raw, opset=targets.load(TARGET).opset)
+    simplify(raw, path)
+    raw.unlink()
+
+
+def _measure(work: Work, name: str, source: Path, macs: Mapping[str, float], tell: Tell) -> None:
+    """Every task's figures on the val splits, and what the pictures cost; one JSON file."""
+    label = name.replace(" ", "-").replace(",", "")
+    path = work.folder / f"accuracy-{work.kept:g}-{work.steps}-{label}.json"
+    key = sha256_file(source)
+    if path.is_file() and json.loads(path.read_text("utf-8"))["key"] == key:
+        return
+    tell(f"accuracy: {name}")
+    network = load_network(work.checkpoint)
+    found: dict[str, Any] = {}
+    with opened(source, always_sure="always sure" in name) as session:
+        for data_set in DATA_SETS:
+            before = dict(getattr(session, "chosen", {}))
+            dataset = open_dataset(work.data / data_set, "val")
+            report = evaluate(session.run, network.tasks, network.input_spec, dataset)
+            after = dict(getattr(session, "chosen", {next(iter(macs)): report.images}))
+            chosen = {n: count - before.get(n, 0) for n, count in after.items()}
+            mean = sum(macs[n] * count for n, count in chosen.items()) / report.images
+            found[data_set] = {
+                "tasks": report.to_dict()["tasks"],
+                "chosen": chosen,
+                "mean_macs": mean,
+                "images": report.images,
+            }
+    write_json(path, {"key": key, "name": name, "data_sets": found})
+
+
+@contextmanager
+def opened(source: Path, target: str = TARGET, always_sure: bool = False) -> Iterator[Session]:
+    """A compiled and loaded file, or a routed set, which may be told to be always sure."""
+    chosen = targets.load(target)
+    backend = registry.get(chosen.backend)
+    with tempfile.TemporaryDirectory() as place:
+        artefact = backend.compile(source, chosen, Path(place))
+        if always_sure:
+            routing = replace(read_routing(Path(place, ROUTING)), threshold=0.0)
+            write_json(Path(place, ROUTING), routing.to_dict())
+        session = backend.load(artefact, SessionOptions(threads=1))
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def table(folder: Path) -> str:
+    """All rows found in a folder, as Markdown."""
+    rows = [json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("accuracy-*.json"))]
+    dense = next((row for row in rows if row["name"] == "dense"), None)
+    if dense is None:
+        return ""
+    heads = " | ".join(f"{h} | drop" for h, *_ in FIGURES)
+    lines = [f"| network | mean MACs, crowd / landmarks | {heads} | worst drop |"]
+    lines.append("|---|---|" + "---|---|" * len(FIGURES) + "---|")
+    for row in rows:
+        sets = row["data_sets"]
+        whole = dense["data_sets"]
+        shares = [sets[n]["mean_macs"] / whole[n]["mean_macs"] for n in DATA_SETS]
+        cells, drops = [], []
+        for _, data_set, task, figure, more in FIGURES:
+            value = sets[data_set]["tasks"][task][figure]
+            before = whole[data_set]["tasks"][task][figure]
+            drops.append((before - value if more else value - before) / before)
+            cells.append(f"{value:.3f} | {100 * drops[-1]:+.1f} %")
+        lines.append(
+            f"| {row['name']} | {' / '.join(f'{100 * s:.0f} %' for s in shares)} "
+            f"| {' | '.join(cells)} | {100 * max(drops):+.1f} % |"
+        )
+    routed = next((row for row in rows if row["name"] == "routed"), None)
+    if routed is not None:
+        lines.append("")
+        for data_set in DATA_SETS:
+            one = routed["data_sets"][data_set]
+            shown = ", ".join(f"{n} {c}" for n, c in one["chosen"].items())
+            lines.append(f"Answered on {data_set} ({one['images']} pictures): {shown}.")
+    return "\n".join(lines)
