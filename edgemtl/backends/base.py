@@ -239,7 +239,7 @@ class Backend(ABC):
         self.require()
         if artefact.backend != self.name:
             raise StageFailed(f"this artefact is for backend '{artefact.backend}'")
-        if artefact.files[0] == ROUTING:
+        if artefact.files[:1] == (ROUTING,):
             return load_routed(self, artefact, options or SessionOptions())
         return self.load_impl(artefact, options or SessionOptions())
 
