@@ -62,5 +62,5 @@ clean: ## remove what was built; .venv and runs/ stay
 
 .venv/.dev: .venv/.made $(PINS)
 	@echo "Installing the core and what the tests need into .venv (some minutes the first time) ..."
-	$(INSTALL) -e '.[dev,openvino,tvm]'
+	$(INSTALL) -e '.[dev,openvino,tvm,farm]'
 	@touch .venv/.core $@

@@ -7,7 +7,7 @@ these classes; anything else is a defect of ours and leaves with exit code 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 
@@ -147,3 +147,33 @@ class VerificationFailed(EdgemtlError):
 
     exit_code = ExitCode.VERIFICATION
     general_hint = "do not use it; fetch or build it again"
+
+
+_BY_NAME = {
+    kind.__name__: kind
+    for kind in (
+        EdgemtlError,
+        UsageError,
+        InputRefused,
+        StageFailed,
+        ParityFailed,
+        AccuracyGateFailed,
+        CostGateFailed,
+        TargetUnavailable,
+        MeasurementInvalid,
+        VerificationFailed,
+    )
+}
+
+
+def as_data(error: EdgemtlError) -> dict[str, str | None]:
+    """An error as plain data, for another process; :func:`from_data` reads it there."""
+    # The nearest class that both ends know: a subclass of one of ours stands for it.
+    kind = next(c.__name__ for c in type(error).__mro__ if c.__name__ in _BY_NAME)
+    return {"kind": kind, "message": error.message, "where": error.where, "hint": error.hint}
+
+
+def from_data(data: Mapping[str, str | None]) -> EdgemtlError:
+    """The error that another process met, of the same class and so with the same exit code."""
+    kind = _BY_NAME.get(str(data.get("kind")), StageFailed)
+    return kind(str(data.get("message")), where=data.get("where"), hint=data.get("hint"))

@@ -35,8 +35,15 @@ def as_told(error: Exception) -> EdgemtlError:
     return unexpected(error)
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[IO[bytes]], object], private: bool = False
+) -> None:
     """Write through a temporary file in the same folder, fsync, rename.
+
+    Args:
+        path: where.
+        write: called with the open file.
+        private: readable by its owner alone, at every moment.
 
     Raises:
         StageFailed: the folder is missing and cannot be made, not writable, or the disk is full.
@@ -51,9 +58,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes files private; a result should follow the user's umask like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
         temporary = None
     except OSError as error:

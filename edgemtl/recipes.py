@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from edgemtl.errors import UsageError
 from edgemtl.gates.limits import GateLimits
@@ -56,6 +56,13 @@ class DataSection(_Section):
     evaluation: str = Field("val", description="split that accuracy is measured on")
     limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
     seed: int = Field(0, ge=0, description="of every random choice of pictures")
+
+    _places: dict[str, Path] = PrivateAttr(default_factory=dict)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the folders of ``root`` lie: there, or where a job of a farm was given them."""
+        return tuple(self._places.get(str(root), root) for root in self.root)
 
 
 class PruneSection(_Section):
@@ -182,6 +189,12 @@ class Recipe(_Section):
         """Plain data without unset values; :func:`validate` reads it back."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         return plain
+
+    def with_data_at(self, places: Mapping[str, Path]) -> Recipe:
+        """The same recipe on a machine where data folders, as named in it, lie elsewhere."""
+        data = self.data.model_copy()
+        data._places = dict(places)
+        return self.model_copy(update={"data": data})
 
 
 #: keys that are one setting under two names: a later layer's name replaces an earlier one's

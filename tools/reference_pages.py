@@ -26,7 +26,17 @@ BEGIN, END = "<!-- made by tools/reference_pages.py -->", "<!-- end -->"
 def verbs() -> str:
     """A section per verb with its arguments and flags."""
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return "\n".join(_verb(name, command) for name, command in commands.items())
+    return "\n".join(
+        _verb(words, verb)
+        for name, command in commands.items()
+        for words, verb in _below(name, command)
+    )
+
+
+def _below(name: str, command: Any) -> list[tuple[str, Any]]:
+    """A command, or those of a group, with the words that call them."""
+    inside = getattr(command, "commands", None)
+    return [(name, command)] if inside is None else [(f"{name} {k}", c) for k, c in inside.items()]
 
 
 def _verb(name: str, command: Any) -> str:

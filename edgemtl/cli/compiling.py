@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgemtl.cli.console import (
+    CertificatesFlag,
     DataFlag,
     FactoryFlag,
+    FarmFlag,
     JsonFlag,
+    PlainFlag,
     StageLines,
     print_error,
     print_json,
@@ -73,6 +76,9 @@ def compile_verb(
         ),
     ] = None,
     factory: FactoryFlag = None,
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a network for a target: export, parity, accuracy, latency, gates, bundle, report."""
@@ -115,7 +121,10 @@ def compile_verb(
         from edgemtl.bundle.signature import private_key
 
         key = private_key(sign_key)  # before the work, not after it
-    results = [_compile(request, as_json) for request in requests]
+    if farm is None:
+        results = [_compile(request, as_json) for request in requests]
+    else:
+        results = _on_farm(requests, farm, certificates, without_tls, as_json)
     for result in results:
         if key is not None and result.bundle is not None and result.exit_code == ExitCode.OK:
             from edgemtl.bundle.signature import sign_bundle
@@ -148,6 +157,33 @@ def _compile(request: CompileRequest, quiet: bool) -> RunResult:
     if result.error is not None:
         print_error(result.error)
     return result
+
+
+def _on_farm(
+    requests: list[CompileRequest],
+    address: str,
+    certificates: Path | None,
+    without_tls: bool,
+    quiet: bool,
+) -> list[RunResult]:
+    from edgemtl.pipeline.farm.compiling import compile_on_farm
+    from edgemtl.pipeline.farm.members import open_farm
+    from edgemtl.report.console import print_run
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def show(result: RunResult) -> None:
+        if not quiet and result.gates is not None:
+            print_run(result.folder)
+        if result.error is not None:
+            print_error(result.error)
+
+    with open_farm(address, certificates, without_tls, tell) as farm:
+        return compile_on_farm(
+            requests, farm, show, lambda target, line: tell(f"{target:<12} {line}")
+        )
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

@@ -34,6 +34,22 @@ DataFlag = Annotated[
         help="Folder with labelled pictures (DIR/SPLIT/images, label.txt); may be given again.",
     ),
 ]
+FarmFlag = Annotated[
+    str | None,
+    typer.Option("--farm", metavar="ADDRESS", help="Do it on this farm: tls://HOST[:PORT]."),
+]
+CertificatesFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificates",
+        metavar="DIR",
+        help="The farm's certificates; EDGEMTL_FARM_CERTIFICATES by default.",
+    ),
+]
+PlainFlag = Annotated[
+    bool,
+    typer.Option("--without-tls", help="For a tcp:// address of this machine, to try a farm."),
+]
 
 
 def toml_list(values: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from edgemtl.cli import (
     bundles,
     compiling,
     compressing,
+    farm,
     information,
     masking,
     measuring,
@@ -49,6 +50,7 @@ for module in (
     results,
     trend,
     bundles,
+    farm,
     information,
 ):
     module.register(app)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    FactoryFlag,
+    FarmFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +67,17 @@ def bench_verb(
     ] = "onnxruntime",
     seed: Annotated[int, typer.Option(min=0, help="Of the order of turns.")] = 0,
     device: Annotated[
-        str | None, typer.Option(help="Measure there instead: ssh://[user@]host[:port].")
+        str | None,
+        typer.Option(
+            help="Measure there instead: ssh://[user@]host[:port], or a device of --farm by name."
+        ),
     ] = None,
+    all_devices: Annotated[
+        bool, typer.Option("--all-devices", help="Measure on every board of --farm.")
+    ] = False,
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
     device_python: Annotated[
         str, typer.Option(help="Python on the device that has the target's runtime.")
     ] = "python3",
@@ -88,6 +104,20 @@ def bench_verb(
 
     if self_check and (device is not None or against is not None):
         raise UsageError("--device and --against do not go with --self-check")
+    if farm is not None:
+        if self_check or against is not None or picture is not None:
+            raise UsageError("--self-check, --against and --picture do not go with --farm")
+        if all_devices == (device is not None):
+            raise UsageError(
+                "say which boards of the farm measure",
+                where="--farm",
+                hint="--all-devices, or --device NAME",
+            )
+        where = (farm, certificates, without_tls)
+        _on_farm(bundle, None if device is None else [device], where, timing, output, as_json, tell)
+        return
+    if all_devices:
+        raise UsageError("--all-devices needs --farm", hint="--farm tls://HOST[:PORT]")
     if device is not None:
         _on_device(bundle, against, device, device_python, timing, output, as_json, tell)
         return
@@ -140,6 +170,42 @@ def _on_device(
         print(f"error: {run.message}", file=sys.stderr)
     if run.exit_code:
         raise typer.Exit(run.exit_code)
+
+
+def _on_farm(
+    bundle: Path,
+    devices: list[str] | None,
+    where: tuple[str, Path | None, bool],
+    timing: Timing,
+    output: Path | None,
+    as_json: bool,
+    tell: Callable[[str], None],
+) -> None:
+    from edgemtl.errors import most_serious
+    from edgemtl.files import write_json
+    from edgemtl.pipeline.farm.benching import BoardBench, bench_on_farm
+    from edgemtl.pipeline.farm.members import open_farm
+
+    def show(found: BoardBench) -> None:
+        place = f"{found.device:<14} {found.worker:<28}"
+        latency = (found.results or {}).get("latency")
+        if latency is not None and not as_json:
+            keys = ("p50_ms", "p90_ms", "p99_ms")
+            figures = ", ".join(f"{key[:-3]} {latency[key]:.2f} ms" for key in keys)
+            print(f"{place} {figures} ({latency['count']} runs)", flush=True)
+        if found.message:
+            print(f"error: {found.device} ({found.worker}): {found.message}", file=sys.stderr)
+
+    with open_farm(*where, tell) as members:
+        results = bench_on_farm(bundle, devices, timing, members, show)
+    data = {"devices": [found.to_dict() for found in results]}
+    if output is not None:
+        write_json(output, data)
+    if as_json:
+        print_json(data)
+    code = most_serious(found.exit_code for found in results)
+    if code:
+        raise typer.Exit(int(code))
 
 
 def _print(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    DataFlag,
+    FactoryFlag,
+    FarmFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+)
 from edgemtl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +74,9 @@ def eval_verb(
         bool, typer.Option("--multiscale", help="With these: ten passes and box voting.")
     ] = False,
     factory: FactoryFlag = None,
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure accuracy per task; without --data on the embedded (synthetic) set."""
@@ -74,6 +85,8 @@ def eval_verb(
     if wider_ground_truth is not None:
         if not data or len(data) > 1:
             raise UsageError("the WIDER FACE protocol needs its own folder", where="--data")
+        if farm is not None:
+            raise UsageError("the WIDER FACE protocol does not run on a farm", where="--farm")
         found = evaluate_wider(model, data[0], wider_ground_truth, split, multiscale, factory)
         if as_json:
             print_json({"tasks": {"detection": found}})
@@ -81,7 +94,20 @@ def eval_verb(
             for subset, value in found.items():
                 print(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
         return
-    report = evaluate_file(model, data or [], split, layout, limit, factory)
+    if farm is None:
+        report = evaluate_file(model, data or [], split, layout, limit, factory)
+    else:
+        from edgemtl.pipeline.farm.evaluating import evaluate_on_farm
+        from edgemtl.pipeline.farm.members import open_farm
+
+        def tell(line: str) -> None:
+            if not as_json:
+                print(line, file=sys.stderr, flush=True)
+
+        with open_farm(farm, certificates, without_tls, tell) as members:
+            report = evaluate_on_farm(
+                model, data or [], split, layout, limit, factory, members, tell
+            )
     if as_json:
         print_json(report.to_dict())
         return

@@ -15,7 +15,7 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.m3vit.network import OVERFLOW
-from edgemtl.tasks.base import Task
+from edgemtl.tasks.base import Metric, Task
 
 #: (1, 3, H, W) float32 -> output name -> (1, ...) float32
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
@@ -142,6 +142,35 @@ def evaluate(
     Raises:
         InputRefused: no picture of the data set decodes.
     """
+    part = measure(run, tasks, input_spec, dataset, progress)
+    return accuracy_of([part], input_spec, dataset.name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found on some pictures of a data set.
+
+    Attributes:
+        metrics: task name -> its metric, which has seen these pictures.
+        images: how many.
+        lost: of these, how many chose an expert that was dropped or full.
+        problems: what could not be used.
+    """
+
+    metrics: Mapping[str, Metric]
+    images: int
+    lost: int
+    problems: tuple[str, ...]
+
+
+def measure(
+    run: Run,
+    tasks: Sequence[Task],
+    input_spec: InputSpec,
+    dataset: Dataset,
+    progress: Progress | None = None,
+) -> Part:
+    """Let every task's metric see the pictures; arguments as for :func:`evaluate`."""
     metrics = {task.name: task.new_metric() for task in tasks}
     images = lost = 0
     for sample in dataset:
@@ -154,11 +183,32 @@ def evaluate(
         images += 1
         if progress is not None:
             progress(images, len(dataset))
+    return Part(metrics, images, lost, tuple(dataset.problems))
+
+
+def accuracy_of(parts: Sequence[Part], input_spec: InputSpec, data: str) -> AccuracyReport:
+    """The accuracy over all parts of a data set, which are given in the order of its pictures.
+
+    It is that of one pass over all pictures, to the last bit. The first part's metrics take what
+    the others found.
+
+    Args:
+        parts: at least one.
+        input_spec: the network's input.
+        data: name of the data set.
+
+    Raises:
+        InputRefused: no picture of any part decodes.
+    """
+    metrics = parts[0].metrics
+    for part in parts[1:]:
+        for name, metric in metrics.items():
+            metric.add(part.metrics[name].state())
+    images, lost = sum(part.images for part in parts), sum(part.lost for part in parts)
+    # A broken picture that several parts, or one part twice, have met is named once.
+    skipped = tuple(dict.fromkeys(line for part in parts for line in part.problems))
     if images == 0:
-        found = "; ".join(dataset.problems[:3])
-        raise InputRefused(f"no picture could be read ({found})", where=dataset.name)
-    # A data set that is evaluated twice finds its broken pictures twice; they are named once.
-    skipped = dict.fromkeys(dataset.problems)
+        raise InputRefused(f"no picture could be read ({'; '.join(skipped[:3])})", where=data)
     height, width = input_spec.size
     results = {name: metric.result() for name, metric in metrics.items()}
     beyond = f"{lost} of {images} pictures chose an expert that was dropped or full" if lost else ""
@@ -168,7 +218,7 @@ def evaluate(
             for name, r in results.items()
         },
         images,
-        tuple(skipped),
-        dataset.name,
+        skipped,
+        data,
         f"pictures letterboxed to {height}x{width}",
     )

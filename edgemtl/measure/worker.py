@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 from edgemtl.backends import registry
 from edgemtl.backends.base import Session
 from edgemtl.data.preprocess import InputSpec, View, letterbox
-from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable
+from edgemtl.errors import (
+    EdgemtlError,
+    InputRefused,
+    StageFailed,
+    TargetUnavailable,
+    as_data,
+)
 from edgemtl.measure.machine import machine_facts, peak_resident_bytes, resident_bytes
 from edgemtl.measure.results import BenchRequest
 from edgemtl.measure.telemetry import Recorder
@@ -236,14 +242,7 @@ def _input(request: BenchRequest, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
 
 
 def _error(error: EdgemtlError) -> Answer:
-    return {
-        "error": {
-            "kind": type(error).__name__,
-            "message": error.message,
-            "where": error.where,
-            "hint": error.hint,
-        }
-    }
+    return {"error": as_data(error)}
 
 
 def serve(commands: IO[str], answers: IO[str]) -> None:

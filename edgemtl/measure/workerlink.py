@@ -16,8 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgemtl import errors
-from edgemtl.errors import EdgemtlError, StageFailed
+from edgemtl.errors import StageFailed, from_data
 
 #: how much of the worker's standard error a user is shown
 TAIL_CHARACTERS = 1500
@@ -112,7 +111,7 @@ class WorkerLink:
             raise self._death(do)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise _rebuilt(answer["error"])
+            raise from_data(answer["error"])
         return answer
 
     def _death(self, do: str) -> StageFailed:
@@ -130,10 +129,3 @@ class WorkerLink:
         self._errors.seek(max(0, self._errors.tell() - TAIL_CHARACTERS))
         tail = self._errors.read().decode("utf-8", "replace").strip()
         return f"; it said: {tail}" if tail else ""
-
-
-def _rebuilt(data: Mapping[str, Any]) -> EdgemtlError:
-    cls = getattr(errors, str(data["kind"]), StageFailed)
-    if not (isinstance(cls, type) and issubclass(cls, EdgemtlError)):
-        cls = StageFailed
-    return cls(str(data["message"]), where=data["where"], hint=data["hint"])

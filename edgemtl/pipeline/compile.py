@@ -156,13 +156,18 @@ def _built_for(request: CompileRequest) -> Target:
     return target.model_copy(update={"options": {**target.options, "nms": nms}})
 
 
-def _context(request: CompileRequest, reporter: Reporter) -> Context:
+def folder_of(request: CompileRequest) -> Path:
+    """The run folder that a request asks for, or a new one by time and contents."""
     asked = {
         "model": str(request.model),
         "target": request.target.model_dump(mode="json"),
         "recipe": request.recipe.to_dict(),
     }
-    folder = request.output or Path("runs") / new_name(request.model, key_of(asked))
+    return request.output or Path("runs") / new_name(request.model, key_of(asked))
+
+
+def _context(request: CompileRequest, reporter: Reporter) -> Context:
+    folder = folder_of(request)
     cache_folder = request.cache or default_folder()
     return Context(
         request.model,

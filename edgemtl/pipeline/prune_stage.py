@@ -93,7 +93,7 @@ def training_data(recipe: Recipe) -> list[Dataset]:
             where="[data] root",
             hint="give --data DIR with a training split, or switch [prune] off",
         )
-    return [open_dataset(root, data.training, data.format) for root in data.root]
+    return [open_dataset(root, data.training, data.format) for root in data.folders]
 
 
 def latency_on(

@@ -110,14 +110,7 @@ class RunFolder:
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json`` for a run that has just begun; what an earlier run left goes."""
-        for name in FILES:
-            (self.folder / name).unlink(missing_ok=True)
-        for name in FOLDERS:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        # Temporary files of a run that was killed: ".NAME.xxxxxxxx" beside NAME.
-        for name in (RUN, *FILES):
-            for left in self.folder.glob(f".{name}.*"):
-                left.unlink(missing_ok=True)
+        self.clear()
         self._facts = {
             "schema_version": SCHEMA_VERSION,
             **facts,
@@ -132,6 +125,17 @@ class RunFolder:
             "bundle": None,
         }
         write_json(self.folder / RUN, self._facts)
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, less ``run.json``."""
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        # Temporary files of a run that was killed: ".NAME.xxxxxxxx" beside NAME.
+        for name in (RUN, *FILES):
+            for left in self.folder.glob(f".{name}.*"):
+                left.unlink(missing_ok=True)
 
     def update(self, **changes: Any) -> None:
         """Change fields of ``run.json``."""

@@ -141,7 +141,7 @@ class Context:
     def _split(self, split: str) -> Dataset:
         data = self.recipe.data
         dataset = (
-            concatenate([open_dataset(root, split, data.format) for root in data.root])
+            concatenate([open_dataset(root, split, data.format) for root in data.folders])
             if data.root
             else embedded({task.label_kind for task in self.tasks}, split)
         )

@@ -54,6 +54,38 @@ def kind_of(path: Path) -> Kind:
     return "bundle" if path.suffix == ".edgemtl" else "checkpoint"
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What a network's outputs mean, and what runs it.
+
+    Attributes:
+        tasks: what its outputs mean.
+        input_spec: how pictures become its input.
+        backend: that runs it; None for torch.
+    """
+
+    tasks: tuple[Task, ...]
+    input_spec: InputSpec
+    backend: str | None
+
+
+def meaning_of(path: Path, factory: str | None = None) -> Meaning:
+    """Read a checkpoint, an ONNX file of ours or a bundle, without a runtime to run it.
+
+    Raises:
+        InputRefused: none of these, or refused.
+    """
+    kind = kind_of(path)
+    if kind == "checkpoint":
+        network = load_network(path, factory)
+        return Meaning(network.selected(None), network.input_spec, None)
+    if kind == "onnx":
+        tasks, spec = read_metadata(path)
+        return Meaning(tasks, spec, "onnxruntime")
+    bundle = open_bundle(path)
+    return Meaning(bundle.tasks(), bundle.input_spec(), bundle.manifest.artefact.backend)
+
+
 @contextmanager
 def open_subject(
     path: Path,

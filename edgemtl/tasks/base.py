@@ -19,6 +19,9 @@ from torch import Tensor
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
 
+#: length of an entry of a list that is a number and not an array
+NUMBER = -1
+
 Direction = Literal["higher", "lower"]
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -89,7 +92,16 @@ class MetricResult:
 
 
 class Metric(ABC):
-    """Accumulates one task's accuracy over pictures."""
+    """Accumulates one task's accuracy over pictures.
+
+    Class attributes set by each kind:
+        found: names of the attributes that hold what was found: a list with entries in the order
+            of the pictures (numbers, or arrays of one axis), a count, or an array of counts. They
+            let a data set be measured in parts (:meth:`state`, :meth:`add`); a metric that names
+            none cannot be.
+    """
+
+    found: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def update(self, decoded: Mapping[str, Any], sample: Sample) -> None:
@@ -101,6 +113,42 @@ class Metric(ABC):
     @abstractmethod
     def result(self) -> MetricResult:
         """The figures so far; None values with a note when nothing could be measured."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What was found so far, as plain arrays for :meth:`add` of another metric."""
+        state: dict[str, NDArray[Any]] = {}
+        for name in self.found:
+            value = getattr(self, name)
+            if isinstance(value, list):
+                parts = [np.atleast_1d(part) for part in value]
+                state[name] = np.concatenate(parts) if parts else np.zeros(0)
+                lengths = [len(part) if np.ndim(part) else NUMBER for part in value]
+                state[f"{name}.lengths"] = np.array(lengths, np.int64)
+            else:
+                state[name] = np.asarray(value)
+        return state
+
+    def add(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another metric of this kind found on the pictures that follow mine.
+
+        The result is that of one metric that saw all of them, to the last bit.
+
+        Raises:
+            KeyError: not the state of such a metric.
+        """
+        for name in self.found:
+            mine, value = getattr(self, name), state[name]
+            if isinstance(mine, list):
+                start = 0
+                for length in state[f"{name}.lengths"].tolist():
+                    count = 1 if length == NUMBER else length
+                    part = value[start : start + count]
+                    mine.append(part[0].item() if length == NUMBER else part)
+                    start += count
+            else:
+                setattr(
+                    self, name, mine + (value if isinstance(mine, np.ndarray) else value.item())
+                )
 
 
 class Task(ABC):

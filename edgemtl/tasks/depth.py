@@ -99,10 +99,13 @@ class DepthError(Metric):
     Pixels are pooled over all pictures, as in the usual NYUD-v2 protocol.
     """
 
+    found = ("_squared", "_relative", "_count", "_broken")
+
     def __init__(self, task: str) -> None:
         self._task = task
-        self._squared = 0.0
-        self._relative = 0.0
+        #: per picture, so that parts of a data set add up to the bits of the whole
+        self._squared: list[float] = []
+        self._relative: list[float] = []
         self._count = 0
         self._broken = 0
 
@@ -113,8 +116,8 @@ class DepthError(Metric):
         labelled = labelled_depth(label)
         truth = label[labelled].astype(np.float64)
         error = np.abs(decoded[self._task][labelled].astype(np.float64) - truth)
-        self._squared += float((error**2).sum())
-        self._relative += float((error / truth).sum())
+        self._squared.append(float((error**2).sum()))
+        self._relative.append(float((error / truth).sum()))
         self._count += len(truth)
         self._broken += int((~np.isfinite(error)).sum())
 
@@ -127,8 +130,8 @@ class DepthError(Metric):
             return MetricResult(nothing, self._count, note)
         return MetricResult(
             {
-                "rmse_m": float(np.sqrt(self._squared / self._count)),
-                "abs_rel": self._relative / self._count,
+                "rmse_m": float(np.sqrt(sum(self._squared) / self._count)),
+                "abs_rel": sum(self._relative) / self._count,
             },
             self._count,
         )

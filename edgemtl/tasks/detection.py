@@ -225,6 +225,8 @@ class AveragePrecision(Metric):
     detection that finds a smaller face counts neither way, as in WIDER FACE.
     """
 
+    found = ("_scores", "_found", "_sizes")
+
     def __init__(self, task: str) -> None:
         self._task = task
         self._scores: list[NDArray[np.float32]] = []

@@ -109,6 +109,8 @@ class BoundaryF(Metric):
     and there is one labelling per picture. So values are close to published ones, not equal.
     """
 
+    found = ("_found", "_labelled", "_pictures", "_broken")
+
     def __init__(self, task: str) -> None:
         self._task = task
         #: columns: pairs, answered pixels

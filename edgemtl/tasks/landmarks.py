@@ -116,6 +116,8 @@ class NormalisedMeanError(Metric):
     labelled faces that none finds stands beside it, since missing the hard ones flatters the mean.
     """
 
+    found = ("_errors", "_missed")
+
     def __init__(self, task: str, detection: str) -> None:
         self._task = task
         self._detection = detection

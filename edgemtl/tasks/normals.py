@@ -98,9 +98,12 @@ class AngularError(Metric):
 
     _BINS = 18000
 
+    found = ("_sums", "_counts", "_broken")
+
     def __init__(self, task: str) -> None:
         self._task = task
-        self._sum = 0.0
+        #: per picture, so that parts of a data set add up to the bits of the whole
+        self._sums: list[float] = []
         self._counts = np.zeros(self._BINS + 1, np.int64)
         self._broken = 0
 
@@ -118,7 +121,7 @@ class AngularError(Metric):
         angle = np.where((np.abs(answer) > 0).any(axis=-1), angle, 90.0)
         if self._broken:
             return
-        self._sum += float(angle.sum())
+        self._sums.append(float(angle.sum()))
         bins = np.round(angle / 180 * self._BINS).astype(np.int64)
         self._counts += np.bincount(bins, minlength=self._BINS + 1)
 
@@ -132,6 +135,9 @@ class AngularError(Metric):
             return MetricResult(nothing, 0, "no labelled pixel")
         half = int(np.searchsorted(self._counts.cumsum(), (count + 1) // 2))
         return MetricResult(
-            {"mean_error_deg": self._sum / count, "median_error_deg": half * 180 / self._BINS},
+            {
+                "mean_error_deg": sum(self._sums) / count,
+                "median_error_deg": half * 180 / self._BINS,
+            },
             count,
         )

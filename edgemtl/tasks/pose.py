@@ -188,6 +188,8 @@ class MeanAbsoluteAngle(Metric):
     missed faces are not penalised, their share stands with the landmarks and the detection.
     """
 
+    found = ("_errors", "_missed")
+
     def __init__(self, task: str, detection: str) -> None:
         self._task = task
         self._detection = detection

@@ -84,10 +84,13 @@ class LargestF(Metric):
     without a salient pixel has no recall and is left out.
     """
 
+    found = ("_precision", "_recall", "_count", "_broken")
+
     def __init__(self, task: str) -> None:
         self._task = task
-        self._precision = np.zeros(len(THRESHOLDS))
-        self._recall = np.zeros(len(THRESHOLDS))
+        #: per picture and threshold, so that parts of a data set add up to the bits of the whole
+        self._precision: list[NDArray[np.float64]] = []
+        self._recall: list[NDArray[np.float64]] = []
         self._count = 0
         self._broken = 0
 
@@ -100,11 +103,14 @@ class LargestF(Metric):
         answer = decoded[self._task][labelled]
         self._broken += int((~np.isfinite(answer)).sum())
         self._count += 1
+        precision, recall = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
         for index, threshold in enumerate(THRESHOLDS):
             said = answer >= threshold
             hits = int((said & truth).sum())
-            self._precision[index] += hits / max(int(said.sum()), 1)
-            self._recall[index] += hits / int(truth.sum())
+            precision[index] = hits / max(int(said.sum()), 1)
+            recall[index] = hits / int(truth.sum())
+        self._precision.append(precision)
+        self._recall.append(recall)
 
     def result(self) -> MetricResult:
         if self._count == 0:
@@ -112,7 +118,7 @@ class LargestF(Metric):
         if self._broken:
             note = f"the network answered NaN or infinity at {self._broken} labelled pixels"
             return MetricResult({"max_f": None}, self._count, note)
-        precision, recall = self._precision / self._count, self._recall / self._count
+        precision, recall = sum(self._precision) / self._count, sum(self._recall) / self._count
         below = np.maximum(BETA_SQUARED * precision + recall, 1e-12)
         f = (1 + BETA_SQUARED) * precision * recall / below
         return MetricResult({"max_f": float(f.max())}, self._count)

@@ -141,6 +141,8 @@ class MeanIntersectionOverUnion(Metric):
     still cost the classes they cover.
     """
 
+    found = ("_confusion",)
+
     def __init__(self, task: str, classes: int, label_kind: str = "segmentation") -> None:
         self._task = task
         self._label_kind = label_kind

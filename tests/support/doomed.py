@@ -1,4 +1,4 @@
-"""Compile processes that are killed in the middle.
+"""Processes of ours that are killed in the middle: runs of compile, members of a farm.
 
 They are forked from one process that has imported everything already: starting Python and torch
 anew for each would take most of the time.
@@ -24,9 +24,11 @@ code_fingerprint()
 
 _PRELOAD = [
     "cyclonedx.output.json",
+    "distributed",
     "edgemtl.backends.onnxruntime",
     "edgemtl.cli.main",
     "edgemtl.pipeline.compile",
+    "edgemtl.pipeline.farm.members",
     "edgemtl.report.console",
     "edgemtl.report.page",
     "jinja2",

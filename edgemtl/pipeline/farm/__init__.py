@@ -1,0 +1,1 @@
+"""Compile, evaluate and bench on a farm; the machinery is in ``edgemtl.devices.farm``."""

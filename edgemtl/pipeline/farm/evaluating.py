@@ -1,0 +1,139 @@
+"""``eval --farm``: the pictures in parts, the figures of all of them."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemtl.data.concat import Concatenated
+from edgemtl.devices.farm.client import Farm
+from edgemtl.devices.farm.work import JobResult
+from edgemtl.errors import InputRefused, StageFailed, UsageError, from_data
+from edgemtl.files import read_json
+from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
+from edgemtl.pipeline.evaluation import evaluation_data
+from edgemtl.pipeline.farm.job import RESULT, STATE
+from edgemtl.pipeline.farm.members import needed
+from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack
+from edgemtl.pipeline.subject import meaning_of
+from edgemtl.tasks.base import Metric, Task
+
+#: a part is not worth its start with fewer
+FEWEST_PICTURES = 8
+#: per worker, so that a slow one does not keep the others waiting at the end
+PARTS_PER_WORKER = 2
+
+
+def evaluate_on_farm(
+    path: Path,
+    data: Sequence[Path],
+    split: str,
+    layout: str,
+    limit: int | None,
+    factory: str | None,
+    farm: Farm,
+    tell: Callable[[str], None],
+) -> AccuracyReport:
+    """What :func:`edgemtl.pipeline.evaluation.evaluate_file` finds, measured in parts on a farm.
+
+    Workers of one kind of processor come to the same report as one of them alone, to the last bit.
+
+    Raises:
+        InputRefused: the file or the data is refused.
+        UsageError: a task's metric cannot be measured in parts.
+        StageFailed: a part failed.
+        TargetUnavailable: no worker runs this code, or the scheduler was lost.
+    """
+    subject = meaning_of(path, factory)
+    for task in subject.tasks:
+        if not task.new_metric().found:
+            raise UsageError(
+                f"task '{task.name}' cannot be measured in parts",
+                where="--farm",
+                hint="its metric names no 'found' (edgemtl.tasks.base.Metric)",
+            )
+    dataset = evaluation_data(subject.tasks, data, split, layout, limit)
+    needs = needed(subject.backend)
+    workers = sum(worker.offers(needs) for worker in farm.workers())
+    sources = dataset.parts if isinstance(dataset, Concatenated) else (dataset,)
+    ranges = _ranges([len(source) for source in sources], max(workers, 1))
+    luggage = pack(farm, path, data, [split])
+    asked: dict[str, Any] = {
+        "kind": "eval",
+        "model": f"inputs/model/{path.name}",
+        "factory": factory,
+        "data": [data_place(index, root) for index, root in enumerate(data)],
+        "split": split,
+        "format": layout,
+        "limit": limit,
+    }
+    jobs = [
+        job_for(
+            farm,
+            f"pictures {begin + 1} to {end}",
+            {**asked, "begin": begin, "end": end},
+            luggage,
+            needs,
+        )
+        for of_one in ranges
+        for begin, end in of_one
+    ]
+    answers = farm.run(
+        jobs, lambda answer: tell(f"{answer.name}: done by {answer.worker or 'nobody'}")
+    )
+    parts: list[Part] = []
+    following = iter(answers)
+    for source, of_one in zip(sources, ranges, strict=True):
+        # What was found on opening a folder is said before what was found in its pictures.
+        parts.append(Part(_metrics(subject.tasks), 0, 0, tuple(source.problems)))
+        parts += [_part(subject.tasks, farm, luggage, next(following)) for _ in of_one]
+    return accuracy_of(parts, subject.input_spec, dataset.name)
+
+
+def _ranges(lengths: Sequence[int], workers: int) -> list[list[tuple[int, int]]]:
+    """Even ranges of positions, in order, those of each of several data sets by itself."""
+    found, start, total = [], 0, max(sum(lengths), 1)
+    for length in lengths:
+        number = round(workers * PARTS_PER_WORKER * length / total)
+        number = max(1, min(number, length // FEWEST_PICTURES))
+        edges = [start + length * index // number for index in range(number + 1)]
+        found.append(list(itertools.pairwise(edges)))
+        start += length
+    return found
+
+
+def _metrics(tasks: Sequence[Task]) -> dict[str, Metric]:
+    return {task.name: task.new_metric() for task in tasks}
+
+
+def _part(tasks: Sequence[Task], farm: Farm, luggage: Luggage, answer: JobResult) -> Part:
+    problem = answer.problem()
+    if problem is not None:
+        raise problem
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        wanted = {name: answer.files[name] for name in (RESULT, STATE) if name in answer.files}
+        farm.fetch(wanted, Path(folder))
+        if RESULT not in wanted:
+            raise StageFailed("the job left no result", where=answer.name)
+        found: Mapping[str, Any] = read_json(Path(folder) / RESULT)
+        if found["error"] is not None:
+            told = {
+                key: None if text is None else luggage.put_right(text, answer.folder)
+                for key, text in found["error"].items()
+            }
+            raise from_data(told)
+        metrics = _metrics(tasks)
+        try:
+            with np.load(Path(folder) / STATE, allow_pickle=False) as state:
+                for name, metric in metrics.items():
+                    inside = f"{name}/"
+                    keys = [key for key in state.files if key.startswith(inside)]
+                    metric.add({key[len(inside) :]: state[key] for key in keys})
+        except (OSError, ValueError, KeyError) as error:
+            raise InputRefused(f"what a part found is not readable: {error}") from error
+        return Part(metrics, int(found["images"]), int(found["lost"]), tuple(found["problems"]))

@@ -1,0 +1,329 @@
+"""Compile, evaluate and bench on a farm of processes on the loopback, with TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.command import Told, edgemtl
+from support.dense_work import NO_BENCH, DenseWork, write_dense_work
+from support.farm import Cluster, board, note, script, wait_until
+
+from edgemtl.devices.farm.address import Credentials, FarmAddress
+from edgemtl.devices.farm.certificates import make_certificates
+from edgemtl.devices.farm.work import JobResult
+from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
+from edgemtl.pipeline.farm.members import same_code
+
+pytest.importorskip("distributed", reason="the extra 'farm' is not installed")
+pytest.importorskip("cryptography", reason="the extra 'farm' is not installed")
+
+QUICK = ("--seconds=0.1", "--warmup-seconds=0", "--min-runs=20")
+#: of jobs that any worker for compiling takes
+ANY = {same_code(): 1.0}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers, and two boards that are an rpi4 and a jetson."""
+    found = Cluster(tmp_path_factory.mktemp("farm"))
+    found.start()
+    try:
+        boards = {"pi": "rpi4", "orin": "jetson"}
+        for name in ("one", "two", *boards):
+            found.join(name, boards.get(name), wait=False)
+        for name in ("one", "two", *boards):
+            found.joined(name)
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
+    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=17)
+
+
+@pytest.fixture(scope="module")
+def local(work: DenseWork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one machine."""
+    output = tmp_path_factory.mktemp("local") / "cpu"
+    told = edgemtl("compile", *work.flags(), "--target=cpu", *NO_BENCH, "-o", output)
+    assert told.code == 0, told.err
+    return output
+
+
+def test_a_killed_worker_loses_nothing_and_the_bundle_is_that_of_one_machine(
+    cluster: Cluster, work: DenseWork, local: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own-board.toml"
+    own.write_text('name = "own-board"\ndescription = "d"\nbackend = "onnxruntime"\n', "utf-8")
+    told: list[Told] = []
+
+    def run() -> None:
+        flags = ["--target=cpu", f"--target={own}", *NO_BENCH, "-o", tmp_path / "out"]
+        told.append(edgemtl("compile", *work.flags(), *flags, *cluster.flags()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    jobs = [cluster.folder / name / "farm" / "worker" / "jobs" for name in ("one", "two")]
+    wait_until(lambda: [*jobs[0].glob("*/out/run/*/stages/01-model")])
+    (program,) = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"{jobs[0]}/" in str(p.cmdline())
+        and "edgemtl.pipeline.farm.job" in p.cmdline()
+        and "guard" not in str(p.cmdline())
+    ]
+    cluster.kill("one")
+    wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, 5)
+    thread.join()
+    (found,) = told
+    assert found.code == 0, found.err
+
+    bundle = Path("bundle", "dense-cpu.edgemtl")
+    assert (tmp_path / "out" / "cpu" / bundle).read_bytes() == (local / bundle).read_bytes()
+    assert (tmp_path / "out" / "own-board" / "bundle" / "dense-own-board.edgemtl").exists()
+
+    names = {str(path.relative_to(local)) for path in local.rglob("*")}
+    assert {
+        str(p.relative_to(tmp_path / "out/cpu")) for p in (tmp_path / "out/cpu").rglob("*")
+    } == names
+    for file in ("accuracy.json", "parity.json", "cost.json", "gates.json", "recipe.resolved.toml"):
+        assert (tmp_path / "out/cpu" / file).read_text("utf-8") == (local / file).read_text("utf-8")
+    facts, plain = (
+        json.loads((p / "run.json").read_text("utf-8")) for p in (tmp_path / "out/cpu", local)
+    )
+    assert facts["farm"] == {"scheduler": cluster.address, "worker": "two"}
+    assert (facts["status"], facts["exit_code"]) == ("passed", 0)
+    assert facts["model"] == plain["model"] and "--farm" in facts["command"]
+    # No path of a worker is left in what a person reads.
+    for path in (tmp_path / "out").rglob("*"):
+        if path.suffix in (".json", ".html", ".md", ".toml", ".txt", ".xml"):
+            text = path.read_text("utf-8")
+            assert not [w for w in ("one", "two") if str(cluster.folder / w) in text], path
+    cluster.join("one")
+
+
+def test_accuracy_in_parts_is_that_of_one_machine(cluster: Cluster, work: DenseWork) -> None:
+    (work.data / "val" / "images" / "broken.png").write_bytes(b"no picture")
+    flags = ["eval", work.model, "--factory=support.dense_family:build", "--data", work.data]
+    whole = edgemtl(*flags, "--json")
+    shared = edgemtl(*flags, "--json", *cluster.flags())
+    assert shared.code == whole.code == 0, shared.err
+    assert shared.out == whole.out
+    assert shared.json()["images"] == 17
+
+
+def test_an_error_on_a_worker_is_the_error_here(
+    cluster: Cluster, work: DenseWork, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.pt"
+    wrong.write_bytes(b"not a checkpoint")
+    output = tmp_path / "out"
+    told = edgemtl("compile", wrong, "--target=cpu", "-o", output, *cluster.flags())
+    alone = edgemtl("compile", wrong, "--target=cpu", "-o", tmp_path / "alone")
+    assert told.code == alone.code == 3
+    assert told.error() == alone.error()
+    facts = json.loads((output / "run.json").read_text("utf-8"))
+    assert (facts["status"], facts["exit_code"]) == ("failed", 3)
+
+
+def test_bench_on_all_devices(cluster: Cluster, local: Path, tmp_path: Path) -> None:
+    bundle = local / "bundle" / "dense-cpu.edgemtl"
+    told = edgemtl("bench", bundle, "--all-devices", *QUICK, "--json", *cluster.flags())
+    boards = told.json()["devices"]
+    assert [(b["device"], b["worker"]) for b in boards] == [("jetson", "orin"), ("rpi4", "pi")]
+    for found in boards:
+        assert found["exit_code"] in (0, 9), found  # a shared machine may be unsteady
+        assert found["results"]["latency"]["count"] >= 20
+        assert found["results"]["selftest"]
+    assert told.code == max(found["exit_code"] for found in boards)
+
+    missing = edgemtl("bench", bundle, "--device=rpi5", *cluster.flags())
+    assert missing.code == 8
+    assert "no device 'rpi5' has joined the farm" in missing.error()
+    assert edgemtl("bench", bundle, *cluster.flags()).code == 2
+    assert edgemtl("bench", bundle, "--all-devices").code == 2
+
+
+def test_status_lists_workers_and_what_they_offer(cluster: Cluster) -> None:
+    told = edgemtl("farm", "status", cluster.address, "--certificates", cluster.certificates)
+    lines = told.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["one", "orin", "pi", "two"]
+    assert "device:rpi4=1" in lines[2] and "device" not in lines[0]
+
+
+def test_a_board_has_one_bench_at_a_time_and_a_slow_one_stalls_no_other(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    sleep = "; import time; time.sleep({}); "
+
+    def bench(name: str, device: str, which: str, seconds: float) -> Any:
+        text = note(log, f"{which} begins") + sleep.format(seconds) + note(log, f"{which} ends")
+        return script(which, text, board(name, device), device=device)
+
+    ended: list[str] = []
+    results: list[JobResult] = []
+
+    def client(which: str) -> None:
+        jobs = [
+            bench("pi", "rpi4", f"slow-{which}", 1.2),
+            *(bench("orin", "jetson", f"quick-{which}{i}", 0.05) for i in range(2)),
+        ]
+        with cluster.farm() as farm:
+            results.extend(farm.run(jobs, lambda result: ended.append(result.name)))
+
+    both = [threading.Thread(target=client, args=(which,)) for which in "ab"]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert [result.problem() for result in results] == [None] * 6
+    events = [line.split() for line in log.read_text("utf-8").splitlines()]
+    for device in ("slow", "quick"):
+        seen = [(name, what) for name, what in events if name.startswith(device)]
+        for (first, begins), (second, ends) in zip(seen[::2], seen[1::2], strict=True):
+            assert (first, begins, ends) == (second, "begins", "ends"), seen
+    # All of the quick board's were done before the slow one's second.
+    assert {name[:5] for name in ended[-1:]} == {"slow-"}
+    assert sum(name.startswith("slow") for name in ended[:4]) <= 1, ended
+
+
+def test_a_killed_board_is_free_again_and_its_bench_is_run_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    cluster.join("doomed", "doomed")
+    once = (
+        note(log, "begins")
+        + "; import time, pathlib, sys; "
+        + f"again = open({str(log)!r}).read().count('begins') > 1; time.sleep(0 if again else 60)"
+    )
+    with cluster.farm() as farm:
+        found: list[JobResult] = []
+        job = script("bench", once, board("doomed", "doomed"), device="doomed")
+        thread = threading.Thread(target=lambda: found.extend(farm.run([job])))
+        thread.start()
+        wait_until(lambda: log.exists() and "begins" in log.read_text("utf-8"))
+        cluster.kill("doomed")
+        cluster.join("doomed", "doomed")
+        thread.join()
+    assert [result.problem() for result in found] == [None]
+    assert log.read_text("utf-8").count("begins") == 2
+    cluster.kill("doomed")
+
+
+def test_what_no_worker_offers_and_what_dies_is_told(cluster: Cluster) -> None:
+    with cluster.farm(patience_seconds=0.5) as farm:
+        lonely, crash, escape, fine = farm.run(
+            [
+                script("lonely", "pass", {"device:nowhere": 1.0}),
+                script("crash", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ANY),
+                script("escape", "pass", ANY, files={"../outside": "0" * 64}),
+                script("fine", "open('out/word', 'w').write('here')", ANY),
+            ]
+        )
+    assert isinstance(lonely.error, TargetUnavailable)
+    assert "no worker offers device:nowhere" in lonely.error.message
+    told = crash.problem()
+    assert isinstance(told, StageFailed) and "SIGSEGV" in told.message
+    assert isinstance(escape.error, InputRefused)
+    assert fine.problem() is None and list(fine.files) == ["word"]
+
+
+def test_a_file_is_sent_once_and_comes_back_whole(cluster: Cluster, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(9_000_000))  # more than two blocks
+    copy = "import shutil; shutil.copy('in/big', 'out/big')"
+    with cluster.farm() as farm:
+        digest = farm.put([big])[big]
+        assert farm.sent_bytes == 9_000_000
+        (first,) = farm.run([script("copy", copy, ANY, {"in/big": digest})])
+        farm.fetch(first.files, tmp_path / "back")
+    assert (tmp_path / "back" / "big").read_bytes() == big.read_bytes()
+    with cluster.farm() as farm:
+        assert farm.put([big]) == {big: digest}
+        assert farm.sent_bytes == 0
+        with pytest.raises(InputRefused):
+            farm.fetch({"../big": digest}, tmp_path / "back")
+        with pytest.raises(InputRefused):
+            farm.fetch({"gone": "0" * 64}, tmp_path / "back")
+
+
+def test_who_is_not_of_this_farm_is_refused(cluster: Cluster, local: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    make_certificates(others, ["client", "worker"], days=1)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "ca.pem").write_bytes((cluster.certificates / "ca.pem").read_bytes())
+    for name in ("client.pem", "client-key.pem"):
+        (mixed / name).write_bytes((others / name).read_bytes())
+    ours = ["farm", "status", cluster.address]
+    for folder, said in ((others, "not of this farm"), (mixed, "does not take this certificate")):
+        told = edgemtl(*ours, "--certificates", folder)
+        assert told.code == 8
+        assert said in told.error()
+    told = edgemtl("farm", "worker", cluster.address, "--certificates", others)
+    assert (told.code, "not of this farm" in told.error()) == (8, True)
+    assert edgemtl(*ours, "--certificates", tmp_path).code == 3
+    # Dask itself refuses, too, and does not only time out in our own first look.
+    from distributed import Client
+
+    with pytest.raises(OSError):
+        address = FarmAddress.parse(cluster.address)
+        Client(
+            cluster.address,
+            security=Credentials.of(address, others, "client").security(),
+            timeout=1,
+            set_as_default=False,
+        )
+
+
+def test_without_certificates_or_without_tls(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGEMTL_FARM_CERTIFICATES", raising=False)
+    told = edgemtl("farm", "status", cluster.address)
+    assert (told.code, "a farm needs certificates" in told.error()) == (2, True)
+    plain = cluster.address.replace("tls://", "tcp://")
+    assert edgemtl("farm", "status", plain).code == 2
+    assert edgemtl("farm", "status", "tcp://192.0.2.1:8786", "--without-tls").code == 2
+    told = edgemtl("farm", "status", plain, "--without-tls")
+    assert told.code == 8
+    assert "does not answer" in told.error()
+
+
+def test_a_scheduler_that_is_not_there_or_goes_away(
+    cluster: Cluster, local: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bundle = local / "bundle" / "dense-cpu.edgemtl"
+    flags = ["--farm", f"tls://127.0.0.1:{port}", "--certificates", cluster.certificates]
+    told = edgemtl("bench", bundle, "--all-devices", *flags)
+    assert told.code == 8
+    assert "cannot be reached" in told.error()
+    assert told.hint().startswith("start it there")
+
+    with cluster.farm() as farm:
+
+        def kill() -> None:
+            time.sleep(0.5)
+            process = cluster.members["scheduler"]
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        with pytest.raises(TargetUnavailable, match="was lost"):
+            farm.run([script("long", "import time; time.sleep(60)", ANY)])

@@ -1,0 +1,111 @@
+"""Every metric measured in parts gives the figures of one pass, to the last bit."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgemtl.data.samples import Faces, Sample
+from edgemtl.tasks.base import Metric
+from edgemtl.tasks.depth import DepthError
+from edgemtl.tasks.detection import AveragePrecision, Detections
+from edgemtl.tasks.edges import BoundaryF
+from edgemtl.tasks.landmarks import NormalisedMeanError
+from edgemtl.tasks.normals import AngularError
+from edgemtl.tasks.pose import MeanAbsoluteAngle
+from edgemtl.tasks.saliency import LargestF
+from edgemtl.tasks.segmentation import MeanIntersectionOverUnion
+
+SIZE = (12, 17)
+PICTURES = 11
+METRICS = {
+    "detection": lambda: AveragePrecision("detection"),
+    "landmarks": lambda: NormalisedMeanError("landmarks", "detection"),
+    "pose": lambda: MeanAbsoluteAngle("pose", "detection"),
+    "segmentation": lambda: MeanIntersectionOverUnion("segmentation", 3),
+    "depth": lambda: DepthError("depth"),
+    "normals": lambda: AngularError("normals"),
+    "edges": lambda: BoundaryF("edges"),
+    "saliency": lambda: LargestF("saliency"),
+}
+
+
+def pictures() -> list[tuple[dict[str, Any], Sample]]:
+    """Answers and labels at random; some pictures lack labels or faces."""
+    rng = np.random.default_rng(5)
+    found = []
+    for index in range(PICTURES):
+        count = index % 4
+        corner = rng.uniform(0, 60, (count, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (count, 2))], 1)
+        faces = Faces(
+            boxes.astype(np.float32),
+            rng.uniform(0, 100, (count, 5, 2)).astype(np.float32),
+            rng.uniform(-60, 60, (count, 3)).astype(np.float32),
+        )
+        seen = Detections(
+            (boxes + rng.normal(0, 2, boxes.shape)).astype(np.float32),
+            np.sort(rng.uniform(0.3, 1, count)).astype(np.float32)[::-1],
+            np.arange(count),
+        )
+        labels: dict[str, Any] = {
+            "faces": faces,
+            "segmentation": rng.integers(-1, 3, SIZE),
+            "depth": rng.uniform(1, 9, SIZE).astype(np.float32),
+            "normals": rng.normal(size=(*SIZE, 3)).astype(np.float32),
+            "edges": rng.integers(-1, 2, SIZE),
+            "saliency": rng.integers(-1, 2, SIZE),
+        }
+        if index == 6:
+            labels = {}
+        decoded: dict[str, Any] = {
+            "detection": seen,
+            "landmarks": rng.uniform(0, 100, (count, 5, 2)).astype(np.float32),
+            "pose": rng.uniform(-60, 60, (count, 3)).astype(np.float32),
+            "segmentation": rng.integers(0, 3, SIZE),
+            "depth": rng.uniform(1, 9, SIZE).astype(np.float32),
+            "normals": rng.normal(size=(*SIZE, 3)).astype(np.float32),
+            "edges": rng.uniform(0, 1, SIZE).astype(np.float32),
+            "saliency": rng.uniform(0, 1, SIZE).astype(np.float32),
+        }
+        found.append((decoded, Sample(f"{index}.png", np.zeros((*SIZE, 3), np.uint8), labels)))
+    return found
+
+
+def carried(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A state as it comes out of the file that a worker writes."""
+    place = io.BytesIO()
+    arrays: dict[str, Any] = dict(state)
+    np.savez_compressed(place, **arrays)
+    place.seek(0)
+    with np.load(place, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("cuts", [(0, 11), (0, 5, 11), (0, 1, 2, 7, 11), (0, 0, 11)])
+def test_parts_add_up_to_the_bits_of_the_whole(kind: str, cuts: tuple[int, ...]) -> None:
+    shown = pictures()
+    whole: Metric = METRICS[kind]()
+    for decoded, sample in shown:
+        whole.update(decoded, sample)
+    total: Metric = METRICS[kind]()
+    for begin, end in itertools.pairwise(cuts):
+        part: Metric = METRICS[kind]()
+        for decoded, sample in shown[begin:end]:
+            part.update(decoded, sample)
+        total.add(carried(part.state()))
+    assert total.result() == whole.result()
+    assert None not in whole.result().values.values()
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_a_metric_that_saw_nothing_adds_nothing(kind: str) -> None:
+    empty: Metric = METRICS[kind]()
+    empty.add(carried(METRICS[kind]().state()))
+    assert empty.result() == METRICS[kind]().result()
