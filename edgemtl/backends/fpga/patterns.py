@@ -135,12 +135,25 @@ def sum_of(graph: Graph, tensor: str) -> Sum | None:
         return _conv(graph, node)
     if node.op_type in ("MatMul", "Gemm"):
         return _product(graph, node)
+    if node.op_type == "Reshape" and _same_tokens(graph, node):
+        inside = sum_of(graph, node.input[0])
+        return None if inside is None else replace(inside, result=tensor)
     return _biased(graph, node) if node.op_type == "Add" else None
 
 
 def channel_axis(rank: int) -> int:
     """Axis of the channels."""
     return 1 if rank == 4 else rank - 1
+
+
+def _same_tokens(graph: Graph, node: NodeProto) -> bool:
+    """Whether a Reshape leaves a matrix of tokens as it lies in memory: (1, T, C) and (T, C)."""
+    before, after = graph.shapes.get(node.input[0], ()), graph.shapes.get(node.output[0], ())
+    return 0 < len(before) < 4 and 0 < len(after) < 4 and before[-1] == after[-1]
+
+
+def _reshaped(graph: Graph, node: NodeProto) -> Expression | None:
+    return expression(graph, node.input[0]) if _same_tokens(graph, node) else None
 
 
 def _conv(graph: Graph, node: NodeProto) -> Sum | None:
@@ -350,6 +363,7 @@ _READERS: dict[str, Callable[[Graph, NodeProto], Expression | None]] = {
     "AveragePool": _mean,
     "GlobalAveragePool": _mean,
     "Add": _plus,
+    "Reshape": _reshaped,
 }
 
 

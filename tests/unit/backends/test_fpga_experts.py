@@ -61,6 +61,17 @@ def test_all_experts_are_the_accelerators_one_after_the_other(
     assert list(found.program.steps[inside : inside + len(steps)]) == steps
 
 
+def test_a_reshape_of_tokens_is_no_reason_to_stop(
+    split: tuple[ModelProto, Partition, list[NDArray[np.float32]]],
+) -> None:
+    """The export writes one on either side of a product; they move nothing in memory."""
+    _, found, _ = split
+    first, second = (step for step in found.program.steps if ".blocks.0.mlp.fc" in step.name)
+    assert first.table is not None and second.inputs == (first.output,)
+    assert first.stage == second.stage
+    assert "Erf" not in found.nodes["host"]
+
+
 @pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
 def test_the_emitted_experts_equal_the_reference_bit_by_bit(
     split: tuple[ModelProto, Partition, list[NDArray[np.float32]]], tmp_path: Path
