@@ -17,7 +17,7 @@ from edgemtl.backends.fpga.plan import Plan, make_plan
 from edgemtl.backends.fpga.work import Work
 from edgemtl.errors import StageFailed
 from edgemtl.models.m3vit.network import M3ViT
-from edgemtl.models.m3vit.vit import PATCH
+from edgemtl.models.m3vit.vit import PATCH, Mixture
 
 SCHEDULES: tuple[MoeSchedule, ...] = ("reordered", "cached", "resident")
 
@@ -26,14 +26,15 @@ def encoder_of(network: M3ViT) -> Encoder:
     """The encoder's sizes, weights as int8.
 
     Raises:
-        StageFailed: the network was pruned, so that its blocks differ.
+        StageFailed: the backbone was pruned, so that its blocks differ. Decoders may be.
     """
-    if network.pruning:
+    backbone = network.backbone
+    if _differ(network):
         raise StageFailed(
-            "a pruned M3ViT has blocks of different sizes, which the model does not take yet",
+            "a M3ViT whose backbone was pruned has blocks of different sizes, which the model does "
+            "not take yet",
             hint="inspect the network as it was before pruning",
         )
-    backbone = network.backbone
     arguments: Mapping[str, Any] = network.arguments
     first: Any = backbone.blocks[0]
     mixtures = backbone.mixtures()
@@ -51,6 +52,20 @@ def encoder_of(network: M3ViT) -> Encoder:
         patch=PATCH,
         weight_bytes=1,
     )
+
+
+def _differ(network: M3ViT) -> bool:
+    """Whether any block is not as wide as the others of its kind, or as it was built."""
+    dim = network.backbone.patch.out_channels
+    heads, dense, mixed = set(), set(), set()
+    for block in network.backbone.blocks:
+        part: Any = block
+        heads.add((part.attn.qkv.out_features, part.attn.heads))
+        if isinstance(part.mlp, Mixture):
+            mixed.add(part.mlp.experts.weight_in.shape[1])
+        else:
+            dense.add(part.mlp.fc1.out_features)
+    return len(heads) > 1 or len(dense) > 1 or len(mixed) > 1 or min(heads)[0] != 3 * dim
 
 
 def task_works(network: M3ViT, task: str) -> list[Work]:

@@ -7,12 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from support.m3vit import TASKS, tiny
 
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.fpga.m3vit import encoder_of, task_works
+from edgemtl.compress.cut import cut
+from edgemtl.compress.groups import channel_groups
 from edgemtl.errors import StageFailed
 from edgemtl.export.module_cost import module_costs
 from edgemtl.models.m3vit.network import M3ViT
@@ -67,8 +70,23 @@ def test_reordering_takes_least_memory_and_costs_no_time() -> None:
     assert "expert schedules, modelled, even routing" in told.getvalue()
 
 
-def test_a_pruned_network_is_refused() -> None:
+def cut_at(network: M3ViT, name: str, width: int) -> M3ViT:
+    groups = channel_groups(network)
+    total = next(group.width for group in groups if group.name == name)
+    smaller = cut(network, {name: torch.arange(total) < width}, groups)
+    assert isinstance(smaller, M3ViT)
+    return smaller
+
+
+def test_pruned_decoders_are_modelled_as_they_are() -> None:
     network = tiny()
-    network.pruning = [{"group": "x"}]  # type: ignore[assignment]
-    with pytest.raises(StageFailed, match="pruned M3ViT"):
+    smaller = cut_at(network, "decoders.distance.stages.1.conv", 1)
+    before, after = (sum(w.macs for w in task_works(n, "distance")) for n in (network, smaller))
+    counted = module_costs(smaller).tasks["distance"].macs
+    assert after < before and after == pytest.approx(counted, rel=0.01)
+
+
+def test_a_pruned_backbone_is_refused() -> None:
+    network = cut_at(tiny(), "backbone.blocks.0.mlp.fc1", 8)
+    with pytest.raises(StageFailed, match="backbone was pruned"):
         encoder_of(network)
