@@ -4,21 +4,29 @@
     python tools/bench_m3vit.py network            # the published small NYUD network
     python tools/bench_m3vit.py macs               # multiply-accumulates and published baselines
     python tools/bench_m3vit.py switch             # task to task in one artefact of m3vit_t
+    python tools/bench_m3vit.py targets            # m3vit_t_pruned compiled, against m3vit_t
 
-Times are medians of one thread, the variants taking turns in blocks, on a machine that does
-nothing else. Weights of ``layer`` and ``network`` are random: the published training is not
-available, and a time depends on them only through how evenly tokens spread over the experts.
+Times are medians of one thread's processor time, the variants taking turns in blocks. On a machine
+that does nothing else that is the time that passes; what else a machine does stretches it less than
+the clock, and its ratios least. Weights of ``layer`` and ``network`` are random: the published
+training is not available, and a time depends on them only through how evenly tokens spread over the
+experts.
 ``--graphs DIR`` keeps the exported graphs; ``--rounds 0`` makes and checks them and times nothing.
+``targets`` times nothing: it compiles by ``edgemtl compile`` and compares what came out with the
+uncompressed network on the same pictures, work and accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +39,15 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.taskfiles import TaskSessions, with_task_files
+from edgemtl.data.concat import concatenate, thinned
+from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.export.experts import unstack_weights, written_experts
 from edgemtl.export.module_cost import module_costs
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
+from edgemtl.measure.accuracy import evaluate, network_runner
+from edgemtl.measure.machine import machine_facts
 from edgemtl.models.checkpoint import load_network
 from edgemtl.models.m3vit.experts import Experts, Lowering
 from edgemtl.models.m3vit.gates import Gate, NoiseSource
@@ -43,6 +55,7 @@ from edgemtl.models.m3vit.network import M3ViT
 
 Run = Callable[[NDArray[np.float32]], Any]
 ONE_THREAD = SessionOptions(threads=1)
+DATA, SETS = Path("../shared/data"), ("people_parts", "indoor_rgbd")
 NYUD = [
     {"name": "semseg", "kind": "segmentation", "options": {"classes": [str(i) for i in range(40)]}},
     {"name": "depth", "kind": "depth"},
@@ -116,22 +129,56 @@ def runner(path: Path, runtime: str) -> Run:
     return lambda x: session.run(None, {"images": x})[0]
 
 
-def in_turns(runs: Mapping[str, Callable[[int], Any]], rounds: int, block: int) -> dict[str, float]:
-    """Median milliseconds of each; blocks of runs take turns, the first of a block not counted."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+@dataclass(frozen=True)
+class Timed:
+    """What taking turns gave.
+
+    Attributes:
+        ms: median of each variant.
+        speedup: of each over the first: median over rounds of the ratio of a round's medians. What
+            slows the machine for a while slows a whole round, and leaves the ratio alone.
+        spread: half the distance between the quartiles of that ratio.
+    """
+
+    ms: dict[str, float]
+    speedup: dict[str, float]
+    spread: dict[str, float]
+
+
+def in_turns(runs: Mapping[str, Callable[[int], Any]], rounds: int, block: int) -> Timed:
+    """Blocks of runs take turns, the first of a block not counted."""
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
     for round_ in range(rounds):
         for name, run in runs.items():
             run(round_ * block)
+            taken = []
             for index in range(block):
-                began = time.perf_counter()
+                began = time.process_time()
                 run(round_ * block + index)
-                times[name].append((time.perf_counter() - began) * 1e3)
-    return {name: float(np.median(values)) for name, values in times.items()}
+                taken.append((time.process_time() - began) * 1e3)
+            times[name].append(taken)
+    middle = {name: np.median(np.array(each), axis=1) for name, each in times.items()}
+    first = next(iter(middle.values()))
+    ratios = {name: first / each for name, each in middle.items()}
+    quartiles = {name: np.percentile(each, (25, 75)) for name, each in ratios.items()}
+    return Timed(
+        {name: float(np.median(np.array(each))) for name, each in times.items()},
+        {name: float(np.median(each)) for name, each in ratios.items()},
+        {name: float(high - low) / 2 for name, (low, high) in quartiles.items()},
+    )
+
+
+def machine() -> str:
+    """The line above a table."""
+    facts = machine_facts()
+    able = torch.backends.cpu.get_cpu_capability()
+    return f"{facts.cpu}, {able}, load {facts.load_1min}"
 
 
 def bench_layer(options: argparse.Namespace) -> None:
     """Dense against the lowerings; every picture is another input, so queues differ in length."""
     experts, top_k, dim = 16, 4, 384
+    print(machine())
     print(f"{experts} experts, {top_k} used, {dim} wide; theory {experts / top_k:.1f}x")
     print("| runtime | tokens | expert width | dense ms | gather | sorted | static |")
     print("|---|---|---|---|---|---|---|")
@@ -173,8 +220,12 @@ def _layer_row(
     if not options.rounds:
         return f"{runtime} {tokens} {hidden}: all agree within 1e-5"
     found = in_turns(runs, options.rounds, 6)
-    cells = [f"{found[n]:.2f} ms, {found['dense'] / found[n]:.2f}x" for n in list(runs)[1:]]
-    return f"| {runtime} | {tokens} | {hidden} | {found['dense']:.1f} | " + " | ".join(cells) + " |"
+    cells = [
+        f"{found.ms[name]:.2f} ms, {found.speedup[name]:.2f}x (+-{found.spread[name]:.2f})"
+        for name in list(runs)[1:]
+    ]
+    dense = found.ms["dense"]
+    return f"| {runtime} | {tokens} | {hidden} | {dense:.1f} | " + " | ".join(cells) + " |"
 
 
 def bench_network(options: argparse.Namespace) -> None:
@@ -194,7 +245,8 @@ def bench_network(options: argparse.Namespace) -> None:
             runs[label] = lambda i, run=run: run(images)
     if not options.rounds:
         return
-    found = in_turns(runs, options.rounds, 1)
+    found = in_turns(runs, options.rounds, 1).ms
+    print(machine())
     naive = found["semseg"] + found["depth"]
     print("small NYUD-v2 network, 480x640, onnxruntime, one thread")
     print("| what | ms | against all tasks, each from scratch |")
@@ -263,6 +315,7 @@ def bench_switch(options: argparse.Namespace) -> None:
         loading = (time.perf_counter() - began) * 1e3
         same, switched = _switched(sessions, names, images, options.rounds)
         sessions.close()
+    print(machine())
     print(
         f"{options.model.name}: one file {one_file / 1e6:.2f} MB, with a graph per task "
         f"{size / 1e6:.2f} MB; loading all sessions once {loading:.0f} ms"
@@ -280,9 +333,9 @@ def bench_switch(options: argparse.Namespace) -> None:
 def _median(run: Callable[[], Any], count: int) -> float:
     times = []
     for _ in range(count):
-        began = time.perf_counter()
+        began = time.process_time()
         run()
-        times.append((time.perf_counter() - began) * 1e3)
+        times.append((time.process_time() - began) * 1e3)
     return float(np.median(times))
 
 
@@ -301,33 +354,121 @@ def _switched(
         for index in range(len(names)):
             name = names[index * step % len(names)]
             for times in (switched[name], same[name], same[name]):
-                began = time.perf_counter()
+                began = time.process_time()
                 sessions.run(name, images)
-                times.append((time.perf_counter() - began) * 1e3)
+                times.append((time.process_time() - began) * 1e3)
     return (
         {name: float(np.median(values)) for name, values in same.items()},
         {name: float(np.median(values)) for name, values in switched.items()},
     )
 
 
+#: target -> val pictures it is judged on (all: None): code for other processors is emulated, and
+#: that takes seconds per picture
+TARGETS: dict[str, int | None] = {
+    "cpu": None,
+    "intel-cpu": None,
+    "jetson": None,
+    "rpi4": 14,
+    "zcu104": 42,
+}
+
+
+def compile_for_targets(options: argparse.Namespace) -> None:
+    """Compile a pruned network for each target; its work and accuracy against the uncompressed."""
+    dense, pruned = load_network(options.against), load_network(options.model)
+    before, after = module_costs(dense), module_costs(pruned)
+    naive = sum(cost.macs for cost in before.tasks.values())
+    print(
+        f"{options.against.name}: {before.macs / 1e6:.0f} M MACs for all tasks, "
+        f"{naive / 1e6:.0f} M for each from scratch, "
+        f"{max(c.macs for c in before.tasks.values()) / 1e6:.0f} M for one"
+    )
+    print(
+        f"{options.model.name}: {after.macs / 1e6:.0f} M ({after.macs / before.macs:.1%}) for all, "
+        f"{max(c.macs for c in after.tasks.values()) / 1e6:.0f} M for one"
+    )
+    names = [task.name for task in dense.tasks if not options.task or task.name in options.task]
+    print(
+        "| target | exit | pictures | int8 layers | M MACs | of all | " + " | ".join(names) + " |"
+    )
+    print("|" + "---|" * (6 + len(names)))
+    for target in options.targets:
+        print(_compiled_row(target, dense, before.macs, names, options), flush=True)
+
+
+def _compiled_row(
+    target: str, dense: Any, all_macs: int, names: Sequence[str], options: argparse.Namespace
+) -> str:
+    limit = TARGETS[target] if options.limit is None else options.limit
+    folder = options.runs / "-".join([options.model.stem, target, *options.task])
+    command = [str(Path(sys.executable).with_name("edgemtl")), "compile", str(options.model)]
+    command += ["--no-prune", f"--target={target}", f"--output={folder}"]
+    command += ["--set=bench.enabled=false", *(f"--task={name}" for name in options.task)]
+    command += [f"--data={place}" for place in options.data]
+    command += [] if limit is None else [f"--set=data.limit={limit}"]
+    command += [f"--set={assignment}" for assignment in options.set]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (options.runs / f"{folder.name}.log").write_text(done.stdout + done.stderr)
+    stopped = f"| {target} | {done.returncode} | {done.stderr.strip().splitlines()[-1:]} |"
+    if not (folder / "accuracy.json").is_file():
+        return stopped
+    found = json.loads((folder / "accuracy.json").read_text())["artefact"]["tasks"]
+    macs = json.loads((folder / "cost.json").read_text())["artefact"]["macs"]
+    record = folder / "quantize.json"
+    lower = ""
+    if record.is_file():
+        quantised = json.loads(record.read_text())
+        every = len(quantised["layers"]) + len(quantised["kept"])
+        lower = f"{len(quantised['layers'])} of {every}"
+    pictures = thinned(concatenate([open_dataset(place, "val") for place in options.data]), limit)
+    wanted = evaluate(
+        network_runner(dense, names), dense.selected(names), dense.input_spec, pictures
+    )
+    cells = []
+    for task in dense.selected(names):
+        key = task.primary.key
+        old, new = wanted.tasks[task.name].values[key], found[task.name][key]
+        drop = None if old is None or new is None else task.primary.relative_drop(old, new)
+        cells.append("not measured" if drop is None else f"{old:.3f} to {new:.3f}, {-drop:+.1%}")
+    row = [target, done.returncode, len(pictures), lower, f"{macs / 1e6:.0f}"]
+    row += [f"{macs / all_macs:.1%}", *cells]
+    return "| " + " | ".join(map(str, row)) + " |"
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "layer": bench_layer,
+    "network": bench_network,
+    "macs": count_macs,
+    "switch": bench_switch,
+    "targets": compile_for_targets,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["layer", "network", "macs", "switch"])
-    parser.add_argument("--model", type=Path, default=Path("examples/m3vit_t.pt"))
+    parser.add_argument("what", choices=list(PARTS))
+    parser.add_argument("--model", type=Path, help="of switch and targets")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--widths", nargs="+", type=int, default=[384], help="inside an expert")
     parser.add_argument("--graphs", type=Path, default=Path("work/bench_m3vit"))
+    group = parser.add_argument_group("targets")
+    group.add_argument("--against", type=Path, default=Path("examples/m3vit_t.pt"))
+    group.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    group.add_argument("--task", action="append", default=[], help="compile for this task only")
+    group.add_argument("--data", type=Path, nargs="+", default=[DATA / name for name in SETS])
+    group.add_argument("--limit", type=int, help="val pictures, instead of each target's own")
+    group.add_argument("--set", action="append", default=[], help="recipe keys for the compile")
+    group.add_argument("--runs", type=Path, default=Path("work/bench_m3vit/runs"))
     options = parser.parse_args()
+    if options.model is None:
+        pruned = options.what == "targets"
+        options.model = Path(f"examples/m3vit_t{'_pruned' if pruned else ''}.pt")
+    options.runs.mkdir(parents=True, exist_ok=True)
     options.graphs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    parts = {
-        "layer": bench_layer,
-        "network": bench_network,
-        "macs": count_macs,
-        "switch": bench_switch,
-    }
-    parts[options.what](options)
+    PARTS[options.what](options)
     return 0
 
 
