@@ -216,9 +216,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--keep", type=float, default=0.48, help="share of all tasks' MACs")
-    parser.add_argument(
-        "--pictures", type=int, nargs=2, default=[200, 80], help="of each data set"
-    )
+    parser.add_argument("--pictures", type=int, nargs=2, default=[200, 80], help="of each data set")
     parser.add_argument("--views", type=int, default=2, help="of each picture")
     parser.add_argument("--steps", type=int, default=350, help="per decoder")
     parser.add_argument("--batch", type=int, default=8)
