@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ import pytest
 from support.chromium import Browser, chromium
 from support.run_folder import ALL_VARIANTS
 
+from edgemtl.gates.history import entry_of
+from edgemtl.gates.limits import parse_limits
+from edgemtl.gates.regression import compare
+from edgemtl.pipeline.baselines import snapshot_of_run
+from edgemtl.report.compare_page import render_comparison
 from edgemtl.report.load import load_run
 from edgemtl.report.page import render_html
+from edgemtl.report.trend_page import render_trend
 
 #: every text's contrast with what is painted behind it; the lowest comes first
 _CONTRAST = """
@@ -55,6 +62,10 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+#: pages that set runs against each other
+BESIDE = ("compare", "trend")
+
+
 @pytest.fixture(scope="module")
 def pages(variant: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
@@ -62,10 +73,19 @@ def pages(variant: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     for name in ALL_VARIANTS:
         found[name] = folder / f"{name}.html"
         found[name].write_text(render_html(load_run(variant(name))), "utf-8")
+    run = snapshot_of_run(variant("complete"))
+    pose = {"mae_deg": replace(run.tasks["pose"]["mae_deg"], value=9.0)}
+    worse = replace(run, name="the next one", tasks={**run.tasks, "pose": pose})
+    judged = compare(run, worse, parse_limits({}))
+    entries = [entry_of(s, f"run {n}", f"2026-01-0{n}") for n, s in enumerate((run, run, worse), 1)]
+    texts = (render_comparison(judged, run, worse), render_trend(entries))
+    for name, text in zip(BESIDE, texts, strict=True):
+        found[name] = folder / f"{name}.html"
+        found[name].write_text(text, "utf-8")
     return found
 
 
-@pytest.mark.parametrize("name", ALL_VARIANTS)
+@pytest.mark.parametrize("name", [*ALL_VARIANTS, *BESIDE])
 def test_loads_silently_and_asks_for_nothing(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
@@ -101,15 +121,32 @@ def test_shows_the_figures_of_the_files(
         "Object.fromEntries([...document.querySelectorAll('td[data-source]')]"
         ".map(e => [e.dataset.source, [Number(e.dataset.value), e.innerText]]))"
     )
-    accuracy = json.loads((variant("complete") / "accuracy.json").read_text("utf-8"))
-    value, text = shown["accuracy.json#/artefact/tasks/landmarks/nme_percent"]
-    assert value == accuracy["artefact"]["tasks"]["landmarks"]["nme_percent"]
-    assert text == "4.17\u202f%"
+    assert shown["accuracy.json#/artefact/tasks/landmarks/nme_percent"][1] == "4.17\u202f%"
     assert len(shown) > 100
+    for source, (value, _) in shown.items():
+        file, _, pointer = source.partition("#/")
+        stored = json.loads((variant("complete") / file).read_text("utf-8"))
+        for part in pointer.split("/"):
+            stored = stored[int(part)] if isinstance(stored, list) else stored[part]
+        assert value == stored, source
+
+
+def test_the_page_of_two_runs_shows_both(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.show(1280)
+    browser.visit(pages["compare"])
+    rows = browser.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('#changes tbody tr')].map(r =>"
+        "[r.querySelector('th').innerText, [...r.querySelectorAll('td')].map(e => e.innerText)]))"
+    )
+    before, after, change, verdict, _ = rows["tasks.pose.mae_deg"]
+    assert after.startswith("9") and before != after and "worse" in change
+    assert "worse than allowed" in verdict
+    browser.visit(pages["trend"])
+    assert browser.evaluate("document.querySelectorAll('main svg').length") >= 5
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-@pytest.mark.parametrize("name", ["complete", "gates-fail", "failed-stage"])
+@pytest.mark.parametrize("name", ["complete", "gates-fail", "failed-stage", *BESIDE])
 def test_fits_every_width(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
     browser.show(width)
     browser.visit(pages[name])
@@ -129,7 +166,9 @@ def test_tables_scroll_inside_on_a_phone(browser: Browser, pages: dict[str, Path
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ["complete", "gates-fail", "not-measured", "failed-stage"])
+@pytest.mark.parametrize(
+    "name", ["complete", "gates-fail", "not-measured", "failed-stage", *BESIDE]
+)
 def test_every_text_is_readable(
     browser: Browser, pages: dict[str, Path], name: str, dark: bool
 ) -> None:
@@ -137,7 +176,7 @@ def test_every_text_is_readable(
     browser.visit(pages[name])
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     found = browser.evaluate(_CONTRAST)
-    assert len(found) > 80
+    assert len(found) > (80 if name not in BESIDE else 20)
     assert found[0][0] >= 4.5, found[:5]
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(17, 20, 24)") == dark
