@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from dynamic.dependence import DATA_SETS, IMAGES, MULTIPLE, PROTOTYPES
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.base import Session, SessionOptions
 from edgemtl.backends.routed import ROUTING, read_routing
-from edgemtl.compress.batches import prepare
+from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.compress.dynamic.accounting import cost_model
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
 from edgemtl.compress.dynamic.build import CALIBRATION, _spread, build
+from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.prototypes import make_prototypes
+from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import subnet
+from edgemtl.compress.groups import channel_groups
 from edgemtl.compress.recover import recover
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.routed import FULL_FILE
 from edgemtl.export.simplify import simplify
-from edgemtl.files import sha256_file, write_json
+from edgemtl.files import sha256_file, write_atomically, write_json
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -95,6 +103,42 @@ class Work:
         )
 
 
+class Remembered(Subject):
+    """A subject that keeps what it found in files: saliency and activations take minutes.
+
+    Args:
+        network, calibration: as for :class:`Subject`.
+        folder: where to keep; of this network alone.
+    """
+
+    def __init__(
+        self, network: MultiTaskNetwork, calibration: Sequence[Prepared], folder: Path
+    ) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / "weights.pt"
+        if not kept.is_file():
+            super().__init__(network, calibration)
+            write_atomically(kept, lambda stream: torch.save(self.weights, stream))
+            return
+        self.network = network.eval().requires_grad_(False)
+        self.groups = channel_groups(network)
+        self.model = cost_model(network, self.groups)
+        self.dynamic = DynamicNetwork(network, mask_sites(network, self.groups))
+        self.dynamic.remove()
+        self.weights = torch.load(kept, weights_only=True)
+
+    def mass(self, pictures: Sequence[Prepared]) -> dict[str, Tensor]:
+        """See :meth:`Subject.mass`."""
+        digest = hashlib.sha256(b"".join(p.canvas[:, ::8, ::8].tobytes() for p in pictures))
+        kept = self._folder / f"mass-{digest.hexdigest()[:16]}.pt"
+        if not kept.is_file():
+            found = super().mass(pictures)
+            write_atomically(kept, lambda stream: torch.save(found, stream))
+        mass: dict[str, Tensor] = torch.load(kept, weights_only=True)
+        return mass
+
+
 class Made:
     """What routed and static networks are made from, prepared once."""
 
@@ -107,7 +151,8 @@ class Made:
         spec = self.network.input_spec
         self.calibration = [prepare(sample, spec) for sample in self.slices.calibration]
         self.held_out = [prepare(sample, spec) for sample in self.slices.oracle]
-        self.subject = Subject(self.network, _few(self.calibration))
+        place = work.folder / f"subject-{sha256_file(work.checkpoint)[:16]}"
+        self.subject = Remembered(self.network, _few(self.calibration), place)
 
 
 def run(work: Work, tell: Tell) -> None:

@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 CALIBRATION = 64
 #: probabilities closer than this are not told apart
 CLOSE = 1e-3
-#: fewer pictures than these say nothing about a prototype's statistics
+#: a prototype that fewer pictures need is left out, and fewer do not judge one
 FEWEST = 8
 
 
@@ -118,7 +118,7 @@ def build(
 
     Raises:
         UsageError: there are no training pictures, or the budget cannot be met.
-        StageFailed: only one kind of mask was found, or a prototype has too few pictures.
+        StageFailed: one mask is the best for all pictures.
     """
     if data.recovery is None:
         raise UsageError("prototypes need training pictures")
@@ -132,19 +132,16 @@ def build(
         nested=options.masks.nested,
         seed=options.masks.seed,
     )
-    count = len(made.keep)
-    if count < 2:
-        raise StageFailed("all pictures have the same mask; a static one does as well")
     chosen = _spread(data.recovery, options.router_images, options.masks.seed)
     pictures = [prepare(sample, subject.network.input_spec) for sample in chosen]
     if len(pictures) < len(chosen):
         raise StageFailed("some training pictures do not decode", where=chosen.name)
-    labels = made.nearest(subject.importance(pictures))
-    frequency = np.bincount(labels, minlength=count)
-    if frequency.min() < FEWEST:
+    made = made.needed(subject.importance(pictures), FEWEST)
+    labels, count = made.assigned, len(made.keep)
+    if count < 2:
         raise StageFailed(
-            f"a prototype has {frequency.min()} of {len(pictures)} training pictures",
-            hint="ask for fewer prototypes, or give more pictures",
+            "one mask serves all pictures best; a static one does as well",
+            hint="give more pictures, or another --keep",
         )
     images = [b.images for b in subject.batches(calibration[:CALIBRATION])]
     networks, recovered = [], []

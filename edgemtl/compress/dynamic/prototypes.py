@@ -10,7 +10,7 @@ they need; with one prototype this is a static mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,26 @@ class Prototypes:
         """
         found: NDArray[np.int64] = held(self.keep, importance).argmax(axis=0).astype(np.int64)
         return found
+
+    def needed(self, importance: Mapping[str, Tensor], fewest: int) -> Prototypes:
+        """Without prototypes that are the nearest of fewer than so many pictures.
+
+        They go one by one, the least needed first, and their pictures to the next best; one stays.
+        :attr:`assigned` is then that of these pictures.
+
+        Args:
+            importance: group -> (pictures, width), as for :func:`make_prototypes`.
+            fewest: pictures that make a prototype worth having.
+        """
+        made = self
+        while True:
+            assigned = made.nearest(importance)
+            count = np.bincount(assigned, minlength=len(made.keep))
+            if count.min() >= fewest or len(made.keep) == 1:
+                return replace(made, assigned=assigned)
+            gone = int(count.argmin())
+            keep = made.keep[:gone] + made.keep[gone + 1 :]
+            made = replace(made, keep=keep, macs=made.macs[:gone] + made.macs[gone + 1 :])
 
 
 def held(
