@@ -18,7 +18,7 @@ from edgemtl.backends.tvm.schedule.fused import Finish, Fused
 from edgemtl.backends.tvm.schedule.machine import Machine, Tile, chunks
 
 #: products below which two threads are not worth their start
-PARALLEL_FROM = 400_000
+PARALLEL_FROM = 1_000_000
 
 
 def packed(matrix: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
