@@ -9,13 +9,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import typer
 
-from edgemtl.cli.main import app
 from edgemtl.devices.farm import guard
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.certificates import make_certificates
@@ -255,16 +252,3 @@ def test_errors_keep_their_class_and_exit_code_between_processes() -> None:
     assert (back.message, back.where, back.hint) == ("no", "there", "go")
     assert type(from_data({"kind": "Unknown", "message": "x"})) is StageFailed
     assert issubclass(type(from_data(as_data(EdgemtlError("x")))), EdgemtlError)
-
-
-def test_the_pages_commands_exist() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "farm.md").read_text("utf-8")
-    lines = [line.split("  #")[0] for line in page.splitlines() if line.startswith("edgemtl ")]
-    assert len(lines) >= 9
-    group: Any = typer.main.get_command(app)
-    for line in lines:
-        _, verb, *words = line.split()
-        command = group.commands[verb]
-        if hasattr(command, "commands"):
-            command, words = command.commands[words[0]], words[1:]
-        command.make_context(verb, words)  # refuses what it does not know
