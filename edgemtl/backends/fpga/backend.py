@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,10 @@ from edgemtl.backends.fpga.work import Array
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
-from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target
+
+if TYPE_CHECKING:
+    from edgemtl.models.base import MultiTaskNetwork
 
 MODEL_FILE, PLAN_FILE = "model.onnx", "plan.json"
 #: what plays the accelerator here

@@ -100,11 +100,12 @@ class TvmBackend(Backend):
             raise StageFailed("TVM cannot load the model: missing or damaged", where=path.name)
         shape = tuple(described["input_shape"])
         shapes = {output["name"]: tuple(output["shape"]) for output in described["outputs"]}
+        needed = [*artefact.files, *(board.FILES if described.get("emulator") else ())]
+        absent = [name for name in needed if not (artefact.folder / name).is_file()]
+        if absent:
+            raise StageFailed("TVM cannot load the model: missing", where=absent[0])
         surroundings = child.environment(options.threads)
         if emulator := described.get("emulator"):
-            absent = [name for name in board.FILES if not (artefact.folder / name).is_file()]
-            if absent:
-                raise StageFailed("TVM cannot load the model: missing", where=absent[0])
             command = board.emulated(str(emulator), described["mcpu"], artefact.folder, shape)
             return PipeSession(command, surroundings, shape, shapes, "proxy")
         missing = set(described["cpu_flags"]) - host_flags()
