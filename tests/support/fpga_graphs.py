@@ -67,25 +67,39 @@ def tokens() -> tuple[ModelProto, list[NDArray[np.float32]]]:
     b = GraphBuilder((1, 3, 4, 6))
     flat = b.node("Reshape", ["images", b.constant("shape", np.array([1, 12, 6]))], "flat")
 
-    def product(source: str, name: str, inputs: int, outputs: int) -> str:
-        weight = b.rng.normal(0, 1 / np.sqrt(inputs), (inputs, outputs)).astype(np.float32)
-        bias = b.rng.normal(0, 0.3, outputs).astype(np.float32)
-        found = b.node("MatMul", [source, b.constant(f"{name}.weight", weight)], name)
-        return b.node("Add", [found, b.constant(f"{name}.bias", bias)], name)
+    hidden = _gelu(b, _product(b, flat, "fc1", 6, 33), "act")
+    mixed = b.node("Softmax", [_product(b, hidden, "fc2", 33, 8)], "mixed", axis=-1)
+    again = _gelu(b, _product(b, mixed, "fc3", 8, 16), "more")
+    return _finished(b, _product(b, again, "fc4", 16, 5))
 
-    def gelu(source: str, name: str) -> str:
-        root, one, half = (
-            b.constant(f"{name}.{word}", np.float32(value))
-            for word, value in (("root", np.sqrt(2)), ("one", 1), ("half", 0.5))
-        )
-        erf = b.node("Erf", [b.node("Div", [source, root], name)], name)
-        full = b.node("Mul", [source, b.node("Add", [erf, one], f"{name}.plus")], f"{name}.full")
-        return b.node("Mul", [full, half], name)
 
-    hidden = gelu(product(flat, "fc1", 6, 33), "act")
-    mixed = b.node("Softmax", [product(hidden, "fc2", 33, 8)], "mixed", axis=-1)
-    again = gelu(product(mixed, "fc3", 8, 16), "more")
-    return _finished(b, product(again, "fc4", 16, 5))
+def turns() -> tuple[ModelProto, list[NDArray[np.float32]]]:
+    """Maps, then tokens, in three turns; the second also reads what the first left behind."""
+    b = GraphBuilder((1, 3, 4, 6))
+    stem = b.node("Relu", [b.conv("images", "stem", 8, 3)], "stem")
+    mixed = b.node("Softmax", [b.conv(stem, "scores", 8, 8)], "mixed", axis=1)
+    sum_ = b.node("Relu", [b.node("Add", [b.conv(mixed, "mix", 8, 8), stem], "skip")], "sum")
+    last = b.node("Transpose", [b.conv(sum_, "last", 8, 8)], "last", perm=[0, 2, 3, 1])
+    flat = b.node("Reshape", [last, b.constant("shape", np.array([1, 24, 8]))], "flat")
+    hidden = _gelu(b, _product(b, flat, "fc1", 8, 20), "act")
+    return _finished(b, _product(b, hidden, "fc2", 20, 5))
+
+
+def _product(b: GraphBuilder, source: str, name: str, inputs: int, outputs: int) -> str:
+    weight = b.rng.normal(0, 1 / np.sqrt(inputs), (inputs, outputs)).astype(np.float32)
+    bias = b.rng.normal(0, 0.3, outputs).astype(np.float32)
+    found = b.node("MatMul", [source, b.constant(f"{name}.weight", weight)], name)
+    return b.node("Add", [found, b.constant(f"{name}.bias", bias)], name)
+
+
+def _gelu(b: GraphBuilder, source: str, name: str) -> str:
+    root, one, half = (
+        b.constant(f"{name}.{word}", np.float32(value))
+        for word, value in (("root", np.sqrt(2)), ("one", 1), ("half", 0.5))
+    )
+    erf = b.node("Erf", [b.node("Div", [source, root], name)], name)
+    full = b.node("Mul", [source, b.node("Add", [erf, one], f"{name}.plus")], f"{name}.full")
+    return b.node("Mul", [full, half], name)
 
 
 def _finished(b: GraphBuilder, *outputs: str) -> tuple[ModelProto, list[NDArray[np.float32]]]:

@@ -298,12 +298,15 @@ def _processor_program(folder: Path, ready: _Prepared, options: FpgaOptions) -> 
         StageFailed: it was made and does not compute what it should.
     """
     from edgemtl.backends.fpga import board
+    from edgemtl.backends.tvm.graphs import graph_problems
 
     if not options.processor:
         return {}
     lacking = board.lacking(options)
     if lacking is None and simulate.compiler_version() is None:
         lacking = "g++ is not here"
+    if lacking is None and (unknown := graph_problems(folder / MODEL_FILE)):
+        lacking = unknown[0].reason
     if lacking is None:
         assert ready.plan is not None
         emitted = emit(ready.found.program, ready.plan.design)

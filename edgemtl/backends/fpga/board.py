@@ -24,6 +24,7 @@ from edgemtl.backends.fpga.emit import SOURCE_FILE, Emitted
 from edgemtl.backends.fpga.execute import Execution
 from edgemtl.backends.fpga.graph import Graph
 from edgemtl.backends.fpga.partition import Partition
+from edgemtl.backends.fpga.program import Program
 from edgemtl.backends.fpga.reference import TYPES, run_stage
 from edgemtl.backends.fpga.simulate import TIME_LIMIT_SECONDS
 from edgemtl.backends.tvm import board as arm
@@ -68,6 +69,7 @@ class Parts:
         stages = sorted({step.stage for step in self.found.program.steps})
         return {
             "driver": str(_HLS),
+            "model": str(folder.absolute() / "model.onnx"),
             "inputs": {name: self.graph.shapes[name] for name in self.graph.inputs},
             "outputs": list(self.graph.outputs),
             "hosts": [
@@ -84,11 +86,17 @@ class Parts:
         program, read = self.found.program, self.found.read
         steps = [step for step in program.steps if step.stage == stage]
         used = {name for step in steps for name in step.inputs}
+        behind = _ancestors(program, used)
         made = {step.output for step in steps}
         return {
             "stage": stage,
-            # A tensor that several turns use is put there again; it has a place of its own.
-            "writes": [self._port(name) for name in program.inputs if name in used],
+            # What turns before this one were given and left their results of is named, for TVM to
+            # see what this one depends on, but not copied again.
+            "writes": [
+                {**self._port(name), "copied": name in used}
+                for name in program.inputs
+                if name in behind
+            ],
             "reads": [
                 {
                     **self._port(name),
@@ -108,12 +116,24 @@ class Parts:
         return {
             "name": name,
             "shape": list(tensor.shape),
+            "graph_shape": list(self.graph.shapes.get(name, ())),
             "bits": tensor.bits,
             "rank": tensor.rank,
             "scale": tensor.scale.tolist(),
             "offset": self.emitted.external[name],
             "bytes": tensor.size_bytes,
         }
+
+
+def _ancestors(program: Program, names: set[str]) -> set[str]:
+    """These tensors, and all that they are made from inside the accelerator."""
+    found, pending = set[str](), list(names)
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += [read for s in program.steps if s.output == name for read in s.inputs]
+    return found
 
 
 def build_driver(folder: Path, place: Path, compiler: str, flags: tuple[str, ...] = ()) -> None:

@@ -21,6 +21,8 @@ from edgemtl.backends.tvm.build import llvm_target
 from edgemtl.backends.tvm.child import answer_with
 from edgemtl.backends.tvm.settings import TvmOptions
 
+#: TVM's name of our code generator
+CODEGEN = "edgemtl_hls"
 _SHIM = """\
 #include <cstdint>
 #include <dlpack/dlpack.h>
@@ -111,7 +113,8 @@ def shim(turns: list[dict[str, Any]]) -> str:
             form = "true" if port["rank"] == 4 else "false"
             given = f"values[{index}], {port['offset']}, {height * width}, {channels}"
             if index < len(turn["writes"]):
-                calls.append(f"give<{form}>({given})")
+                if port["copied"]:
+                    calls.append(f"give<{form}>({given})")
                 continue
             if index == len(turn["writes"]):
                 calls.append(f"edgemtl_run({turn['stage']})")
@@ -132,17 +135,24 @@ def shim(turns: list[dict[str, Any]]) -> str:
     return _SHIM.format(most=most) + "".join([*tables, *bodies])
 
 
-def module(request: Mapping[str, Any]) -> Any:
-    """The whole network as one Relax function: turns of the processor and of the accelerator."""
+def partitioned(request: Mapping[str, Any]) -> Any:
+    """The int8 network as a Relax module, split.
+
+    ``main`` holds the processor's turns; every turn of the accelerator is a function of its own
+    with the nodes' meaning in floating point, marked for our code generator as TVM wants it
+    (``Codegen``). So far TVM could run all of it.
+    """
     import onnx
-    import tvm
     from tvm import relax
     from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-    stages = {stage["stage"]: stage for stage in request["hosts"]}
+    model = onnx.load(request["model"])
     turns = {turn["stage"]: turn for turn in request["turns"]}
+    stages = {stage["stage"]: stage for stage in request["hosts"]}
+    builder = relax.BlockBuilder()
+    regions = {number: _region(builder, model, turns[number]) for number in sorted(turns)}
     importer = ONNXGraphImporter({}, "float32")
-    builder, tensors = importer.bb, importer._nodes
+    importer.bb, tensors = builder, importer._nodes
     (name,) = request["inputs"]
     picture = relax.Var("picture", relax.TensorType(request["inputs"][name], "float32"))
     tensors[name] = picture
@@ -150,34 +160,96 @@ def module(request: Mapping[str, Any]) -> Any:
         with builder.dataflow():
             for number in sorted({*stages, *turns}):
                 if number in turns:
-                    _accelerate(builder, turns[number], tensors)
-                    continue
-                # What the importer does for a graph, for a piece of one, whose inputs are there.
-                model = onnx.load(stages[number]["file"])
-                importer.opset = next(o.version for o in model.opset_import if not o.domain)
-                importer._parse_graph_initializers(model.graph)
-                importer._check_for_unsupported_ops(model.graph)
-                importer._construct_nodes(model.graph)
+                    turn = turns[number]
+                    given = [builder.emit(tensors[port["name"]]) for port in turn["writes"]]
+                    _keep(builder, builder.emit(relax.Call(regions[number], given)), turn, tensors)
+                else:
+                    _construct(importer, onnx.load(stages[number]["file"]))
             made = [tensors[output] for output in request["outputs"]]
             result = builder.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
         builder.emit_func_output(result)
-    source = tvm.get_global_func("runtime.CSourceModuleCreate")(
-        shim(request["turns"]), "cc", [function_name(number) for number in turns], None
-    )
-    return builder.finalize().with_attr("external_mods", [source])
+    return builder.finalize()
 
 
-def _accelerate(builder: Any, turn: Mapping[str, Any], tensors: dict[str, Any]) -> None:
-    """A turn of the accelerator, of the graph's tensors: int8 in, float32 out."""
+def _construct(importer: Any, model: Any) -> None:
+    """What TVM's importer does for a graph, for a piece of one, whose inputs are there."""
+    importer.opset = next(one.version for one in model.opset_import if not one.domain)
+    importer._parse_graph_initializers(model.graph)
+    importer._check_for_unsupported_ops(model.graph)
+    importer._construct_nodes(model.graph)
+
+
+def _region(builder: Any, model: Any, turn: Mapping[str, Any]) -> Any:
+    """A turn of the accelerator as a function: int8 tensors in, float32 out."""
+    import onnx
     from tvm import relax
+    from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-    given = relax.Tuple([builder.emit(tensors[port["name"]]) for port in turn["writes"]])
-    kinds = [relax.TensorType(port["real"][0]["shape"], "float32") for port in turn["reads"]]
-    found = builder.emit(relax.call_dps_packed(function_name(turn["stage"]), given, kinds))
+    name = function_name(turn["stage"])
+    importer = ONNXGraphImporter({}, "float32")
+    importer.bb = builder
+    params = []
+    for index, port in enumerate(turn["writes"]):
+        params.append(relax.Var(f"given_{index}", relax.TensorType(port["graph_shape"], "int8")))
+        importer._nodes[port["name"]] = params[-1]
+    results = [port["real"][0]["name"] for port in turn["reads"]]
+    nodes = _between(model.graph, {port["name"] for port in turn["writes"]}, results)
+    read = {tensor for node in nodes for tensor in node.input}
+    stored = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    piece = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, name, [], [], stored), opset_imports=model.opset_import
+    )
+    marks = {"Codegen": CODEGEN, "global_symbol": name}
+    with builder.function(name, params, attrs=marks):
+        with builder.dataflow():
+            _construct(importer, piece)
+            made = [importer._nodes[result] for result in results]
+            result = builder.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
+        return builder.emit_func_output(result)
+
+
+def _between(graph: Any, given: set[str], wanted: list[str]) -> list[Any]:
+    """The nodes that make ``wanted`` from ``given``, in the graph's order."""
+    writer = {name: node for node in graph.node for name in node.output}
+    needed, names = set[int](), list(wanted)
+    while names:
+        name = names.pop()
+        node = writer.get(name)
+        if name in given or node is None or id(node) in needed:
+            continue
+        needed.add(id(node))
+        names += node.input
+    return [node for node in graph.node if id(node) in needed]
+
+
+def _keep(builder: Any, found: Any, turn: Mapping[str, Any], tensors: dict[str, Any]) -> None:
+    """Note what a turn wrote, as the graph's tensors."""
+    several = len(turn["reads"]) > 1
     for index, port in enumerate(turn["reads"]):
-        value = builder.emit(found[index]) if len(kinds) > 1 else found
+        value = builder.emit(found[index]) if several else found
         for left in port["real"]:
             tensors[left["name"]] = value
+
+
+def module(request: Mapping[str, Any]) -> Any:
+    """The split network after code generation: marked functions have become calls of our C++.
+
+    TVM's RunCodegen hands the marked functions to ``relax.ext.edgemtl_hls``, which is
+    :func:`shim` here, links what it returns, and calls it (``call_dps_packed``).
+    """
+    import tvm
+    from tvm import relax
+
+    def generate(functions: Any, _options: Any, _constants: Any) -> list[Any]:
+        marked = {str(function.attrs["global_symbol"]) for function in functions}
+        turns = [turn for turn in request["turns"] if function_name(turn["stage"]) in marked]
+        names = [function_name(turn["stage"]) for turn in turns]
+        create = tvm.get_global_func("runtime.CSourceModuleCreate")
+        return [create(shim(turns), "cc", names, None)]
+
+    tvm.register_global_func(f"relax.ext.{CODEGEN}", generate, override=True)
+    passes = [relax.transform.RunCodegen(), relax.transform.DeadCodeElimination(["main"])]
+    return tvm.transform.Sequential(passes)(partitioned(request))
 
 
 def build(request: Mapping[str, Any]) -> dict[str, Any]:
