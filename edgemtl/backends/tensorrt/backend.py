@@ -31,7 +31,6 @@ from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import PLUGINS, table_problems
 from edgemtl.backends.tensorrt.settings import options_of
-from edgemtl.backends.tensorrt.suppression import add_suppression, suppressed_by
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target
@@ -95,6 +94,8 @@ class TensorRtBackend(Backend):
             return found
         lower(model, options.version)
         if options.nms == "graph":
+            from edgemtl.backends.tensorrt.suppression import add_suppression
+
             try:
                 add_suppression(model)
             except StageFailed as error:
@@ -234,6 +235,8 @@ def _write_lowered(
         How many nodes were rewritten, by operator, and the outputs added by the suppression inside
         the graph, by task.
     """
+    from edgemtl.backends.tensorrt.suppression import add_suppression
+
     model, asked = _read(onnx_path), options_of(target)
     rewritten = lower(model, asked.version)
     suppressed = add_suppression(model) if asked.nms == "graph" else {}
@@ -288,6 +291,8 @@ def _load_proxy(artefact: Artefact, options: SessionOptions) -> Session:
         raise StageFailed(
             "TensorRT cannot load the model: its shapes are not readable", where=PROFILE_FILE
         ) from error
+    from edgemtl.backends.tensorrt.suppression import suppressed_by
+
     opened = OnnxRuntimeBackend().load(
         Artefact("onnxruntime", artefact.target, artefact.folder, (MODEL_FILE,)), options
     )
