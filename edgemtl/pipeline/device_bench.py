@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from edgemtl.bundle.read import open_bundle
 from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
+from edgemtl.devices.tvmrpc import SCHEME, RpcAddress, RpcJob, bench
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.pipeline.benchmarking import Timing
 from edgemtl.pipeline.subject import kind_of
@@ -20,8 +23,8 @@ def bench_on_device(
 
     Args:
         path: the bundle.
-        device: ``ssh://[user@]host[:port]``.
-        python: interpreter on the device.
+        device: ``ssh://[user@]host[:port]``, or ``tvm-rpc://host:port[?key=NAME]``.
+        python: interpreter on the device; a TVM server needs none.
         timing: threads, least runs and seconds; the rest does not reach the device.
         tell: for progress.
 
@@ -33,6 +36,8 @@ def bench_on_device(
         TargetUnavailable: the device cannot be reached, or not trusted.
         StageFailed: the results are those of another bundle, or none.
     """
+    if device.startswith(f"{SCHEME}:"):
+        return _bench_on_server(path, RpcAddress.parse(device), timing, tell)
     address = Address.parse(device)
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
@@ -49,3 +54,36 @@ def bench_on_device(
     if run.results is not None and run.results.get("manifest_sha256") != wanted:
         raise StageFailed("the device answered about another bundle", where=str(address))
     return run
+
+
+def _bench_on_server(
+    path: Path, address: RpcAddress, timing: Timing, tell: Callable[[str], None]
+) -> DeviceRun:
+    """The same on a TVM server, which runs the library itself: bundles for TVM only."""
+    if kind_of(path) != "bundle":
+        raise UsageError("a device measures bundles only", where=str(path))
+    bundle = open_bundle(path)
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        artefact = bundle.artefact(Path(folder))
+        if artefact.backend != "tvm" or not artefact.files[0].endswith(".so"):
+            raise UsageError(
+                f"a TVM server runs bundles for TVM, this one is for '{artefact.backend}'",
+                where=str(path),
+                hint="ssh://[user@]host runs every bundle",
+            )
+        recorded = bundle.selftest()
+        job = RpcJob(
+            artefact.folder / artefact.files[0],
+            recorded.inputs,
+            recorded.expected,
+            recorded.max_abs_error,
+            recorded.max_mean_error,
+            timing.threads,
+            timing.warmup_seconds,
+            timing.seconds,
+            timing.min_runs,
+        )
+        run = bench(address, job, tell)
+    assert run.results is not None
+    facts = {"bundle": path.name, "manifest_sha256": bundle.manifest_sha256}
+    return dataclasses.replace(run, results={"schema_version": 1, **facts, **run.results})

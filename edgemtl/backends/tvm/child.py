@@ -45,7 +45,10 @@ def how_it_ended(code: int) -> str:
 
 
 def ask(
-    module: str, request: Mapping[str, Any], time_limit_seconds: float = COMPILE_SECONDS
+    module: str,
+    request: Mapping[str, Any],
+    time_limit_seconds: float = COMPILE_SECONDS,
+    doing: str = "compile",
 ) -> dict[str, Any]:
     """Run ``python -m module REQUEST.json`` and return its answer.
 
@@ -53,6 +56,7 @@ def ask(
         module: of this package; its program writes JSON to ``request["answer"]``.
         request: plain data.
         time_limit_seconds: the process is ended after that.
+        doing: what it does, for messages.
 
     Returns:
         the answer, without ``error``.
@@ -85,7 +89,7 @@ def ask(
                 f"TVM died with {how_it_ended(done.returncode)}" + tail(done.stderr)
             ) from error
     if "error" in data:
-        raise StageFailed(f"TVM cannot compile: {data['error']}")
+        raise StageFailed(f"TVM cannot {doing}: {data['error']}")
     return data
 
 

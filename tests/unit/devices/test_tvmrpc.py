@@ -1,0 +1,172 @@
+"""Measuring on TVM's servers: addresses, and a server and a tracker on this machine."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.backends.tvm.child import environment
+from edgemtl.devices import tvmrpc
+from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
+from edgemtl.errors import TargetUnavailable, UsageError
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 1, 3, 4, 4)).astype(np.float32)
+
+
+def quiet(_line: str) -> None:
+    """Nobody listens."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until something listens there."""
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail("it does not listen")
+
+
+def started(module: str, port: int, *more: str) -> subprocess.Popen[bytes]:
+    program = (
+        f"import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('{module}', "
+    )
+    program += "run_name='__main__', alter_sys=True)"
+    ports = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *ports, *more],
+        env=environment(1),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import onnx
+    from onnx import TensorProto, helper
+
+    backend = registry.get("tvm")
+    if not backend.availability().ok:
+        pytest.skip(backend.availability().reason)
+    if util.find_spec("tornado") is None or util.find_spec("cloudpickle") is None:
+        pytest.skip("TVM's server needs the packages 'tornado' and 'cloudpickle'")
+    place = tmp_path_factory.mktemp("rpc")
+    shape = list(IMAGES.shape[1:])
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("in", "out")]
+    graph = helper.make_graph([helper.make_node("Relu", ["in"], ["out"])], "g", *zip(values))
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), place / "relu.onnx")
+    (place / "out").mkdir()
+    backend.compile(place / "relu.onnx", targets.load("tvm-x86"), place / "out")
+    return place / "out" / "model.so"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    port = free_port()
+    process = started("tvm.exec.rpc_server", port)
+    try:
+        listens(port, process)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def job(library: Path, expected: np.ndarray | None = None, runs: int = 30) -> RpcJob:
+    wanted = np.maximum(IMAGES, 0) if expected is None else expected
+    return RpcJob(library, IMAGES, {"out": wanted}, {"out": 1e-6}, {}, 1, 0.0, 0.0, runs)
+
+
+def test_addresses_are_read() -> None:
+    assert RpcAddress.parse("tvm-rpc://board:9090") == RpcAddress("board", 9090)
+    tracked = RpcAddress.parse("tvm-rpc://farm.local:9190?key=rpi4")
+    assert tracked == RpcAddress("farm.local", 9190, "rpi4")
+    assert RpcAddress.parse(str(tracked)) == tracked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tvm-rpc://board",
+        "tvm-rpc://board:99999",
+        "tvm-rpc://me@board:1",
+        "tvm-rpc://board:1/x",
+        "tvm-rpc://board:1?key=a b",
+        "tvm-rpc://board:1?other=a",
+        "tvm-rpc://board:1?key",
+        "tvm-rpc://-o:1",
+        "ssh://board:1",
+    ],
+)
+def test_other_addresses_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        RpcAddress.parse(text)
+
+
+@pytest.mark.slow
+def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) -> None:
+    address = RpcAddress("127.0.0.1", server)
+    run = tvmrpc.bench(address, job(library), quiet)
+    assert run.results is not None and run.results["selftest"]["passed"]
+    assert run.results["latency"]["count"] >= 30 and run.results["latency"]["clock"] == "server"
+    wrong = tvmrpc.bench(address, job(library, IMAGES), quiet)
+    assert wrong.exit_code == 10 and "out" in wrong.message
+    assert wrong.results is not None and "latency" not in wrong.results
+
+
+@pytest.mark.slow
+def test_a_tracker_gives_a_board_by_name(library: Path) -> None:
+    port, at = free_port(), free_port()
+    tracker = started("tvm.exec.rpc_tracker", port)
+    board = None
+    try:
+        listens(port, tracker)
+        board = started(
+            "tvm.exec.rpc_server", at, "--tracker", f"127.0.0.1:{port}", "--key", "rpi4"
+        )
+        listens(at, board)
+        run = tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), job(library), quiet)
+        assert run.results is not None and run.results["selftest"]["passed"]
+        with pytest.raises(TargetUnavailable, match="no board 'other' became free"):
+            tvmrpc.bench(RpcAddress("127.0.0.1", port, "other"), job(library, runs=1), quiet, 4.0)
+    finally:
+        for process in (tracker, board):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+
+def test_no_server_is_told_at_once(library: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(TargetUnavailable, match=r"no TVM server or tracker: .*refused"):
+        tvmrpc.bench(RpcAddress("127.0.0.1", free_port()), job(library), quiet)
+    assert time.monotonic() - began < 60  # TVM itself would try for longer than the time limit
+
+
+def test_a_server_that_says_nothing_is_given_up(library: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = RpcAddress("127.0.0.1", silent.getsockname()[1])
+        with pytest.raises(TargetUnavailable, match="no TVM server or tracker"):
+            tvmrpc.bench(address, job(library, runs=1), quiet, 4.0)
