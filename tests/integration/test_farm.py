@@ -20,6 +20,7 @@ from support.farm import Cluster, board, note, script, wait_until
 
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.certificates import make_certificates
+from edgemtl.devices.farm.service import ALLOWED_FAILURES
 from edgemtl.devices.farm.work import JobResult
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.pipeline.farm.members import same_code
@@ -65,53 +66,46 @@ def local(work: DenseWork, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_worker_loses_nothing_and_the_bundle_is_that_of_one_machine(
     cluster: Cluster, work: DenseWork, local: Path, tmp_path: Path
 ) -> None:
-    own = tmp_path / "own-board.toml"
-    own.write_text('name = "own-board"\ndescription = "d"\nbackend = "onnxruntime"\n', "utf-8")
     told: list[Told] = []
 
     def run() -> None:
-        flags = ["--target=cpu", f"--target={own}", *NO_BENCH, "-o", tmp_path / "out"]
+        flags = ["--target=cpu", *NO_BENCH, "-o", tmp_path / "out"]
         told.append(edgemtl("compile", *work.flags(), *flags, *cluster.flags()))
 
     thread = threading.Thread(target=run)
     thread.start()
-    jobs = [cluster.folder / name / "farm" / "worker" / "jobs" for name in ("one", "two")]
-    wait_until(lambda: [*jobs[0].glob("*/out/run/*/stages/01-model")])
-    (program,) = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if f"{jobs[0]}/" in str(p.cmdline())
-        and "edgemtl.pipeline.farm.job" in p.cmdline()
-        and "guard" not in str(p.cmdline())
-    ]
-    cluster.kill("one")
+    jobs = {cluster.folder / name / "farm" / "worker" / "jobs": name for name in ("one", "two")}
+
+    def begun() -> list[Path]:
+        return [folder for folder in jobs if [*folder.glob("*/out/run/*/stages/01-model")]]
+
+    wait_until(begun)
+    (folder,) = begun()
+    words = {p: " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])}
+    (program,) = [p for p, said in words.items() if f"{folder}/" in said and "guard.py" not in said]
+    cluster.kill(jobs[folder])
     wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, 5)
     thread.join()
     (found,) = told
     assert found.code == 0, found.err
 
     bundle = Path("bundle", "dense-cpu.edgemtl")
-    assert (tmp_path / "out" / "cpu" / bundle).read_bytes() == (local / bundle).read_bytes()
-    assert (tmp_path / "out" / "own-board" / "bundle" / "dense-own-board.edgemtl").exists()
-
+    out, other = tmp_path / "out", "two" if jobs[folder] == "one" else "one"
+    assert (out / bundle).read_bytes() == (local / bundle).read_bytes()
     names = {str(path.relative_to(local)) for path in local.rglob("*")}
-    assert {
-        str(p.relative_to(tmp_path / "out/cpu")) for p in (tmp_path / "out/cpu").rglob("*")
-    } == names
+    assert {str(path.relative_to(out)) for path in out.rglob("*")} == names
     for file in ("accuracy.json", "parity.json", "cost.json", "gates.json", "recipe.resolved.toml"):
-        assert (tmp_path / "out/cpu" / file).read_text("utf-8") == (local / file).read_text("utf-8")
-    facts, plain = (
-        json.loads((p / "run.json").read_text("utf-8")) for p in (tmp_path / "out/cpu", local)
-    )
-    assert facts["farm"] == {"scheduler": cluster.address, "worker": "two"}
+        assert (out / file).read_text("utf-8") == (local / file).read_text("utf-8"), file
+    facts, plain = (json.loads((p / "run.json").read_text("utf-8")) for p in (out, local))
+    assert facts["farm"] == {"scheduler": cluster.address, "worker": other}
     assert (facts["status"], facts["exit_code"]) == ("passed", 0)
     assert facts["model"] == plain["model"] and "--farm" in facts["command"]
     # No path of a worker is left in what a person reads.
-    for path in (tmp_path / "out").rglob("*"):
+    for path in out.rglob("*"):
         if path.suffix in (".json", ".html", ".md", ".toml", ".txt", ".xml"):
             text = path.read_text("utf-8")
             assert not [w for w in ("one", "two") if str(cluster.folder / w) in text], path
-    cluster.join("one")
+    cluster.join(jobs[folder])
 
 
 def test_accuracy_in_parts_is_that_of_one_machine(cluster: Cluster, work: DenseWork) -> None:
@@ -124,18 +118,23 @@ def test_accuracy_in_parts_is_that_of_one_machine(cluster: Cluster, work: DenseW
     assert shared.json()["images"] == 17
 
 
-def test_an_error_on_a_worker_is_the_error_here(
+def test_a_job_per_target_and_an_error_is_the_error_here(
     cluster: Cluster, work: DenseWork, tmp_path: Path
 ) -> None:
-    wrong = tmp_path / "wrong.pt"
-    wrong.write_bytes(b"not a checkpoint")
-    output = tmp_path / "out"
-    told = edgemtl("compile", wrong, "--target=cpu", "-o", output, *cluster.flags())
-    alone = edgemtl("compile", wrong, "--target=cpu", "-o", tmp_path / "alone")
-    assert told.code == alone.code == 3
-    assert told.error() == alone.error()
-    facts = json.loads((output / "run.json").read_text("utf-8"))
-    assert (facts["status"], facts["exit_code"]) == ("failed", 3)
+    own = tmp_path / "own-board.toml"
+    own.write_text('description = "d"\nbackend = "onnxruntime"\n', "utf-8")
+    wrong = [*work.flags(), "--set=gates.tasks.hands.min=0.5"]
+    both = ["--target=cpu", f"--target={own}", "-o", tmp_path / "out"]
+    told = edgemtl("compile", *wrong, *both, *cluster.flags(), "--json")
+    alone = edgemtl("compile", *wrong, "--target=cpu", "-o", tmp_path / "alone")
+    assert told.code == alone.code == 2
+    lines = [line for line in told.err.splitlines() if line.startswith("error:")]
+    assert lines == [f"error: {alone.error()}"] * 2
+    runs = [Path(found["run"]) for found in told.json()]
+    assert [run.name for run in runs] == ["cpu", "own-board"]
+    for run in runs:
+        facts = json.loads((run / "run.json").read_text("utf-8"))
+        assert (facts["status"], facts["exit_code"]) == ("failed", 2)
 
 
 def test_bench_on_all_devices(cluster: Cluster, local: Path, tmp_path: Path) -> None:
@@ -222,6 +221,28 @@ def test_a_killed_board_is_free_again_and_its_bench_is_run_again(
     assert [result.problem() for result in found] == [None]
     assert log.read_text("utf-8").count("begins") == 2
     cluster.kill("doomed")
+
+
+def test_a_job_that_takes_its_workers_along_is_given_up(cluster: Cluster) -> None:
+    names = [f"mortal-{number}" for number in range(ALLOWED_FAILURES + 2)]
+    for name in names:
+        cluster.join(name, "mortal", wait=False)
+    for name in names:
+        cluster.joined(name)
+    # the parent of the program's parent, which guards it, is the worker
+    text = (
+        "import os, signal, pathlib; "
+        "stat = pathlib.Path(f'/proc/{os.getppid()}/stat').read_text().rpartition(')')[2]; "
+        "os.kill(int(stat.split()[1]), signal.SIGKILL)"
+    )
+    with cluster.farm() as farm:
+        (result,) = farm.run([script("mortal", text, {"device:mortal": 1.0})])
+        assert isinstance(result.error, StageFailed)
+        assert f"{ALLOWED_FAILURES + 1} workers were lost" in result.error.message
+        left = [worker.name for worker in farm.workers() if worker.name in names]
+    assert len(left) == 1
+    for name in names:
+        cluster.kill(name)
 
 
 def test_what_no_worker_offers_and_what_dies_is_told(cluster: Cluster) -> None:

@@ -85,7 +85,9 @@ class Cluster:
 
     def kill(self, name: str) -> None:
         """``kill -9`` of a member; its jobs have process groups of their own."""
-        doomed.kill(self.members.pop(name))
+        process = self.members.pop(name)
+        if process.is_alive():
+            doomed.kill(process)
 
     def stop(self) -> None:
         """End all of them as Ctrl-C would."""
