@@ -69,7 +69,8 @@ def bench_verb(
     device: Annotated[
         str | None,
         typer.Option(
-            help="Measure there instead: ssh://USER@HOST[:PORT], or a device of --farm by name."
+            help="Measure there instead: ssh://USER@HOST[:PORT], tvm-rpc://HOST:PORT[?key=NAME], "
+            "or a device of --farm by name."
         ),
     ] = None,
     all_devices: Annotated[

@@ -23,6 +23,7 @@ MODULES = {
     "openvino": "open_vino",
     "tensorrt": "tensorrt_rt",
     "tensorrt-rtx": "tensorrt_rt",
+    "tvm": "tvm_board",
 }
 #: the file that stands for several networks behind a router
 ROUTING = "routing.json"
