@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Threads that wait by spinning take the processor from those they wait for: where two share a core
+# the suite needs twice the time. Read when torch is first imported, here and in processes of tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # The same examples on every run and machine: a failure found once is found again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
