@@ -63,16 +63,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.work / options.checkpoint.stem
-    work = accuracy.Work(
-        options.checkpoint, options.data, folder, options.keep, options.steps or ROUTED_STEPS
-    )
+    steps = ROUTED_STEPS if options.steps is None else options.steps
+    work = accuracy.Work(options.checkpoint, options.data, folder, options.keep, steps)
     if options.what == "mechanism":
         mechanism.run(
             options.network,
             options.data,
             options.work,
             options.base_steps,
-            options.steps or STEPS,
+            STEPS if options.steps is None else options.steps,
             options.thresholds,
             tell,
         )

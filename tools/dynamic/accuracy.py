@@ -304,4 +304,19 @@ def table(folder: Path) -> str:
             one = routed["data_sets"][data_set]
             shown = ", ".join(f"{n} {c}" for n, c in one["chosen"].items())
             lines.append(f"Answered on {data_set} ({one['images']} pictures): {shown}.")
+    lines += [_told(json.loads(p.read_text("utf-8"))) for p in sorted(folder.glob(f"*/{STORY}"))]
     return "\n".join(lines)
+
+
+def _told(story: dict[str, Any]) -> str:
+    built, weights = story["built"], story["weights"]
+    router = built["router"]
+    widths = ", ".join(f"{100 * m / built['macs'][0]:.0f} %" for m in built["macs"][1:])
+    return (
+        f"Prototypes with {widths} of the work. Router, held-out training pictures: "
+        f"{100 * router['accuracy']:.0f} % right ({100 * router['most_frequent']:.0f} % by always "
+        f"naming the most frequent), sure of {100 * router['accepted']:.0f} %. On disk "
+        f"{weights['bytes_shared'] / 1e6:.1f} MB, {weights['bytes_apart'] / 1e6:.1f} MB with own "
+        f"weights each ({weights['cut'] + weights['equal']} of "
+        f"{weights['cut'] + weights['equal'] + weights['own']} weights shared)."
+    )
