@@ -91,7 +91,7 @@ def test_exit_codes_page_says_what_the_code_does() -> None:
 
 
 def test_verbs_that_the_pages_name_exist() -> None:
-    verbs = {command.name for command in app.registered_commands}
+    verbs = {found.name for found in (*app.registered_commands, *app.registered_groups)}
     named = {
         verb
         for page in PAGES

@@ -44,11 +44,7 @@ def test_there_are_commands() -> None:
     assert min(by_page[name] for name in ("farm", "cpu", "jetson", "measuring")) >= 3
 
 
-def test_every_page_is_in_the_index_and_every_link_leads_somewhere() -> None:
+def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"({page.name})" in index, page.name
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            if "://" not in link:
-                assert (page.parent / link).exists(), (page.name, link)
