@@ -24,6 +24,7 @@ from edgemtl.cli.console import (
 if TYPE_CHECKING:
     from edgemtl.pipeline.compile import CompileRequest, RunResult
     from edgemtl.recipes import Recipe
+    from edgemtl.targets import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +37,10 @@ def compile_verb(
     target: Annotated[
         list[str] | None,
         typer.Option("--target", "-t", help="Target name or TOML file; may be given again."),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Another runtime for the same device: onnxruntime for targets of TVM."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Recipe (TOML); see 'edgemtl init'.")
@@ -99,11 +104,14 @@ def compile_verb(
         assignments.append(f"prune.enabled={str(prune).lower()}")
     if len({Path(name).stem for name in target}) < len(target):
         raise UsageError("a target is given twice", where="--target")
+    wanted = {name: targets.load(name) for name in target}
+    if backend is not None:
+        wanted = {name: targets.with_backend(one, backend) for name, one in wanted.items()}
     requests = [
         CompileRequest(
             model,
-            targets.load(name),
-            _recipe(name, config, assignments),
+            built_for,
+            _recipe(built_for, config, assignments),
             factory,
             # Several targets share an output folder, each in a folder of its own.
             output if output is None or len(target) == 1 else output / Path(name).stem,
@@ -111,7 +119,7 @@ def compile_verb(
             from_stage=from_stage,
             until_stage=until_stage,
         )
-        for name in target
+        for name, built_for in wanted.items()
     ]
     if dry_run:
         _show_plan(requests, as_json)
@@ -140,11 +148,10 @@ def compile_verb(
         raise typer.Exit(int(code))
 
 
-def _recipe(target_name: str, config: Path | None, assignments: list[str]) -> Recipe:
-    from edgemtl import targets
+def _recipe(target: Target, config: Path | None, assignments: list[str]) -> Recipe:
     from edgemtl.pipeline.defaults import recipe_for
 
-    return recipe_for(targets.load(target_name), config, assignments)
+    return recipe_for(target, config, assignments)
 
 
 def _compile(request: CompileRequest, quiet: bool) -> RunResult:
@@ -210,6 +217,7 @@ def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
             [
                 {
                     "target": request.target.name,
+                    "backend": request.target.backend,
                     "stages": names,
                     "recipe": request.recipe.to_dict(),
                 }
