@@ -212,19 +212,25 @@ def add_program(folder: Path, parts: Parts, options: FpgaOptions) -> dict[str, A
         here = Path(place)
         build_driver(folder, here, "g++", ("-march=native", f"-D{TRACE}"))
         builds = [(processor_of(options), folder), (resolved(TvmOptions()), here)]
-        compile_program(folder, parts, builds)
+        told = compile_program(folder, parts, builds)[0]
         checked = check_here(here, parts)
     arm.add_files(folder, options.compiler)
-    return {**checked, "runtime_files": list(arm.FILES)}
+    kept = {"not_scheduled": told["not_scheduled"]} if "not_scheduled" in told else {}
+    return {**checked, **kept, "runtime_files": list(arm.FILES)}
 
 
-def compile_program(folder: Path, parts: Parts, builds: Sequence[tuple[TvmOptions, Path]]) -> None:
+def compile_program(
+    folder: Path, parts: Parts, builds: Sequence[tuple[TvmOptions, Path]]
+) -> list[dict[str, Any]]:
     """Compile the processor's program by TVM, in a process of its own.
 
     Args:
         folder: of the processor's ONNX files.
         parts: that they were made from.
         builds: processors, each with the folder of its driver, which gets :data:`PROGRAM_FILE`.
+
+    Returns:
+        per build what became of TVM's functions, see tvm/build.py.
 
     Raises:
         StageFailed: TVM refused, died or took too long.
@@ -237,7 +243,9 @@ def compile_program(folder: Path, parts: Parts, builds: Sequence[tuple[TvmOption
         }
         for options, place in builds
     ]
-    child.ask("edgemtl.backends.fpga.processor", {**parts.request(folder), "builds": wanted})
+    asked = {**parts.request(folder), "builds": wanted}
+    told: list[dict[str, Any]] = child.ask("edgemtl.backends.fpga.processor", asked)["told"]
+    return told
 
 
 def check_here(place: Path, parts: Parts) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.backends.tvm.build import llvm_target
+from edgemtl.backends.tvm.build import compiled
 from edgemtl.backends.tvm.child import answer_with
 from edgemtl.backends.tvm.settings import TvmOptions
 
@@ -253,16 +253,21 @@ def module(request: Mapping[str, Any]) -> Any:
 
 
 def build(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile the module into ``library`` of each of the request's ``builds``."""
-    import tvm
+    """Compile the module into ``library`` of each of the request's ``builds``.
+
+    Returns:
+        ``told``: per build what became of every function, see tvm/build.py.
+    """
     import tvm_ffi
     from tvm.support import cc
 
     made = module(request)
     include = str(Path(tvm_ffi.__file__).parent / "include")
+    told = []
     for wanted in request["builds"]:
         options = TvmOptions.model_validate(wanted["options"])
-        executable = tvm.compile(made, target=llvm_target(options))
+        executable, became = compiled(made, options)
+        told.append(became)
         flags = ["-shared", "-fPIC", "-s", "-O2", "-std=c++17", f"-I{include}"]
         flags += [f"-I{request['driver']}"]
         flags += [f"-L{wanted['driver_folder']}", "-Wl,--no-as-needed", "-laccelerator"]
@@ -270,7 +275,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
         executable.export_library(
             wanted["library"], fcompile=cc.cross_compiler(options.compiler, options=flags)
         )
-    return {}
+    return {"told": told}
 
 
 def main(arguments: list[str]) -> int:

@@ -91,7 +91,8 @@ def built(folder: Path) -> Path:
     place = folder / "here"
     place.mkdir()
     board.build_driver(folder, place, "g++", (f"-D{board.TRACE}",))
-    board.compile_program(folder, made, [(resolved(TvmOptions()), place)])
+    (told,) = board.compile_program(folder, made, [(resolved(TvmOptions()), place)])
+    assert told["functions"] and "not_scheduled" not in told
     return place
 
 

@@ -31,7 +31,7 @@ class Bounds(relax.PyExprMutator):  # type: ignore[misc] # TVM has no types
         made = _BOUNDS.get(_stored(self.builder_.get()[visited.args[0]]))
         if made is None or bound is None or bound.ndim:
             return visited
-        return made(values[0], relax.const(bound))
+        return made(values[0], relax.const(bound, str(bound.dtype)))
 
     def _constant(self, value: Any) -> Any:
         found = self.lookup_binding(value) if isinstance(value, relax.Var) else None
