@@ -6,6 +6,7 @@ hashes stand here. They are fetched at the first compile and kept in the user's 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -140,17 +141,40 @@ def add_files(folder: Path, compiler: str) -> None:
         package = "tvm_ffi" if name == "libtvm_ffi.so" else "tvm"
         shutil.copyfile(have / package / "lib" / name, folder / name)
     shutil.copyfile(have / "tvm" / "LICENSE", folder / LICENCE)
+    shutil.copyfile(_runner(have, compiler), folder / RUNNER)
+    (folder / RUNNER).chmod(0o755)
+
+
+def _runner(have: Path, compiler: str) -> Path:
+    """The runner, which is the same for every network; kept beside the libraries it was linked to.
+
+    Raises:
+        StageFailed: it does not compile.
+    """
     source = Path(__file__).with_name("runner.cc")
-    command = [compiler, "-std=c++17", "-O2", "-s", "-Wl,--build-id=none"]
-    command += ["-I", str(have / "tvm_ffi" / "include"), str(source), "-o", str(folder / RUNNER)]
-    command += ["-L", str(folder), "-Wl,--no-as-needed", "-ltvm_runtime_extra", "-ltvm_runtime"]
-    command += ["-ltvm_ffi", "-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined"]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=COMPILER_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise StageFailed(f"'{compiler}' took more than {COMPILER_SECONDS:.0f} s") from error
-    if done.returncode:
-        raise StageFailed(f"'{compiler}' cannot compile the runner" + tail(done.stderr))
+    told = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=False)
+    mark = hashlib.sha256(source.read_bytes() + compiler.encode() + told.stdout).hexdigest()[:16]
+    place = have / f"runner-{mark}"
+    if place.is_file():
+        return place
+    with tempfile.TemporaryDirectory(prefix="runner-", dir=have) as scratch:
+        made = Path(scratch) / RUNNER
+        libraries = [have / "tvm" / "lib", have / "tvm_ffi" / "lib"]
+        command = [compiler, "-std=c++17", "-O2", "-s", "-Wl,--build-id=none"]
+        command += ["-I", str(have / "tvm_ffi" / "include"), str(source), "-o", str(made)]
+        command += [word for library in libraries for word in ("-L", str(library))]
+        command += ["-Wl,--no-as-needed", "-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]
+        command += ["-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, timeout=COMPILER_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StageFailed(f"'{compiler}' took more than {COMPILER_SECONDS:.0f} s") from error
+        if done.returncode:
+            raise StageFailed(f"'{compiler}' cannot compile the runner" + tail(done.stderr))
+        made.replace(place)
+    return place
 
 
 def emulated(emulator: str, mcpu: str, folder: Path, shape: tuple[int, ...]) -> list[str]:

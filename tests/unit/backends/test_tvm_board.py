@@ -49,6 +49,30 @@ def test_arm_code_answers_like_onnx_runtime(relu_graph: object, tmp_path: Path) 
         assert done.returncode == code, done
 
 
+def test_the_runner_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = options_of(targets.load("rpi4")).compiler
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    try:
+        board.runtime()
+    except TargetUnavailable as error:
+        pytest.skip(f"no aarch64 runtime: {error}")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    board.add_files(tmp_path / "a", compiler)
+    run = subprocess.run
+
+    def only_asked_for_its_version(command: list[str], **more: object) -> object:
+        assert command[1:] == ["--version"], command
+        return run(command, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", only_asked_for_its_version)
+    board.add_files(tmp_path / "b", compiler)
+    first, second = ((tmp_path / name / board.RUNNER) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert second.stat().st_mode & 0o111
+
+
 @pytest.mark.parametrize("name", ["rpi4", "rpi5", "rk3588", "generic-aarch64"])
 def test_a_boards_target_is_never_measured_here(name: str) -> None:
     target = targets.load(name)
