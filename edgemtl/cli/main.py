@@ -28,6 +28,7 @@ from edgemtl.cli import (
     models,
     results,
     trend,
+    tuning,
 )
 from edgemtl.cli.console import print_error
 from edgemtl.errors import EdgemtlError, UsageError
@@ -47,6 +48,7 @@ for module in (
     masking,
     models,
     measuring,
+    tuning,
     results,
     trend,
     bundles,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,7 @@ def machine_of(options: TvmOptions) -> Any:
     )
 
 
-def compiled(
-    module: Any, options: TvmOptions, records: Sequence[Mapping[str, Any]] = ()
-) -> tuple[Any, dict[str, Any]]:
+def compiled(module: Any, options: TvmOptions) -> tuple[Any, dict[str, Any]]:
     """The executable, and what became of every function.
 
     A network that the schedule pass fails on is compiled by TVM's own pipeline: slow, but right.
@@ -67,6 +65,7 @@ def compiled(
     if machine is not None:
         try:
             with target:
+                records = [tile.model_dump() for tile in options.tiles]
                 scheduled, told = apply(module, machine, records, options.mcpu)
             # LLVM finds common subexpressions too, and sooner.
             with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
@@ -88,7 +87,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
 
     options = TvmOptions.model_validate(request["options"])
     module = imported(Path(request["onnx"]))
-    executable, told = compiled(module, options, request.get("records", ()))
+    executable, told = compiled(module, options)
     executable.export_library(
         request["library"],
         fcompile=cc.cross_compiler(options.compiler, options=["-shared", "-fPIC", "-s"]),

@@ -17,6 +17,25 @@ X86_LEVELS = (
 )
 
 
+class TunedTile(BaseModel):
+    """A tile that was measured for one operator (``edgemtl tune``).
+
+    Attributes:
+        processor: LLVM's name; tiles of another one are left out.
+        kind, sizes: of the operator.
+        tile: rows and columns.
+        seconds: the shortest run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    processor: str
+    kind: str
+    sizes: tuple[int, ...]
+    tile: tuple[int, int]
+    seconds: float = Field(gt=0)
+
+
 class TvmOptions(BaseModel):
     """The processor that code is made for.
 
@@ -28,6 +47,7 @@ class TvmOptions(BaseModel):
         registers: how many vector registers there are; 0 with "host".
         l1_kib, l2_kib: data caches of one core.
         schedule: whether loops are shaped for this processor; TVM's own are many times slower.
+        tiles: that were measured; the cost rule chooses for the other operators.
         compiler: what links the library.
         emulator: what runs it here; empty where this machine is the device.
     """
@@ -42,6 +62,7 @@ class TvmOptions(BaseModel):
     l1_kib: int = Field(32, ge=4, le=1024)
     l2_kib: int = Field(512, ge=16, le=1 << 16)
     schedule: bool = True
+    tiles: tuple[TunedTile, ...] = ()
     compiler: str = "g++"
     emulator: str = ""
 

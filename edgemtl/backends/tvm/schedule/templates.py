@@ -18,7 +18,7 @@ from edgemtl.backends.tvm.schedule.nodes import NotTaken
 from edgemtl.backends.tvm.schedule.operators import Operators
 from edgemtl.backends.tvm.schedule.tuned import Tuned
 
-_TEMPLATES = {"conv": conv, "depthwise": depthwise, "dense": dense, "batched": batched}
+TEMPLATES = {"conv": conv, "depthwise": depthwise, "dense": dense, "batched": batched}
 #: TVM's kinds of a function: what follows it elementwise may join it; nothing may
 _FUSABLE, _OPAQUE = 4, 8
 
@@ -62,7 +62,7 @@ def loops_of(function: Any, machine: Machine) -> tuple[Any, dict[str, Any]]:
     spec = spec_of(function)
     if spec is not None:
         try:
-            made = _TEMPLATES[spec["kind"]](take_apart(function), machine)
+            made = TEMPLATES[spec["kind"]](take_apart(function), machine)
         except NotTaken as reason:
             return function, {"template": "plain", "reason": str(reason)}
         told: dict[str, Any] = {key: spec[key] for key in ("sizes", "tile", "macs") if key in spec}

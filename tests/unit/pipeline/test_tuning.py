@@ -1,0 +1,115 @@
+"""Tuning: measurements are kept, gone on with, and used by compile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.errors import InputRefused, UsageError
+from edgemtl.pipeline.tuning import read_records, tune
+
+LINE = '{"processor": "p", "kind": "conv", "sizes": [1, 2], "tile": [2, 8], "seconds": 0.5}\n'
+
+
+def write_graph(path: Path) -> Path:
+    """Two convolutions, each with bias and ReLU; the second reads single pixels."""
+    rng = np.random.default_rng(0)
+    weights = {"a": (16, 3, 3, 3), "b": (24, 16, 1, 1), "a0": (16,), "b0": (24,)}
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "a0"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "b", "b0"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 9, 11])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 24, 9, 11])],
+        [
+            numpy_helper.from_array(rng.standard_normal(n).astype(np.float32), k)
+            for k, n in weights.items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+class Stopped(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+@pytest.mark.slow
+def test_tuning_goes_on_where_it_stopped_and_compile_takes_its_tiles(tmp_path: Path) -> None:
+    backend = registry.get("tvm")
+    if not backend.availability().ok:
+        pytest.skip(backend.availability().reason)
+    graph, records = write_graph(tmp_path / "two.onnx"), tmp_path / "records.jsonl"
+
+    def stop(done: int, total: int, line: str) -> None:
+        assert total == 2
+        if done == 1:
+            raise Stopped(line)
+
+    with pytest.raises(Stopped, match="conv 1x9x11x16"):
+        tune(graph, "tvm-x86", records, stop, tiles=2, seconds=0.01)
+    first = read_records(records)
+    assert {one.kind for one in first} == {"conv"} and len(first) == 2
+
+    told: list[tuple[int, int]] = []
+    found = tune(
+        graph, "tvm-x86", records, lambda *said: told.append(said[:2]), tiles=2, seconds=0.01
+    )
+    assert (found.operators, found.measured) == (2, 1) and told == [(1, 2), (2, 2)]
+    assert read_records(records)[:2] == first
+    assert found.target is not None
+
+    target = targets.load(str(found.target))
+    assert target.name == "tvm-x86" and len(target.options["tiles"]) == 2
+    (tmp_path / "out").mkdir()
+    artefact = backend.compile(graph, target, tmp_path / "out")
+    told_by = json.loads((tmp_path / "out" / "schedule.json").read_text("utf-8"))
+    used = {tuple(f["sizes"]): f["tile"] for f in told_by["functions"].values() if "sizes" in f}
+    wanted = {tuple(t["sizes"]): t["tile"] for t in target.options["tiles"]}
+    assert used == wanted  # and they stand in the bundle with their times:
+    assert [t["seconds"] for t in told_by["options"]["tiles"]]
+
+    images = np.random.default_rng(1).standard_normal((1, 3, 9, 11)).astype(np.float32)
+    answers = []
+    for name, made in (("tvm", artefact), ("onnxruntime", None)):
+        if made is None:
+            (tmp_path / "ort").mkdir()
+            made = registry.get(name).compile(graph, targets.load("cpu"), tmp_path / "ort")
+        session = registry.get(name).load(made)
+        answers.append(session.run(images)["y"])
+        session.close()
+    assert np.abs(answers[0] - answers[1]).max() < 1e-5 * np.abs(answers[1]).max()
+
+
+def test_a_line_cut_short_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(LINE + LINE[:30], "utf-8")
+    assert [one.tile for one in read_records(path)] == [(2, 8)]
+    assert path.read_text("utf-8") == LINE
+
+
+@pytest.mark.parametrize("text", ["hello\n", '{"kind": "conv"}\n', LINE.replace("0.5", "-1")])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputRefused, match="not a file of measured tiles"):
+        read_records(path)
+    assert path.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize("name", ["cpu", "rpi4"])
+def test_what_is_not_here_cannot_be_tuned(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="can be tuned here"):
+        tune(tmp_path / "no.onnx", name, tmp_path / "records.jsonl", lambda *_: None)
