@@ -112,7 +112,7 @@ class FpgaBackend(Backend):
             kind = ready.plan.design.weight_buffer
             reason = f"a {kind} weight buffer can be modelled, but code is emitted for {EMITTED}"
             return [Problem("", "", reason, f"weight_buffer = '{EMITTED}'")]
-        return _left_to_the_processor(ready)
+        return [*_left_to_the_processor(ready), *_without_program(options_of(target))]
 
     def modelled_impl(
         self, onnx_path: Path, target: Target, network: MultiTaskNetwork | None
@@ -236,6 +236,24 @@ def _left_to_the_processor(ready: _Prepared) -> list[Problem]:
             ", ".join(sorted(host)),
             f"left to the board's processor, whose time is not modelled: {named}",
             "fine for reshapes at the ends; docs/fpga.md lists what the accelerator takes",
+            fatal=False,
+        )
+    ]
+
+
+def _without_program(options: FpgaOptions) -> list[Problem]:
+    """A note where the processor's program cannot be made here; the accelerator's part can."""
+    from edgemtl.backends.fpga import board
+
+    reason = board.lacking(options) if options.processor else None
+    if reason is None:
+        return []
+    return [
+        Problem(
+            "",
+            "",
+            f"the bundle gets no program for the board's processor: {reason}",
+            "pip install 'edgemtl[tvm]'; Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu",
             fatal=False,
         )
     ]

@@ -95,6 +95,13 @@ def test_what_the_processor_runs_is_told_and_does_not_stop(backend: Backend, gra
     assert "1 Sigmoid" in problem.reason and "not modelled" in problem.reason
 
 
+def test_a_bundle_without_the_processors_program_says_why(backend: Backend, graph: Path) -> None:
+    target = board(processor="cortex-a53", compiler="no-such-compiler")
+    *_, problem = backend.problems(graph, target)
+    assert not problem.fatal and "no program for the board's processor" in problem.reason
+    assert "missing" in problem.reason and "apt-get install" in problem.advice
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
