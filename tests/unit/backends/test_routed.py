@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_one_file_with_nested_if_answers_the_same(exported: Path, runtime: str) 
             return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
     else:
-        pytest.importorskip("openvino")
+        if importlib.util.find_spec("openvino") is None:  # imported only our way: it calls home
+            pytest.skip("openvino is not installed")
         from edgemtl.backends.openvino import import_openvino
 
         model = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from edgemtl import errors
 from edgemtl.cli.main import app
@@ -91,7 +94,8 @@ def test_exit_codes_page_says_what_the_code_does() -> None:
 
 
 def test_verbs_that_the_pages_name_exist() -> None:
-    verbs = {found.name for found in (*app.registered_commands, *app.registered_groups)}
+    group: Any = typer.main.get_command(app)
+    verbs = set(group.commands)
     named = {
         verb
         for page in PAGES
