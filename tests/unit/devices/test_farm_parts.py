@@ -16,6 +16,7 @@ import pytest
 from edgemtl.devices.farm import guard
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.certificates import make_certificates
+from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.store import BLOCK, KEPT_DAYS, FileStore, plain_path
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Bench, Job, JobResult, work
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable, UsageError
@@ -252,3 +253,13 @@ def test_errors_keep_their_class_and_exit_code_between_processes() -> None:
     assert (back.message, back.where, back.hint) == ("no", "there", "go")
     assert type(from_data({"kind": "Unknown", "message": "x"})) is StageFailed
     assert issubclass(type(from_data(as_data(EdgemtlError("x")))), EdgemtlError)
+
+
+def test_without_dask_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(TargetUnavailable) as refused:
+        Farm(FarmAddress.parse("tcp://127.0.0.1:1", plain=True), Credentials(None)).__enter__()
+    assert refused.value.exit_code == 8
+    assert "edgemtl[farm]" in str(refused.value.hint)
