@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from importlib import util
@@ -88,8 +94,17 @@ def server() -> Iterator[int]:
         listens(port, process)
         yield port
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def steps(folder: Path) -> bytes:
+    """What the clients that work below a folder have reached."""
+    found = b""
+    for path in folder.glob("edgemtl-*/step"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
 
 
 def job(library: Path, expected: np.ndarray | None = None, runs: int = 30) -> RpcJob:
@@ -135,7 +150,10 @@ def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) 
 
 
 @pytest.mark.slow
-def test_a_tracker_gives_a_board_by_name(library: Path) -> None:
+def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     port, at = free_port(), free_port()
     tracker = started("tvm.exec.rpc_tracker", port)
     board = None
@@ -149,10 +167,29 @@ def test_a_tracker_gives_a_board_by_name(library: Path) -> None:
         assert run.results is not None and run.results["selftest"]["passed"]
         with pytest.raises(TargetUnavailable, match="no board 'other' became free"):
             tvmrpc.bench(RpcAddress("127.0.0.1", port, "other"), job(library, runs=1), quiet, 4.0)
+        # The board is switched off while it measures.
+        lost = board
+        long = dataclasses.replace(job(library), min_seconds=300.0)
+        cut = threading.Timer(1.0, lambda: os.killpg(lost.pid, signal.SIGKILL))
+
+        def connected(seconds: float) -> None:
+            ends = time.monotonic() + seconds
+            while time.monotonic() < ends and b"running" not in steps(tmp_path):
+                time.sleep(0.1)
+            cut.start()
+
+        watch = threading.Thread(target=connected, args=(60.0,))
+        watch.start()
+        began = time.monotonic()
+        with pytest.raises(TargetUnavailable, match="the TVM server was lost while running"):
+            tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), long, quiet)
+        assert time.monotonic() - began < 200
+        watch.join()
     finally:
         for process in (tracker, board):
             if process is not None:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
