@@ -1,0 +1,80 @@
+"""A bundle on its way to a TVM server: what is sent, and which bundles are not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import edgemtl
+
+from edgemtl.backends.base import Artefact
+from edgemtl.bundle import BundleContents
+from edgemtl.bundle.write import write_bundle
+from edgemtl.devices.ssh import DeviceRun
+from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
+from edgemtl.errors import UsageError
+from edgemtl.pipeline import device_bench
+from edgemtl.pipeline.benchmarking import Timing
+
+sys.path.append(str(Path(__file__).parent.parent / "bundle"))
+from tiny_bundle import SIZE, make_contents
+
+
+def bundle_for_tvm(folder: Path) -> Path:
+    """A bundle whose artefact is a library of TVM; its bytes are of no matter here."""
+    compiled = folder / "tvm"
+    compiled.mkdir()
+    (compiled / "model.so").write_bytes(b"library")
+    (compiled / "model.json").write_text("{}", "utf-8")
+    artefact = Artefact("tvm", "rpi4", compiled, ("model.so", "model.json"))
+    return write_to(folder / "tiny.edgemtl", make_contents(folder / "work", artefact=artefact))
+
+
+def write_to(path: Path, contents: BundleContents) -> Path:
+    """Write a bundle."""
+    write_bundle(path, contents)
+    return path
+
+
+def quiet(_line: str) -> None:
+    """Nobody listens."""
+
+
+def test_library_recorded_answers_and_limits_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[RpcAddress, RpcJob, bytes]] = []
+
+    def bench(address: RpcAddress, job: RpcJob, tell: Callable[[str], None]) -> DeviceRun:
+        seen.append((address, job, job.library.read_bytes()))
+        return DeviceRun(0, {"latency": {"p50_ms": 1.0}}, "", 7)
+
+    monkeypatch.setattr(device_bench, "bench", bench)
+    path = bundle_for_tvm(tmp_path)
+    timing = Timing(threads=3, seconds=2.0, min_runs=40, warmup_seconds=0.5)
+    run = device_bench.bench_on_device(path, "tvm-rpc://farm:9?key=rpi4", "python3", timing, quiet)
+    [(address, job, library)] = seen
+    assert address == RpcAddress("farm", 9, "rpi4") and library == b"library"
+    assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
+    assert set(job.expected) == set(job.allowed) == {"étiquettes.logits", "depth.depth"}
+    assert (job.threads, job.min_seconds, job.min_runs, job.warm_up) == (3, 2.0, 40, 0.5)
+    assert run.results is not None and run.results["latency"] == {"p50_ms": 1.0}
+    assert run.results["bundle"] == path.name and len(run.results["manifest_sha256"]) == 64
+
+
+def test_a_bundle_for_another_runtime_is_refused(tmp_path: Path) -> None:
+    path = write_to(tmp_path / "tiny.edgemtl", make_contents(tmp_path / "work"))
+    with pytest.raises(UsageError, match="this one is for 'onnxruntime'"):
+        device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing(), quiet)
+
+
+def test_no_server_is_exit_8_and_one_sentence(tmp_path: Path) -> None:
+    # Port 1 of this machine: nobody listens there.
+    told = edgemtl("bench", bundle_for_tvm(tmp_path), "--device", "tvm-rpc://127.0.0.1:1", "--json")
+    assert told.code == 8 and not told.out
+    assert "no TVM server" in told.err and len(told.err.strip().splitlines()) <= 2
+    assert json.dumps(told.err).count("Traceback") == 0
