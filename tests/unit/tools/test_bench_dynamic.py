@@ -73,22 +73,26 @@ def test_times_are_taken_in_turns_and_summed_up() -> None:
 
 
 def test_tables_are_made_of_what_was_measured(tmp_path: Path) -> None:
+    def took(middle: float, late: float) -> dict[str, float]:
+        names = ("p50_ms", "mean_ms", "cpu_p50_ms", "cpu_mean_ms")
+        return dict.fromkeys(names, middle) | dict.fromkeys(("p99_ms", "cpu_p99_ms"), late)
+
     times = {
-        "dense": {"p50_ms": 30.0, "mean_ms": 31.0, "p99_ms": 40.0},
-        "static 0": {"p50_ms": 10.0, "mean_ms": 10.0, "p99_ms": 12.0},
-        "dispatched 0": {"p50_ms": 12.0, "mean_ms": 12.0, "p99_ms": 14.0},
-        "if 0": {"p50_ms": 15.0, "mean_ms": 15.0, "p99_ms": 16.0},
+        "dense": took(30.0, 45.0),
+        "static 0": took(10.0, 12.0),
+        "dispatched 0": took(12.0, 15.0),
+        "if 0": took(15.0, 16.0),
     }
     row = {"subject": "net", "runtime": "ORT", "shares": [0.5], "macs": [3.0, 1.0], "times": times}
     (tmp_path / "sweep-net-cpu.json").write_text(json.dumps(row), "utf-8")
     shown = speed.table(tmp_path).splitlines()[-1]
-    assert "| 3.00 | 3.00 | 2.50 | 2.00 | - | 83 % | 14.0 ms |" in shown
+    assert "| 30.0 | 3.00 | 3.00 | 2.50 | 2.00 | - | 83 % | 83 % | 1.50 | 1.25 |" in shown
     row = {
         "runtime": "ORT",
         "macs": {"dense": 3.0, "routed": 1.5},
         "times": {"dense": times["dense"], "routed": times["static 0"]},
     }
     (tmp_path / "stream-cpu.json").write_text(json.dumps(row), "utf-8")
-    assert "| 50 % | 2.00 | 10.0 | 10.0 | 12.0 | 3.10 | 155 % |" in stream.table(tmp_path)
+    assert "| 50 % | 2.00 | 10.0 | 10.0 | 12.0 | 1.20 | 3.00 | 150 % |" in stream.table(tmp_path)
     for empty in (accuracy.table, dependence.table, speed.table, stream.table):
         assert empty(tmp_path / "nothing") == ""
