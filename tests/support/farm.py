@@ -19,7 +19,7 @@ from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
 from support import doomed
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
@@ -56,7 +56,11 @@ class Cluster:
     def start(self) -> None:
         """Make certificates and start the scheduler on a free port."""
         make_certificates(self.certificates, ["scheduler", "worker", "client"], days=1)
-        self._member("scheduler", ["scheduler", "tls://127.0.0.1:0"])
+        self.start_scheduler("tls://127.0.0.1:0")
+
+    def start_scheduler(self, address: str) -> None:
+        """Start it and note its address."""
+        self._member("scheduler", ["scheduler", address])
         said = self.log("scheduler")
         wait_until(lambda: "scheduler at" in said.read_text("utf-8"))
         found = re.search(r"scheduler at (tls://\S+)", said.read_text("utf-8"))
