@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from support.m3vit import tiny
 
+from edgemtl.backends.openvino import import_openvino
 from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.export.cost import count_cost
 from edgemtl.export.module_cost import module_costs
@@ -37,8 +39,9 @@ def in_onnxruntime(path: Path, images: NDArray[np.float32]) -> Answers:
 
 
 def in_openvino(path: Path, images: NDArray[np.float32]) -> Answers:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    core = openvino.Core()
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    core = import_openvino().Core()
     model = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = model(images)
     return {output.any_name: np.array(found[output]) for output in model.outputs}
