@@ -10,7 +10,7 @@ they need; with one prototype this is a static mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ class Prototypes:
         macs: per prototype.
         threshold: share of the importance that the pictures' own masks hold.
         nested: whether the channels of each are among those of the next.
+        need: where nested: per prototype, the mean work of the masks of the pictures that it was
+            made for.
+        weight: group -> work of one channel, in the unit of ``need``.
+        rule: of the pictures' masks.
     """
 
     keep: tuple[dict[str, Tensor], ...]
@@ -49,6 +53,9 @@ class Prototypes:
     macs: tuple[float, ...]
     threshold: float
     nested: bool
+    need: tuple[float, ...] = ()
+    weight: Mapping[str, float] = field(default_factory=dict)
+    rule: Rule = "cover"
 
     @property
     def mean_macs(self) -> float:
@@ -58,9 +65,20 @@ class Prototypes:
     def nearest(self, importance: Mapping[str, Tensor]) -> NDArray[np.int64]:
         """(pictures,) the prototype that holds most of each picture's importance.
 
+        Of nested ones that would be the widest for all, so there it is the one made for pictures
+        whose masks need as much work.
+
         Args:
             importance: group -> (pictures, width), as for :func:`make_prototypes`.
         """
+        if self.nested:
+            masks = {
+                n: mask_at(*cumulated_mass(v), self.threshold, self.rule, 1)
+                for n, v in importance.items()
+            }
+            apart = np.abs(_need(masks, self.weight)[:, None] - np.array(self.need))
+            nearest: NDArray[np.int64] = apart.argmin(axis=1).astype(np.int64)
+            return nearest
         found: NDArray[np.int64] = held(self.keep, importance).argmax(axis=0).astype(np.int64)
         return found
 
@@ -82,7 +100,16 @@ class Prototypes:
                 return replace(made, assigned=assigned)
             gone = int(count.argmin())
             keep = made.keep[:gone] + made.keep[gone + 1 :]
-            made = replace(made, keep=keep, macs=made.macs[:gone] + made.macs[gone + 1 :])
+            macs = made.macs[:gone] + made.macs[gone + 1 :]
+            made = replace(
+                made, keep=keep, macs=macs, need=made.need[:gone] + made.need[gone + 1 :]
+            )
+
+
+def _need(masks: Mapping[str, Tensor], weight: Mapping[str, float]) -> NDArray[np.float64]:
+    """(pictures,) work of each picture's own mask."""
+    parts = [weight[name] * mask.sum(dim=1).double() for name, mask in masks.items()]
+    return torch.stack(parts).sum(dim=0).numpy()
 
 
 def held(
@@ -142,7 +169,7 @@ def make_prototypes(
 
     def at(threshold: float) -> Prototypes:
         masks = {name: mask_at(*ranked[name], threshold, rule, 1) for name in ranked}
-        return _at(importance, masks, choices, model, weight, count, nested, threshold, seed)
+        return _at(importance, masks, choices, model, weight, count, nested, threshold, seed, rule)
 
     low, high = (float(np.log(left)) for left in LEFT_OUT)
     found = at(1 - LEFT_OUT[0])
@@ -172,6 +199,7 @@ def _at(
     nested: bool,
     threshold: float,
     seed: int,
+    rule: Rule,
 ) -> Prototypes:
     bits = np.concatenate([mask.numpy() for mask in masks.values()], axis=1)
     per_bit = np.concatenate([np.full(mask.shape[1], weight[n]) for n, mask in masks.items()])
@@ -192,6 +220,8 @@ def _at(
             chosen[name] = torch.zeros(len(share), dtype=torch.bool).index_fill(0, best, True)
         keep.append(chosen)
     macs = [float(model.macs({n: int((~m).sum()) for n, m in one.items()})) for one in keep]
+    work = _need(masks, weight)
+    need = [float(work[labels == label].mean()) for label in range(len(keep))]
     order = np.argsort(macs, kind="stable")
     place = np.argsort(order)
     return Prototypes(
@@ -200,6 +230,9 @@ def _at(
         tuple(macs[i] for i in order),
         threshold,
         nested,
+        tuple(need[i] for i in order),
+        weight,
+        rule,
     )
 
 

@@ -42,6 +42,17 @@ def test_one_prototype_stays_whatever_is_asked() -> None:
     assert left.assigned.tolist() == [0] * 9
 
 
+def test_of_nested_prototypes_a_picture_gets_the_one_that_does_as_much_as_it_needs() -> None:
+    narrow, wide = mask(0, 1), mask(0, 1, 2, 3)
+    none = np.zeros(3, np.int64)
+    made = Prototypes((narrow, wide), none, (10.0, 20.0), 0.9, True, (1.2, 3.6), {"g": 1.0})
+    few, all_of_them = [8.0, 1.0, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]
+    importance = {"g": torch.tensor([few, all_of_them, few])}
+    assert held(made.keep, importance).argmax(axis=0).tolist() == [1, 1, 1], "the widest, always"
+    assert made.nearest(importance).tolist() == [0, 1, 0]
+    assert made.needed(importance, 2).need == (1.2,)
+
+
 def test_clusters_are_the_groups_that_are_there() -> None:
     points = np.repeat(np.eye(3), 4, axis=0)
     labels = cluster(points, np.ones(3), 3, seed=0)
