@@ -47,7 +47,6 @@ def machine_of(options: TvmOptions) -> Any:
         options.vector_bytes // 4,
         options.registers,
         options.cores,
-        options.l1_kib << 10,
         options.l2_kib << 10,
     )
 

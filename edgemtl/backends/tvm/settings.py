@@ -45,7 +45,7 @@ class TvmOptions(BaseModel):
         cores: processors that share the work.
         vector_bytes: width of a vector register; 0 with "host".
         registers: how many vector registers there are; 0 with "host".
-        l1_kib, l2_kib: data caches of one core.
+        l2_kib: second data cache of one core.
         schedule: whether loops are shaped for this processor; TVM's own are many times slower.
         tiles: that were measured; the cost rule chooses for the other operators.
         compiler: what links the library.
@@ -59,7 +59,6 @@ class TvmOptions(BaseModel):
     cores: int = Field(1, ge=1, le=256)
     vector_bytes: int = Field(0, ge=0, le=64)
     registers: int = Field(0, ge=0, le=64)
-    l1_kib: int = Field(32, ge=4, le=1024)
     l2_kib: int = Field(512, ge=16, le=1 << 16)
     schedule: bool = True
     tiles: tuple[TunedTile, ...] = ()

@@ -20,13 +20,12 @@ class Machine:
         lanes: float32 values in a vector register.
         registers: vector registers.
         cores: that share the work.
-        l1_bytes, l2_bytes: data caches of one core.
+        l2_bytes: second data cache of one core.
     """
 
     lanes: int
     registers: int
     cores: int
-    l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
 
 
