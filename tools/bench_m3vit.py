@@ -369,8 +369,8 @@ TARGETS: dict[str, int | None] = {
     "cpu": None,
     "intel-cpu": None,
     "jetson": None,
-    "rpi4": 14,
-    "zcu104": 42,
+    "rpi4": 4,
+    "zcu104": 40,
 }
 
 
@@ -389,9 +389,7 @@ def compile_for_targets(options: argparse.Namespace) -> None:
         f"{max(c.macs for c in after.tasks.values()) / 1e6:.0f} M for one"
     )
     names = [task.name for task in dense.tasks if not options.task or task.name in options.task]
-    print(
-        "| target | exit | pictures | int8 layers | M MACs | of all | " + " | ".join(names) + " |"
-    )
+    print("| target | exit | pictures | layers | M MACs | of all | " + " | ".join(names) + " |")
     print("|" + "---|" * (6 + len(names)))
     for target in options.targets:
         print(_compiled_row(target, dense, before.macs, names, options), flush=True)
@@ -404,7 +402,9 @@ def _compiled_row(
     folder = options.runs / "-".join([options.model.stem, target, *options.task])
     command = [str(Path(sys.executable).with_name("edgemtl")), "compile", str(options.model)]
     command += ["--no-prune", f"--target={target}", f"--output={folder}"]
-    command += ["--set=bench.enabled=false", *(f"--task={name}" for name in options.task)]
+    # No times are asked, so no gate on them may fail; those on accuracy and cost stay.
+    command += ["--set=bench.enabled=false", '--set=gates.allow_not_measured=["latency"]']
+    command += [f"--task={name}" for name in options.task]
     command += [f"--data={place}" for place in options.data]
     command += [] if limit is None else [f"--set=data.limit={limit}"]
     command += [f"--set={assignment}" for assignment in options.set]
@@ -419,8 +419,9 @@ def _compiled_row(
     lower = ""
     if record.is_file():
         quantised = json.loads(record.read_text())
-        every = len(quantised["layers"]) + len(quantised["kept"])
-        lower = f"{len(quantised['layers'])} of {every}"
+        kept = len((quantised["result"] or {}).get("kept", {}))
+        every = len(quantised["layers"]) + kept
+        lower = f"{quantised['precision']}, {len(quantised['layers'])} of {every}"
     pictures = thinned(concatenate([open_dataset(place, "val") for place in options.data]), limit)
     wanted = evaluate(
         network_runner(dense, names), dense.selected(names), dense.input_spec, pictures
