@@ -9,7 +9,6 @@ which goes into the same library, copies the tensors and calls the driver (hls/d
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgemtl.backends.tvm.build import compiled
-from edgemtl.backends.tvm.child import answer_with
+from edgemtl.backends.tvm.child import serve
 from edgemtl.backends.tvm.settings import TvmOptions
 
 #: TVM's name of our code generator
@@ -278,19 +277,5 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"told": told}
 
 
-def main(arguments: list[str]) -> int:
-    """Program of the child process."""
-    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would load it for nothing
-    request = json.loads(Path(arguments[0]).read_text("utf-8"))
-    try:
-        answer = build(request)
-    except Exception as error:  # TVM raises many kinds; its last line says what, the others where
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        print(error, file=sys.stderr)
-        answer = {"error": lines[-1]}
-    answer_with(request, answer)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    serve(build, sys.argv[1])

@@ -5,13 +5,12 @@ It runs in a process of its own (child.py), because TVM ends its process on some
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.tvm.child import answer_with
+from edgemtl.backends.tvm.child import serve
 from edgemtl.backends.tvm.settings import TvmOptions
 
 
@@ -94,19 +93,5 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def main(arguments: list[str]) -> int:
-    """Program of the child process."""
-    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would load it for nothing
-    request = json.loads(Path(arguments[0]).read_text("utf-8"))
-    try:
-        answer = build(request)
-    except Exception as error:  # TVM raises many kinds; its last line says what, the others where
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        print(error, file=sys.stderr)
-        answer = {"error": lines[-1]}
-    answer_with(request, answer)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    serve(build, sys.argv[1])

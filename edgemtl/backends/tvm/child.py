@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,16 @@ def ask(
     return data
 
 
-def answer_with(request: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """The child's side: leave the answer, and the process without running destructors."""
-    Path(request["answer"]).write_text(json.dumps(data), "utf-8")
+def serve(work: Callable[[Mapping[str, Any]], dict[str, Any]], path: str) -> None:
+    """The child's side: do what REQUEST.json asks, leave the answer, end without destructors."""
+    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would load it for nothing
+    request = json.loads(Path(path).read_text("utf-8"))
+    try:
+        answer = work(request)
+    except Exception as error:  # TVM raises many kinds; its last line says what, the others where
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        print(error, file=sys.stderr)
+        answer = {"error": lines[-1]}
+    Path(request["answer"]).write_text(json.dumps(answer), "utf-8")
     sys.stderr.flush()
     os._exit(0)

@@ -6,7 +6,6 @@ ever. What it reached is written down step by step, so that whoever ends it know
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.backends.tvm.child import answer_with
+from edgemtl.backends.tvm.child import serve
 
 #: for a server or tracker to accept a connection at all
 CONNECT_SECONDS = 5.0
@@ -80,19 +79,5 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"samples_ms": samples, "load_ms": load_ms}
 
 
-def main(arguments: list[str]) -> int:
-    """Program of the child process."""
-    sys.modules["torch"] = None  # type: ignore[assignment] # TVM would load it for nothing
-    request = json.loads(Path(arguments[0]).read_text("utf-8"))
-    try:
-        answer = measure(request)
-    except Exception as error:  # TVM raises many kinds; its last line says what, the others where
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        print(error, file=sys.stderr)
-        answer = {"error": lines[-1]}
-    answer_with(request, answer)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    serve(measure, sys.argv[1])
