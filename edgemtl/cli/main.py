@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -73,12 +74,33 @@ def _root(
     """Every verb tells its flags with --help."""
 
 
+def _forget_flags(verbs: typer.Typer) -> None:
+    """Leave of every verb its name and its text, which is all that the list of them shows.
+
+    Reading the flags of all verbs takes a third of the time of ``edgemtl --help``.
+    """
+    for verb in verbs.registered_commands:
+        verb.callback = _without_flags(verb.callback)
+    for group in verbs.registered_groups:
+        if group.typer_instance is not None:
+            _forget_flags(group.typer_instance)
+
+
+def _without_flags(callback: Callable[..., Any] | None) -> Callable[[], None]:
+    def verb() -> None: ...
+
+    verb.__doc__ = None if callback is None else callback.__doc__
+    return verb
+
+
 def main() -> None:
     """Run the command line and leave with a documented exit code, never a traceback.
 
     ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
     """
     arguments = sys.argv[1:] or ["--help"]
+    if arguments in (["--help"], ["-h"]):
+        _forget_flags(app)
     if os.environ.get("EDGEMTL_DEBUG") == "1":
         app(arguments)
     try:
