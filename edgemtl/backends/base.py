@@ -162,6 +162,14 @@ class Backend(ABC):
             return Availability(False, reason=f"{type(error).__name__}: {error}")
 
     @final
+    def devices(self) -> dict[str, str]:
+        """Devices of this machine that the runtime sees: its name of each -> what it is.
+
+        Empty where the backend does not work here, or runs nothing on this machine itself.
+        """
+        return self.devices_impl() if self.availability().ok else {}
+
+    @final
     def require(self) -> None:
         """Raise :class:`TargetUnavailable` with the reason unless available."""
         state = self.availability()
@@ -246,6 +254,10 @@ class Backend(ABC):
     @abstractmethod
     def availability_impl(self) -> Availability:
         """Import the runtime and tell its version."""
+
+    def devices_impl(self) -> dict[str, str]:
+        """See :meth:`devices`; called only where the backend works."""
+        return {}
 
     @abstractmethod
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:

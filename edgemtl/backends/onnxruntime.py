@@ -21,6 +21,7 @@ from edgemtl.backends.base import (
     SessionOptions,
 )
 from edgemtl.backends.int8 import is_int8, unsigned_activations
+from edgemtl.backends.processor import processor_name
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
@@ -73,6 +74,9 @@ class OnnxRuntimeBackend(Backend):
         except ImportError as error:
             return Availability(False, reason=f"the package 'onnxruntime' is missing ({error})")
         return Availability(True, str(onnxruntime.__version__))
+
+    def devices_impl(self) -> dict[str, str]:
+        return {"CPU": processor_name()}
 
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
         import onnx

@@ -159,6 +159,13 @@ class OpenVinoBackend(Backend):
             return Availability(False, reason=f"the package 'openvino' is missing ({error})")
         return Availability(True, str(openvino.get_version()))
 
+    def devices_impl(self) -> dict[str, str]:
+        core = import_openvino().Core()
+        return {
+            name: str(core.get_property(name, "FULL_DEVICE_NAME")).strip()
+            for name in core.available_devices
+        }
+
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
         self.require()
         try:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 #: flags of processors that sum products of int8 in 32 bits at once
 _WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 
 
+def processor_name() -> str:
+    """Name of this machine's processor, as the operating system tells it."""
+    for line in _facts():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware"):
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
 def host_flags() -> frozenset[str]:
     """Flags of this machine's processor; empty where there is no /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    named = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    named = next((line for line in _facts() if line.startswith(("flags", "Features"))), "")
     return frozenset(named.partition(":")[2].split())
 
 
@@ -26,3 +32,10 @@ def int8_sums_saturate() -> bool:
     """
     flags = host_flags()
     return "avx2" in flags and not flags & _WIDE_SUMS
+
+
+def _facts() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -1,4 +1,4 @@
-"""Verbs about the tool itself: ``targets``, ``doctor``, ``cache``, ``schema``, ``init``."""
+"""Verbs about the tool itself: targets, devices, doctor, cache, schema, init."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import JsonFlag, print_json
+from edgemtl.cli.console import CertificatesFlag, FarmFlag, JsonFlag, PlainFlag, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
     app.command("targets")(targets_verb)
+    app.command("devices")(devices_verb)
     app.command("doctor")(doctor_verb)
     app.command("cache")(cache_verb)
     app.command("schema")(schema_verb)
@@ -33,6 +34,48 @@ def targets_verb(as_json: JsonFlag = False) -> None:
         print(f"{target['name']:<20} {state:<28} {target['description']}")
         if not target["ok"]:
             print(f"{'':<20} {target['reason']}")
+
+
+def devices_verb(
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the devices of the targets, whether they are here, and how to measure on them."""
+    from edgemtl.pipeline.environment import device_list
+
+    found = device_list()
+    boards = [] if farm is None else _boards(farm, certificates, without_tls)
+    if as_json:
+        print_json({"devices": found, "farm": boards})
+        return
+    for device in found:
+        where = "here" if device["here"] else "elsewhere"
+        print(f"{device['target']:<20} {device['device']:<18} {where:<10} {device['how']}")
+    for board in boards:
+        print(f"{board['device']:<20} {board['worker']:<18} {'farm':<10} {board['how']}")
+    if farm is not None and not boards:
+        print("no board has joined the farm", file=sys.stderr)
+
+
+def _boards(address: str, certificates: Path | None, without_tls: bool) -> list[dict[str, str]]:
+    from edgemtl.pipeline.farm.members import open_farm
+
+    with open_farm(
+        address, certificates, without_tls, lambda line: print(line, file=sys.stderr)
+    ) as farm:
+        workers = farm.workers()
+    return [
+        {
+            "device": name.partition(":")[2],
+            "worker": worker.name,
+            "how": f"edgemtl bench BUNDLE --farm {address} --device {name.partition(':')[2]}",
+        }
+        for worker in workers
+        for name in worker.resources
+        if name.startswith("device:")
+    ]
 
 
 def doctor_verb(as_json: JsonFlag = False) -> None:

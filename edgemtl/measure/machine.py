@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgemtl.backends.processor import processor_name as processor_name
 from edgemtl.errors import InputRefused
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -70,14 +71,6 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "Hardware"):
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
-
-
 def _temperature_c() -> float | None:
     readings = []
     for zone in _THERMAL.glob("thermal_zone*/temp"):
@@ -94,7 +87,7 @@ def machine_facts() -> MachineFacts:
     frequency = _read(_CPU / "scaling_cur_freq")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return MachineFacts(
-        cpu=_cpu_name(),
+        cpu=processor_name(),
         cores=cores or 1,
         system=f"{platform.system()} {platform.machine()}",
         load_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,

@@ -39,6 +39,34 @@ def target_list() -> list[dict[str, Any]]:
     return found
 
 
+def device_list() -> list[dict[str, Any]]:
+    """Every device that a target is for: here, where it runs; elsewhere, how to measure there.
+
+    A target's device is here when this machine is the device (``measured_here``) or its runtime
+    sees one (an Intel GPU or NPU with a driver). Nothing is measured or contacted.
+    """
+    seen = {name: registry.get(name).devices() for name in registry.names()}
+    found = []
+    for name in targets.names():
+        target = targets.load(name)
+        backend = registry.get(target.backend)
+        present = {
+            own: what
+            for own, what in seen[target.backend].items()
+            if target.device in (own, own.split(".")[0])
+        }
+        if present and (target.measured_here or target.device != "CPU"):
+            here, how = True, f"edgemtl bench BUNDLE; {', '.join(present.values())}"
+        elif target.measured_here:
+            here, how = False, backend.availability().reason
+        else:
+            here, how = False, "edgemtl bench BUNDLE --device ssh://USER@HOST"
+            if target.backend == "fpga":
+                how = "no way to measure; what a compile says of its speed is modelled"
+        found.append({"target": name, "device": target.device, "here": here, "how": how})
+    return found
+
+
 def examine() -> dict[str, Any]:
     """Checks of this installation; none of them changes anything."""
     checks = []

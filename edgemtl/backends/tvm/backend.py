@@ -18,7 +18,7 @@ from edgemtl.backends.base import (
     Session,
     SessionOptions,
 )
-from edgemtl.backends.processor import host_flags
+from edgemtl.backends.processor import host_flags, processor_name
 from edgemtl.backends.tvm import board, child
 from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
@@ -49,6 +49,9 @@ class TvmBackend(Backend):
         if not (folder / "libtvm_runtime.so").is_file():
             return Availability(False, reason="the package 'tvm' holds no libtvm_runtime.so")
         return Availability(True, metadata.version("apache-tvm"))
+
+    def devices_impl(self) -> dict[str, str]:
+        return {"CPU": processor_name()}
 
     def problems_impl(self, onnx_path: Path, target: Target) -> list[Problem]:
         return graph_problems(onnx_path)
