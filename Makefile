@@ -16,6 +16,9 @@ PINS := pyproject.toml setup.py constraints.txt
 
 COMPILE_ARGS ?= examples/mos_m.pt --target cpu
 PYTEST_ARGS ?=
+# One process per processor; a file's tests stay together, since they share what took long to make.
+# PYTEST_WORKERS=0 runs them one after the other, as a debugger needs it.
+PYTEST_WORKERS ?= logical
 
 .PHONY: help demo regress test lint unit docs clean
 
@@ -41,7 +44,7 @@ lint: .venv/.dev ## format, style, types, direction of imports
 	.venv/bin/lint-imports
 
 unit: .venv/.dev ## the tests; a part of them: make unit PYTEST_ARGS=tests/unit/tasks
-	$(RUN) pytest $(PYTEST_ARGS)
+	$(RUN) pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 docs: .venv/.core ## docs/api from the docstrings
 	$(RUN) tools.build_docs

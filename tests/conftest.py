@@ -15,6 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Threads that wait by spinning take the processor from those they wait for: where two share a core
 # the suite needs twice the time. Read when torch is first imported, here and in processes of tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Where several processes run tests at once they share the processors.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
 
 # The same examples on every run and machine: a failure found once is found again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)

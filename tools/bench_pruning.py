@@ -219,6 +219,8 @@ def measure(options: argparse.Namespace, checkpoint: Path, name: str) -> dict[st
     reference = json.loads(dense_path.read_text("utf-8"))
     path = folder / f"{name}.measured.json"
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if found.get("weights") != weights_hash(pruned):
+        found = {"weights": weights_hash(pruned)}
     if "accuracy" not in found:
         tell(f"measuring {name} on the validation splits")
         found["accuracy"] = accuracy(pruned, options.data)
