@@ -243,7 +243,7 @@ def make(options: argparse.Namespace) -> None:
 
     write_atomically(options.output, lambda stream: stream.write(data))
     tell(f"wrote {options.output} after {(time.monotonic() - started) / 60:.1f} min")
-    measure(options, options.output, "pagcp")
+    measure(options, options.output, options.output.stem)
 
 
 def further(options: argparse.Namespace) -> None:
@@ -295,11 +295,14 @@ def table(options: argparse.Namespace) -> None:
     head = ["method", "MACs left", "params left", *(f[0] for f in FIGURES), "worst drop"]
     head += [*RUNTIMES.values(), "oracle TMAC", "search s"]
     rows = [["dense", "100 %", "100 %", *(_figure(reference, f) for f in FIGURES), "", *[""] * 4]]
-    for name in methods():
-        paths = folder / f"{name}.json", folder / f"{name}.measured.json"
-        if not all(path.is_file() for path in paths):
+    example = Path("examples") / f"{options.model.stem}_pruned.pt"
+    places = {name: folder / f"{name}.pt" for name in methods()} | {f"`{example}`": example}
+    for name, place in places.items():
+        path = folder / f"{place.stem}.measured.json"
+        if not (place.is_file() and path.is_file()):
             continue
-        result, found = (json.loads(path.read_text("utf-8")) for path in paths)
+        result = load(place).meta["pruning"]
+        found = json.loads(path.read_text("utf-8"))
         worst = max(found["drops"], key=lambda key: found["drops"][key])
         spent = [one["spent"]["macs"] / 1e12 for one in result["rounds"]]
         seconds = [one["search_seconds"] for one in result["rounds"]]
@@ -324,9 +327,10 @@ def table(options: argparse.Namespace) -> None:
         "validation splits of `faces_crowd` and `faces_landmarks`. Every method had the goal of "
         f"{100 * options.flops:.0f} % of the multiply-accumulates and "
         f"{100 * options.params:.0f} % of the parameters, and the same recovery of "
-        f"{made['steps']} steps of {made['batch']} pictures with distillation. Speed-up: one "
-        "thread, dense and pruned in turns, 95 % interval in brackets. A drop is relative to the "
-        "dense network; positive is worse.",
+        f"{made['steps']} steps of {made['batch']} pictures with distillation; `{example}` is "
+        "pagcp's with a longer one. Speed-up: one thread, dense and pruned in turns, 95 % interval "
+        "in brackets. A drop is relative to the dense network; positive is worse. Search is the "
+        "time to find the widths, oracle what its trials computed.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -420,7 +424,7 @@ def main() -> int:
         measure(options, run_method(options, options.method, options.rounds), options.method)
     elif options.what == "measure":
         checkpoint = options.checkpoint or work_folder(options) / f"{options.method}.pt"
-        measure(options, checkpoint, options.method)
+        measure(options, checkpoint, checkpoint.stem)
     elif options.what == "cost":
         oracle_cost(options)
     else:
