@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    FactoryFlag,
+    FarmFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,20 +30,27 @@ def tune_verb(
         typer.Option("--output", "-o", help="Measurements, one JSON line each; resumed from."),
     ],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Target of TVM that this machine is.")
+        str,
+        typer.Option("--target", "-t", help="Target of TVM that this machine is, or the farm's."),
     ] = "tvm-x86",
     tiles: Annotated[int, typer.Option(min=1, max=50, help="Tiles to try per operator.")] = 6,
     seconds: Annotated[float, typer.Option(min=0.01, help="Of timing per operator.")] = 1.0,
     factory: FactoryFlag = None,
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure which tiles are fastest for a network's operators; stop and go on at any time.
 
     When all are measured, a target file is written beside the measurements, for 'compile --target'.
+    On a farm the operators are shared out over workers of one kind of processor (docs/farm.md).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from edgemtl.pipeline.farm.members import open_farm
+    from edgemtl.pipeline.farm.tuning import tune_on_farm
     from edgemtl.pipeline.tuning import tune
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
@@ -44,12 +58,21 @@ def tune_verb(
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("exporting", total=None)
 
+        def quietly(line: str) -> None:
+            if not as_json:
+                console.print(line, markup=False, highlight=False)
+
         def tell(done: int, total: int, line: str) -> None:
             bar.update(task, completed=done, total=total, description=line)
             if not as_json and not console.is_terminal and line:
                 print(f"[{done}/{total}] {line}", file=sys.stderr)
 
-        found = tune(model, target, output, tell, factory, tiles, seconds)
+        asked = (model, target, output, tell)
+        if farm is None:
+            found = tune(*asked, factory, tiles, seconds)
+        else:
+            with open_farm(farm, certificates, without_tls, quietly) as members:
+                found = tune_on_farm(*asked, members, factory, tiles, seconds)
     if as_json:
         print_json(found.to_dict())
         return

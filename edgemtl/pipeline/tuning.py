@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.tvm.child import environment, how_it_ended, tail
+from edgemtl.backends.processor import processor_name
 from edgemtl.backends.tvm.schedule.tuned import Tuned, key_of
-from edgemtl.backends.tvm.settings import TunedTile, TvmOptions, options_of, resolved
-from edgemtl.errors import InputRefused, StageFailed, UsageError
+from edgemtl.backends.tvm.settings import TunedTile
+from edgemtl.backends.tvm.tuner import measuring, options_here, told
+from edgemtl.errors import InputRefused, UsageError
 from edgemtl.files import write_text
 from edgemtl.pipeline.exporting import export_file
 from edgemtl.pipeline.subject import kind_of
 from edgemtl.targets import Target
-
-#: one operator's tiles that take longer to compile and time are a hang
-OPERATOR_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -74,48 +68,113 @@ def tune(
         InputRefused: ``output`` is not a file of records.
         StageFailed: TVM failed, died or hung; what was measured is kept.
     """
-    target = targets.load(target_name)
+    target = tunable(target_name)
+    registry.get(target.backend).require()
+    log = Log.open(output)
+    machine, options = processor_name(), options_here(target)
+    have = log.measured(options.mcpu, machine)
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        onnx = onnx_of(model, Path(folder), target_name, factory)
+        operators, measurements = measuring(onnx, options, machine, have, None, tiles, seconds)
+        begun = done = len(have.intersection(operators))
+        tell(done, len(operators), "")
+        for found in measurements:
+            log.add(found)
+            done += 1
+            tell(done, len(operators), told(found))
+    written = None
+    if done == len(operators):
+        written = log.write_target(target, options.mcpu, machine)
+    return Tuning(len(operators), done - begun, output, written)
+
+
+def tunable(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        UsageError: its tiles cannot be measured on the processor that tunes.
+    """
+    target = targets.load(name)
     if target.backend != "tvm" or not target.measured_here:
         raise UsageError("only a target of TVM that this machine is can be tuned here",
                          where=target.name, hint="--target tvm-x86")  # fmt: skip
-    backend = registry.get(target.backend)
-    backend.require()
-    options = resolved(options_of(target)).model_copy(update={"tiles": ()})
-    known = read_records(output)
-    have = {key_of(one.kind, one.sizes) for one in known if one.processor == options.mcpu}
-    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        onnx = model
-        if kind_of(model) != "onnx":
-            onnx = Path(folder) / "model.onnx"
-            export_file(model, onnx, target_name, factory=factory)
-        request = {
-            "onnx": str(onnx.absolute()),
-            "options": options.model_dump(),
-            "known": sorted(have),
-            "tiles": tiles,
-            "seconds": seconds,
-        }
-        asked = Path(folder) / "request.json"
-        asked.write_text(json.dumps(request), "utf-8")
-        lines = _lines([sys.executable, "-P", "-m", "edgemtl.backends.tvm.tuning", str(asked)])
-        first = next(lines)
-        total, done = int(first["operators"]), int(first["known"])
-        begun = done
-        tell(done, total, "")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("a", encoding="utf-8") as stream:
-            for line in lines:
-                found = [TunedTile.model_validate(one) for one in line["records"]]
-                stream.writelines(json.dumps(one.model_dump(mode="json")) + "\n" for one in found)
-                stream.flush()
-                known += found
-                done += 1
-                tell(done, total, _told(found))
-    written = None
-    if done == total:
-        written = output.with_suffix(".toml")
-        write_text(written, _target_file(target, options, known))
-    return Tuning(total, done - begun, output, written)
+    return target
+
+
+def onnx_of(model: Path, folder: Path, target_name: str, factory: str | None) -> Path:
+    """The model as ONNX; exported into ``folder`` where it is a checkpoint."""
+    if kind_of(model) == "onnx":
+        return model
+    onnx = folder / "model.onnx"
+    export_file(model, onnx, target_name, factory=factory)
+    return onnx
+
+
+@dataclass
+class Log:
+    """A file of measurements, one JSON line each.
+
+    Attributes:
+        path: of the file.
+        records: in it, oldest first.
+        before: how many were there when it was opened.
+    """
+
+    path: Path
+    records: list[TunedTile]
+    before: int
+
+    @staticmethod
+    def open(path: Path) -> Log:
+        """Read it; there need not be one.
+
+        Raises:
+            InputRefused: it holds something else.
+        """
+        records = read_records(path)
+        return Log(path, records, len(records))
+
+    def of(self, processor: str, machine: str) -> list[TunedTile]:
+        """Records that can be compared with this machine's: of its LLVM name and of its kind."""
+        return [
+            one
+            for one in self.records
+            if one.processor == processor and one.machine in ("", machine)
+        ]
+
+    def measured(self, processor: str, machine: str) -> set[str]:
+        """Keys of the operators of :meth:`of`."""
+        return {_key(one) for one in self.of(processor, machine)}
+
+    def add(self, found: Sequence[TunedTile]) -> None:
+        """Write records at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(map(_line, found))
+        self.records += found
+
+    def sort(self, operators: Sequence[str]) -> None:
+        """Put what came since it was opened in the order of operators, as one machine would."""
+        old, new = self.records[: self.before], self.records[self.before :]
+        place = {key: number for number, key in enumerate(operators)}
+        new.sort(key=lambda one: place[_key(one)])
+        if old + new != self.records:
+            self.records = old + new
+            write_text(self.path, "".join(map(_line, self.records)))
+
+    def write_target(self, target: Target, processor: str, machine: str) -> Path:
+        """The target with the fastest tile of every operator, beside the records."""
+        path = self.path.with_suffix(".toml")
+        write_text(path, _target_file(target, processor, self.of(processor, machine)))
+        return path
+
+
+def _key(one: TunedTile) -> str:
+    return key_of(one.kind, one.sizes)
+
+
+def _line(one: TunedTile) -> str:
+    return json.dumps(one.model_dump(mode="json")) + "\n"
 
 
 def read_records(path: Path) -> list[TunedTile]:
@@ -139,55 +198,9 @@ def read_records(path: Path) -> list[TunedTile]:
     return found
 
 
-def _told(found: list[TunedTile]) -> str:
-    best = min(found, key=lambda one: one.seconds)
-    sizes = "x".join(map(str, best.sizes))
-    return f"{best.kind} {sizes}: {best.tile[0]}x{best.tile[1]}, {best.seconds * 1e6:.0f} us"
-
-
-def _lines(command: list[str]) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a process, each within its time limit.
-
-    Raises:
-        StageFailed: the process died or hung.
-    """
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment(1),
-            text=True,
-            encoding="utf-8",
-        )
-        assert process.stdout is not None
-        late = False
-        try:
-            while True:
-                timer = threading.Timer(OPERATOR_SECONDS, process.kill)
-                timer.start()
-                line = process.stdout.readline()
-                late = not timer.is_alive()
-                timer.cancel()
-                if not line:
-                    break
-                yield json.loads(line)
-            code = process.wait()
-            if code:
-                errors.seek(0)
-                how = "took too long and was ended" if late else f"died with {how_it_ended(code)}"
-                raise StageFailed(f"TVM {how} while tuning" + tail(errors.read()))
-        finally:
-            process.kill()
-            process.wait()
-            with contextlib.suppress(OSError):
-                process.stdout.close()
-
-
-def _target_file(target: Target, options: TvmOptions, known: list[TunedTile]) -> str:
+def _target_file(target: Target, processor: str, known: list[TunedTile]) -> str:
     """The target as TOML, with the fastest tile of every operator among its options."""
-    best = Tuned([one.model_dump() for one in known], options.mcpu).fastest()
+    best = Tuned([one.model_dump() for one in known], processor).fastest()
     plain = target.model_dump(mode="json", exclude={"options", "gates", "defaults"})
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     lines += ["", "[options]"]

@@ -16,13 +16,20 @@ import pytest
 from support.command import Told, edgemtl
 from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 from support.farm import Cluster, board, note, script, wait_until
+from support.small_graphs import write_two_convolutions
 
+from edgemtl import targets
+from edgemtl.backends import registry
+from edgemtl.backends.processor import processor_name
+from edgemtl.backends.tvm.schedule.tuned import key_of
+from edgemtl.backends.tvm.tuner import options_here
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.certificates import make_certificates
 from edgemtl.devices.farm.service import ALLOWED_FAILURES
 from edgemtl.devices.farm.work import Job, JobResult
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.pipeline.farm.members import same_code
+from edgemtl.pipeline.tuning import Log, read_records
 
 pytest.importorskip("distributed", reason="the extra 'farm' is not installed")
 pytest.importorskip("cryptography", reason="the extra 'farm' is not installed")
@@ -152,6 +159,37 @@ def test_bench_on_all_devices(cluster: Cluster, local: Path, tmp_path: Path) -> 
     assert "no device 'rpi5' has joined the farm" in missing.error()
     assert edgemtl("bench", bundle, *cluster.flags()).code == 2
     assert edgemtl("bench", bundle, "--all-devices").code == 2
+
+
+def test_tuning_in_parts_goes_on_and_one_machine_takes_its_log(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    tvm = registry.get("tvm").availability()
+    if not tvm.ok:
+        pytest.skip(tvm.reason)
+    graph, records = write_two_convolutions(tmp_path / "two.onnx"), tmp_path / "records.jsonl"
+    level, machine = options_here(targets.load("tvm-x86")).mcpu, processor_name()
+    kinds = {"conv": [1, 9, 11, 16, 3, 3, 3, 1, 1], "dense": [99, 24, 16]}
+    # One operator was measured before, the other by another kind of processor only.
+    before = [
+        {"processor": level, "kind": kind, "sizes": sizes, "tile": [8, 8], "seconds": 1e-9}
+        | {"machine": machine if kind == "dense" else "Another"}
+        for kind, sizes in kinds.items()
+    ]
+    known = "".join(json.dumps(one) + "\n" for one in before)
+    records.write_text(known, "utf-8")
+    flags = ["tune", graph, "-o", records, "--tiles=2", "--seconds=0.01", "--json"]
+    told = edgemtl(*flags, *cluster.flags())
+    assert told.code == 0, told.err
+    assert (told.json()["operators"], told.json()["measured"]) == (2, 1)
+    assert records.read_text("utf-8").startswith(known)
+    first, second = found = read_records(records)[2:]
+    assert {(one.kind, one.machine, one.processor) for one in found} == {("conv", machine, level)}
+    best = min(first, second, key=lambda one: one.seconds).model_dump(mode="json")
+    assert targets.load(told.json()["target"]).options["tiles"] == [best, before[1]]
+    # And by what the farm measured one machine of its kind has nothing left to do.
+    known_here = Log.open(records).measured(level, machine)
+    assert known_here == {key_of(kind, sizes) for kind, sizes in kinds.items()}
 
 
 def test_status_lists_workers_and_what_they_offer(cluster: Cluster) -> None:
@@ -330,10 +368,14 @@ def test_a_scheduler_that_is_not_there_or_goes_away(
         port = free.getsockname()[1]
     bundle = local / "bundle" / "dense-cpu.edgemtl"
     flags = ["--farm", f"tls://127.0.0.1:{port}", "--certificates", cluster.certificates]
-    told = edgemtl("bench", bundle, "--all-devices", *flags)
-    assert told.code == 8
-    assert "cannot be reached" in told.error()
-    assert told.hint().startswith("start it there")
+    for words in (
+        ["bench", bundle, "--all-devices"],
+        ["tune", bundle, "-o", tmp_path / "records.jsonl"],
+    ):
+        told = edgemtl(*words, *flags)
+        assert told.code == 8
+        assert "cannot be reached" in told.error()
+        assert told.hint().startswith("start it there")
 
     with cluster.farm() as farm:
 

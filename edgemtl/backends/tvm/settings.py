@@ -25,6 +25,7 @@ class TunedTile(BaseModel):
         kind, sizes: of the operator.
         tile: rows and columns.
         seconds: the shortest run.
+        machine: name of the processor that measured it; empty where nobody noted it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +35,7 @@ class TunedTile(BaseModel):
     sizes: tuple[int, ...]
     tile: tuple[int, int]
     seconds: float = Field(gt=0)
+    machine: str = ""
 
 
 class TvmOptions(BaseModel):

@@ -90,16 +90,19 @@ def measured(
 
 
 def steps(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What is said: first how many operators there are, then the records of each."""
+    """What is said: first which operators there are, then the records of each.
+
+    Of those that are not ``known`` the ``wanted`` ones are measured, all where it is None.
+    """
     options = TvmOptions.model_validate(request["options"])
     machine = machine_of(options)
     assert machine is not None
     machine = dataclasses.replace(machine, cores=1)
     found = operators(imported(Path(request["onnx"])), machine)
-    known = set(request["known"])
-    yield {"operators": len(found), "known": len(known & set(found))}
+    known, wanted = set(request["known"]), request["wanted"]
+    yield {"operators": list(found)}
     for key, function in found.items():
-        if key not in known:
+        if key not in known and (wanted is None or key in wanted):
             seconds = float(request["seconds"])
             yield {"records": measured(function, options, machine, int(request["tiles"]), seconds)}
 

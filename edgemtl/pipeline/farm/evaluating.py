@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import numpy as np
 from edgemtl.data.concat import Concatenated
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import JobResult
-from edgemtl.errors import InputRefused, StageFailed, UsageError, from_data
-from edgemtl.files import read_json
+from edgemtl.errors import InputRefused, UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
 from edgemtl.pipeline.evaluation import evaluation_data
-from edgemtl.pipeline.farm.job import RESULT, STATE
+from edgemtl.pipeline.farm.job import STATE
 from edgemtl.pipeline.farm.members import needed
-from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack
+from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, result_of
 from edgemtl.pipeline.subject import meaning_of
 from edgemtl.tasks.base import Metric, Task
 
@@ -112,23 +111,11 @@ def _metrics(tasks: Sequence[Task]) -> dict[str, Metric]:
 
 
 def _part(tasks: Sequence[Task], farm: Farm, luggage: Luggage, answer: JobResult) -> Part:
-    problem = answer.problem()
-    if problem is not None:
-        raise problem
+    found = result_of(farm, luggage, answer)
+    metrics = _metrics(tasks)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        wanted = {name: answer.files[name] for name in (RESULT, STATE) if name in answer.files}
-        farm.fetch(wanted, Path(folder))
-        if RESULT not in wanted:
-            raise StageFailed("the job left no result", where=answer.name)
-        found: Mapping[str, Any] = read_json(Path(folder) / RESULT)
-        if found["error"] is not None:
-            told = {
-                key: None if text is None else luggage.put_right(text, answer.folder)
-                for key, text in found["error"].items()
-            }
-            raise from_data(told)
-        metrics = _metrics(tasks)
         try:
+            farm.fetch({STATE: answer.files[STATE]}, Path(folder))
             with np.load(Path(folder) / STATE, allow_pickle=False) as state:
                 for name, metric in metrics.items():
                     inside = f"{name}/"
@@ -136,4 +123,4 @@ def _part(tasks: Sequence[Task], farm: Farm, luggage: Luggage, answer: JobResult
                     metric.add({key[len(inside) :]: state[key] for key in keys})
         except (OSError, ValueError, KeyError) as error:
             raise InputRefused(f"what a part found is not readable: {error}") from error
-        return Part(metrics, int(found["images"]), int(found["lost"]), tuple(found["problems"]))
+    return Part(metrics, int(found["images"]), int(found["lost"]), tuple(found["problems"]))

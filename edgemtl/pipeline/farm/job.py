@@ -18,7 +18,6 @@ from edgemtl.files import as_told, read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
-
 RESULT = "result.json"
 STATE = "state.npz"
 RUN = "run"
@@ -29,7 +28,8 @@ def main() -> None:
     path = Path(sys.argv[1]).resolve()
     request, out = read_json(path), path.parent / "out"
     try:
-        found = {"compile": _compile, "eval": _evaluate}[request["kind"]](request, path.parent, out)
+        do = {"compile": _compile, "eval": _evaluate, "tune": _tune}[request["kind"]]
+        found = do(request, path.parent, out)
     except Exception as problem:
         found = {"error": as_data(as_told(problem))}
     write_json(out / RESULT, {"error": None, **found})
@@ -111,6 +111,30 @@ def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, 
     write_atomically(out / STATE, lambda stream: np.savez_compressed(stream, **state))
     print(f"{part.images} pictures", flush=True)
     return {"images": part.images, "lost": part.lost, "problems": list(part.problems)}
+
+
+def _tune(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    from edgemtl.backends.processor import processor_name
+    from edgemtl.backends.tvm.tuner import measuring, options_here, told
+    from edgemtl.targets import Target
+
+    options = options_here(Target.model_validate(request["target"]))
+    machine = processor_name()
+    operators, measurements = measuring(
+        folder / request["model"],
+        options,
+        machine,
+        [],
+        request["wanted"],
+        request["tiles"],
+        request["seconds"],
+    )
+    records = []
+    for found in measurements:
+        records += [one.model_dump(mode="json") for one in found]
+        print(told(found), flush=True)
+    facts = {"processor": options.mcpu, "machine": machine}
+    return {**facts, "operators": operators, "records": records}
 
 
 if __name__ == "__main__":

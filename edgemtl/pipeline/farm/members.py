@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from edgemtl.backends import registry
+from edgemtl.backends.processor import processor_name
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.client import Farm
 from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.pipeline.cache import code_fingerprint, default_folder
 
-#: resources: a device, the one board it is, our code with its tools, a backend that works
-DEVICE, BOARD, CODE, BACKEND = "device:", "board:", "code:", "backend:"
+#: resources: a device, the one board it is, our code with its tools, a backend that works, a kind
+#: of processor
+DEVICE, BOARD, CODE, BACKEND, PROCESSOR = "device:", "board:", "code:", "backend:", "processor:"
 
 
 def own_folder() -> Path:
@@ -38,7 +42,7 @@ def offered(device: str | None, name: str) -> dict[str, float]:
         if not device or any(c in device for c in " =,:\n"):
             raise UsageError("not a name for a device", where="--device", hint="for example rpi4")
         return {f"{DEVICE}{device}": 1, f"{BOARD}{name}": 1}
-    found = {same_code(): 1.0}
+    found = {same_code(): 1.0, processor(processor_name()): 1.0}
     for backend in registry.names():
         try:
             if registry.get(backend).availability().ok:
@@ -51,6 +55,33 @@ def offered(device: str | None, name: str) -> dict[str, float]:
 def needed(backend: str | None = None) -> Mapping[str, float]:
     """Resources of a job that must come to what it would come to here."""
     return {same_code(): 1.0, **({} if backend is None else {f"{BACKEND}{backend}": 1.0})}
+
+
+def processor(name: str) -> str:
+    """The resource of those whose processor has this name."""
+    return PROCESSOR + (re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-") or "unknown")
+
+
+def of_one_kind(farm: Farm, needs: Mapping[str, float], first: Collection[str]) -> dict[str, float]:
+    """The same needs on processors of one kind, whose answers can be put together.
+
+    Args:
+        farm: connected.
+        needs: of the jobs.
+        first: resources of the kinds to take where there are workers of one of them; otherwise the
+            kind that most workers are of.
+    """
+    kinds = Counter(
+        resource
+        for worker in farm.workers()
+        if worker.offers(needs)
+        for resource in worker.resources
+        if resource.startswith(PROCESSOR)
+    )
+    if not kinds:
+        # Nobody could take the jobs whatever their processor: that is what will be told.
+        return dict(needs)
+    return {**needs, max(kinds, key=lambda kind: (kind in first, kinds[kind], kind)): 1.0}
 
 
 def open_farm(

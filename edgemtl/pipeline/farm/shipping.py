@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.devices.farm.client import Farm
-from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
-from edgemtl.errors import InputRefused
-from edgemtl.files import write_json
+from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult
+from edgemtl.errors import InputRefused, StageFailed, from_data
+from edgemtl.files import read_json, write_json
+from edgemtl.pipeline.farm.job import RESULT
 
 REQUEST = "request.json"
 #: where nobody can take a job of ours
@@ -85,6 +86,31 @@ def pack(farm: Farm, model: Path, data: Sequence[Path], splits: Iterable[str]) -
             sources[f"{base}/{name}"] = path
     digests = farm.put(sources.values())
     return Luggage({name: digests[path] for name, path in sources.items()}, places)
+
+
+def result_of(farm: Farm, luggage: Luggage, answer: JobResult) -> dict[str, Any]:
+    """What a job of ours left in ``result.json``.
+
+    Raises:
+        EdgemtlError: what stopped the job, with this machine's paths.
+    """
+    problem = answer.problem()
+    if problem is not None:
+        raise problem
+    if RESULT not in answer.files:
+        raise StageFailed("the job left no result", where=f"{answer.name} on {answer.worker}")
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        farm.fetch({RESULT: answer.files[RESULT]}, Path(folder))
+        found = read_json(Path(folder) / RESULT)
+    if not isinstance(found, dict) or "error" not in found:
+        raise InputRefused("the result of a job is not one", where=answer.name)
+    if found["error"] is not None:
+        told = {
+            key: None if text is None else luggage.put_right(text, answer.folder)
+            for key, text in found["error"].items()
+        }
+        raise from_data(told)
+    return found
 
 
 def check_there(model: Path, data: Sequence[Path]) -> None:

@@ -6,40 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from support.small_graphs import write_two_convolutions
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.tvm.schedule.tuned import key_of
 from edgemtl.errors import InputRefused, UsageError
-from edgemtl.pipeline.tuning import read_records, tune
+from edgemtl.pipeline.tuning import Log, read_records, tune
 
 LINE = '{"processor": "p", "kind": "conv", "sizes": [1, 2], "tile": [2, 8], "seconds": 0.5}\n'
-
-
-def write_graph(path: Path) -> Path:
-    """Two convolutions, each with bias and ReLU; the second reads single pixels."""
-    rng = np.random.default_rng(0)
-    weights = {"a": (16, 3, 3, 3), "b": (24, 16, 1, 1), "a0": (16,), "b0": (24,)}
-    nodes = [
-        helper.make_node("Conv", ["x", "a", "a0"], ["c"], pads=[1] * 4),
-        helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("Conv", ["d", "b", "b0"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "two",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 9, 11])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 24, 9, 11])],
-        [
-            numpy_helper.from_array(rng.standard_normal(n).astype(np.float32), k)
-            for k, n in weights.items()
-        ],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
 
 
 class Stopped(Exception):
@@ -51,7 +27,7 @@ def test_tuning_goes_on_where_it_stopped_and_compile_takes_its_tiles(tmp_path: P
     backend = registry.get("tvm")
     if not backend.availability().ok:
         pytest.skip(backend.availability().reason)
-    graph, records = write_graph(tmp_path / "two.onnx"), tmp_path / "records.jsonl"
+    graph, records = write_two_convolutions(tmp_path / "two.onnx"), tmp_path / "records.jsonl"
 
     def stop(done: int, total: int, line: str) -> None:
         assert total == 2
@@ -98,6 +74,23 @@ def test_a_line_cut_short_is_measured_again(tmp_path: Path) -> None:
     path.write_text(LINE + LINE[:30], "utf-8")
     assert [one.tile for one in read_records(path)] == [(2, 8)]
     assert path.read_text("utf-8") == LINE
+
+
+def test_what_came_in_any_order_stands_as_one_machine_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(LINE, "utf-8")
+    log = Log.open(path)
+    new = [log.records[0].model_copy(update={"sizes": (size,)}) for size in (3, 2, 3, 4)]
+    for one in new:
+        log.add([one])
+    log.sort([key_of("conv", [size]) for size in (4, 3, 2, 1)])
+    assert [one.sizes for one in read_records(path)] == [(1, 2), (4,), (3,), (3,), (2,)]
+    assert read_records(path) == log.records
+    # A record without a machine counts everywhere, another kind's nowhere but there.
+    log.add([new[0].model_copy(update={"sizes": (5,), "machine": "Another"})])
+    assert key_of("conv", [5]) in log.measured("p", "Another") - log.measured("p", "This")
+    assert key_of("conv", [4]) in log.measured("p", "This")
+    assert not log.measured("q", "Another")
 
 
 @pytest.mark.parametrize("text", ["hello\n", '{"kind": "conv"}\n', LINE.replace("0.5", "-1")])

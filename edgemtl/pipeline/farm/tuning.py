@@ -1,0 +1,121 @@
+"""``tune --farm``: operators in parts, each measured whole by one worker of one kind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemtl.backends.tvm.schedule.tuned import key_of
+from edgemtl.backends.tvm.settings import TunedTile
+from edgemtl.backends.tvm.tuner import told
+from edgemtl.devices.farm.client import Farm
+from edgemtl.devices.farm.work import Job, JobResult
+from edgemtl.errors import EdgemtlError, InputRefused
+from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
+from edgemtl.pipeline.farm.shipping import Luggage, job_for, pack, result_of
+from edgemtl.pipeline.tuning import Log, Tuning, onnx_of, tunable
+
+#: of a job: what a worker that is lost, or a run that is stopped, had measured is measured again
+MOST_OPERATORS = 4
+
+
+def tune_on_farm(
+    model: Path,
+    target_name: str,
+    output: Path,
+    tell: Callable[[int, int, str], None],
+    farm: Farm,
+    factory: str | None = None,
+    tiles: int = 6,
+    seconds: float = 1.0,
+) -> Tuning:
+    """What :func:`edgemtl.pipeline.tuning.tune` finds, measured on processors of one kind.
+
+    All tiles of an operator are compared in one process of one worker. The records come in as they
+    are measured, and at the end stand in the order in which one machine would have left them.
+
+    Args:
+        model, target_name, output, tell, factory, tiles, seconds: as there; the target is what the
+            workers are.
+        farm: connected. Of several kinds of processors that its workers have, the one that
+            ``output`` has records of is taken, else the one that most of them have.
+
+    Raises:
+        UsageError: not such a target.
+        InputRefused: ``output`` is not a file of records.
+        StageFailed: a part failed; what the others measured is kept.
+        TargetUnavailable: no worker runs this code with TVM, or the scheduler was lost.
+    """
+    target = tunable(target_name)
+    log = Log.open(output)
+    kinds = {processor(one.machine) for one in log.records if one.machine}
+    needs = of_one_kind(farm, needed(target.backend), kinds)
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+        luggage = pack(farm, onnx_of(model, Path(folder), target_name, factory), [], [])
+    (inside,) = luggage.files
+    asked: dict[str, Any] = {
+        "kind": "tune",
+        "model": inside,
+        "target": target.model_dump(mode="json"),
+        "tiles": tiles,
+        "seconds": seconds,
+    }
+
+    def part(name: str, wanted: Sequence[str]) -> Job:
+        return job_for(farm, name, {**asked, "wanted": list(wanted)}, luggage, needs)
+
+    first = result_of(farm, luggage, *farm.run([part("operators", [])]))
+    level, machine = str(first["processor"]), str(first["machine"])
+    operators = [str(key) for key in first["operators"]]
+    needs = {**needs, processor(machine): 1.0}
+    have = log.measured(level, machine)
+    lacking = [key for key in operators if key not in have]
+    total, begun = len(operators), len(operators) - len(lacking)
+    tell(begun, total, f"measured on {machine}")
+    workers = sum(worker.offers(needs) for worker in farm.workers())
+    size = max(1, min(MOST_OPERATORS, len(lacking) // max(workers, 1)))
+    jobs = {}
+    for start in range(0, len(lacking), size):
+        wanted = lacking[start : start + size]
+        job = part(f"operators {start + 1} to {start + len(wanted)} of {len(lacking)}", wanted)
+        jobs[job.name] = (job, wanted)
+    done = begun
+    problems: list[EdgemtlError] = []
+
+    def end(answer: JobResult) -> None:
+        nonlocal done
+        try:
+            parts = _records(farm, luggage, answer, jobs[answer.name][1], level)
+        except EdgemtlError as error:
+            problems.append(error)
+            return
+        for found in parts:
+            log.add(found)
+            done += 1
+            tell(done, total, told(found))
+
+    try:
+        farm.run([job for job, _ in jobs.values()], end)
+    finally:
+        log.sort(operators)
+    if problems:
+        raise problems[0]
+    return Tuning(total, done - begun, output, log.write_target(target, level, machine))
+
+
+def _records(
+    farm: Farm, luggage: Luggage, answer: JobResult, wanted: Sequence[str], level: str
+) -> list[list[TunedTile]]:
+    """Records of the operators of a part, one list each."""
+    found = result_of(farm, luggage, answer)
+    try:
+        records = [TunedTile.model_validate(one) for one in found["records"]]
+    except (ValueError, TypeError) as error:
+        raise InputRefused(f"a part's records are not readable: {error}") from error
+    parts = [[one for one in records if key_of(one.kind, one.sizes) == key] for key in wanted]
+    if not all(parts) or any(one.processor != level for one in records):
+        # Processors of one name whose flags a virtual machine hides differ all the same.
+        raise InputRefused("a part measured something else", where=f"{answer.name}, {level}")
+    return parts
