@@ -167,9 +167,11 @@ def make_prototypes(
         for name, value in importance.items()
     }
 
-    def at(threshold: float) -> Prototypes:
+    def at(threshold: float, spare: float = 0.0) -> Prototypes:
         masks = {name: mask_at(*ranked[name], threshold, rule, 1) for name in ranked}
-        return _at(importance, masks, choices, model, weight, count, nested, threshold, seed, rule)
+        return _at(
+            importance, masks, choices, model, weight, count, nested, threshold, seed, rule, spare
+        )
 
     low, high = (float(np.log(left)) for left in LEFT_OUT)
     found = at(1 - LEFT_OUT[0])
@@ -178,9 +180,15 @@ def make_prototypes(
             f"a share of {kept:.2f} cannot be met, masks leave {found.mean_macs / dense:.2f}",
             hint="lower the channel multiple, or prune the network first",
         )
+    widest = at(1 - LEFT_OUT[1])
+    if widest.mean_macs <= kept * dense:
+        # Masks that hold all the importance cost less than the budget: what is left of it goes to
+        # channels that seem to matter to nobody, in every group the same share of them.
+        found, low, high = widest, 0.0, 1.0
+    seems_enough = found is widest
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        trial = at(1 - float(np.exp(middle)))
+        trial = at(1 - LEFT_OUT[1], middle) if seems_enough else at(1 - float(np.exp(middle)))
         if trial.mean_macs <= kept * dense:
             low = middle
             found = trial if trial.mean_macs >= found.mean_macs else found
@@ -200,7 +208,9 @@ def _at(
     threshold: float,
     seed: int,
     rule: Rule,
+    spare: float,
 ) -> Prototypes:
+    """One trial; ``spare`` is the share of the channels outside the masks that stays as well."""
     bits = np.concatenate([mask.numpy() for mask in masks.values()], axis=1)
     per_bit = np.concatenate([np.full(mask.shape[1], weight[n]) for n, mask in masks.items()])
     if nested:
@@ -213,6 +223,7 @@ def _at(
         chosen = {}
         for name, mask in masks.items():
             wanted = float(mask[members].sum(dim=1).double().mean())
+            wanted += spare * (mask.shape[1] - wanted)
             width = next((w for w in choices[name] if w >= wanted), choices[name][-1])
             score = importance[name] if nested else importance[name][members]
             share = (score / score.sum(dim=1, keepdim=True).clamp_min(TINY)).mean(dim=0)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from support.dense_family import build
 from torch import Tensor
 
-from edgemtl.compress.dynamic.prototypes import Prototypes, cluster, held
+from edgemtl.compress.dynamic.accounting import cost_model
+from edgemtl.compress.dynamic.prototypes import Prototypes, cluster, held, make_prototypes
 from edgemtl.compress.dynamic.router import NEVER, judge
+from edgemtl.compress.groups import channel_groups
 
 
 def mask(*on: int) -> dict[str, Tensor]:
@@ -40,6 +44,20 @@ def test_one_prototype_stays_whatever_is_asked() -> None:
     left = MADE.needed(IMPORTANCE, 7)
     assert left.macs == (10.0,)
     assert left.assigned.tolist() == [0] * 9
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.9])
+def test_a_budget_is_spent_though_few_channels_seem_to_matter(kept: float) -> None:
+    network = build()
+    groups = channel_groups(network)
+    model = cost_model(network, groups)
+    importance = {g.name: torch.full((3, g.width), 1e-9) for g in groups}
+    for value in importance.values():
+        value[:, : value.shape[1] // 4] = 1.0
+    made = make_prototypes(importance, groups, model, count=1, kept=kept, multiple=1)
+    assert kept - 0.08 < made.mean_macs / float(model.macs({})) <= kept
+    for name, keep in made.keep[0].items():
+        assert keep[: len(keep) // 4].all(), name
 
 
 def test_of_nested_prototypes_a_picture_gets_the_one_that_does_as_much_as_it_needs() -> None:
