@@ -22,8 +22,8 @@ from pydantic import (
 
 from edgemtl.devices.runner.container import MANIFEST, check_name
 from edgemtl.devices.runner.errors import RunnerError
-from edgemtl.devices.runner.manifest import SCHEMA_VERSION
-from edgemtl.errors import InputRefused
+from edgemtl.devices.runner.manifest import OWN_HASH, SCHEMA_VERSION, own_hash
+from edgemtl.errors import InputRefused, VerificationFailed
 
 #: members with a fixed place
 MODEL = "model.onnx"
@@ -170,6 +170,7 @@ class Manifest(_Entry):
         seeds: every seed that a random choice took.
         recipe: the resolved recipe, plain.
         files: member -> hash and size, of every member but the manifest.
+        own_sha256: of all other fields; empty in bundles of before it was written.
     """
 
     schema_version: Literal[1]
@@ -190,6 +191,7 @@ class Manifest(_Entry):
     seeds: dict[str, int] = Field(default_factory=dict)
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[Member, FileEntry]
+    own_sha256: Sha256 | Literal[""] = ""
 
     @model_validator(mode="after")
     def _members_exist(self) -> Manifest:
@@ -215,6 +217,7 @@ class Manifest(_Entry):
             ValueError: a figure is NaN or infinite.
         """
         data = self.model_dump(mode="json")
+        data[OWN_HASH] = own_hash(data)
         text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8") + b"\n"
 
@@ -229,6 +232,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         InputRefused: not JSON, another schema version, or a field that is missing, unknown or of
             the wrong type.
+        VerificationFailed: a field is not what was written.
     """
     try:
         plain: Any = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
@@ -242,13 +246,16 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             hint="use the EdgeMTL that wrote the bundle, or compile it again",
         )
     try:
-        return Manifest.model_validate_json(data, strict=True)
+        manifest = Manifest.model_validate_json(data, strict=True)
     except (ValidationError, RecursionError) as error:
         problem = "too deeply nested"
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             problem = f"'{'.'.join(str(part) for part in first['loc'])}': {first['msg']}"
         raise InputRefused(f"manifest.json does not fit: {problem}", where=where) from error
+    if manifest.own_sha256 and manifest.own_sha256 != own_hash(plain):
+        raise VerificationFailed("manifest.json was changed since it was written", where=where)
+    return manifest
 
 
 def _no_constant(name: str) -> float:

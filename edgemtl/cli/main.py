@@ -6,6 +6,7 @@ Modules here parse, call and print. Nothing heavy is imported before a verb runs
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable
@@ -99,13 +100,15 @@ def main() -> None:
     ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
     """
     arguments = sys.argv[1:] or ["--help"]
+    verbs = app
     if arguments in (["--help"], ["-h"]):
-        _forget_flags(app)
+        verbs = copy.deepcopy(app)
+        _forget_flags(verbs)
     if os.environ.get("EDGEMTL_DEBUG") == "1":
-        app(arguments)
+        verbs(arguments)
     try:
         # Typer answers --help (0), Ctrl-C (130) and a reader of our output that has gone (1).
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        sys.exit(verbs(arguments, standalone_mode=False) or 0)
     except typer.TyperException as error:
         hint = "'edgemtl --help' lists the verbs, 'edgemtl VERB --help' its flags"
         problem: EdgemtlError = UsageError(error.format_message(), hint=hint)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from .container import MANIFEST, Files, check_name, read_small
 from .detection import DetectionTask, tasks_of
-from .errors import INPUT_REFUSED, RunnerError
+from .errors import INPUT_REFUSED, VERIFICATION, RunnerError
 
 SCHEMA_VERSION = 1
+#: field of the manifest with :func:`own_hash`; bundles of before it was written have none
+OWN_HASH = "own_sha256"
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -64,6 +66,20 @@ class Manifest(NamedTuple):
     files: dict[str, Mapping[str, Any]]
 
 
+def own_hash(data: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's contents but for the hash itself; shows accidents, not intent.
+
+    Args:
+        data: the parsed manifest.
+
+    Raises:
+        ValueError: it holds what JSON has no way to write.
+    """
+    bare = {**data, OWN_HASH: ""}
+    text = json.dumps(bare, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def read_manifest(files: Files) -> Manifest:
     """Read and check the manifest.
 
@@ -83,6 +99,8 @@ def read_manifest(files: Files) -> Manifest:
             f"this runner reads {SCHEMA_VERSION}",
         )
     try:
+        if data.get(OWN_HASH) and data[OWN_HASH] != own_hash(data):
+            raise RunnerError(VERIFICATION, f"{files.path}: manifest.json was changed")
         return _parse(data, hashlib.sha256(raw).hexdigest())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise RunnerError(

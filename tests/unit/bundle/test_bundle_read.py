@@ -15,6 +15,8 @@ from tiny_bundle import load_plain, members_of, rehashed, with_manifest, write_m
 
 from edgemtl.bundle import open_bundle, verify
 from edgemtl.devices.runner import container
+from edgemtl.devices.runner.errors import RunnerError
+from edgemtl.devices.runner.manifest import read_manifest
 from edgemtl.errors import EdgemtlError, InputRefused, VerificationFailed
 
 
@@ -180,6 +182,22 @@ def test_a_manifest_that_does_not_fit(bundle_path: Path, path: str, value: Any) 
     with pytest.raises(InputRefused) as caught:
         open_bundle(with_manifest(bundle_path, _set(path, value)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_changed_anywhere_is_refused(bundle_path: Path) -> None:
+    members = members_of(bundle_path)
+    content = members["manifest.json"]
+    for position in range(0, len(content), 29):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        write_members(bundle_path, {**members, "manifest.json": bytes(changed)})
+        with pytest.raises((InputRefused, VerificationFailed)):
+            open_bundle(bundle_path)
+        if b'"own_sha256"' not in changed:
+            continue  # to the runner, which looks over fields it does not know, an older bundle
+        with pytest.raises(RunnerError) as caught:
+            read_manifest(container.open_files(str(bundle_path)))
+        assert caught.value.code in (3, 10)
 
 
 def test_an_unknown_kind_of_task_is_named(bundle_path: Path) -> None:

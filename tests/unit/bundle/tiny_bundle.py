@@ -116,6 +116,7 @@ def write_members(path: Path, members: Mapping[str, bytes], method: int = 0) -> 
 def rehashed(members: Mapping[str, bytes]) -> dict[str, bytes]:
     """The same members with a manifest that vouches for them, as an attacker would make it."""
     manifest = json.loads(members["manifest.json"])
+    manifest["own_sha256"] = ""
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         for name, data in members.items()
@@ -128,9 +129,10 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 def with_manifest(path: Path, edit: Edit) -> Path:
-    """Rewrite a bundle with an edited manifest."""
+    """Rewrite a bundle with an edited manifest that does not know its own hash."""
     members = members_of(path)
     manifest = json.loads(members["manifest.json"])
+    manifest["own_sha256"] = ""
     edit(manifest)
     members["manifest.json"] = json.dumps(manifest).encode()
     return write_members(path, members)
