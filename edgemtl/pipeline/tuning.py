@@ -146,6 +146,10 @@ class Log:
         """Keys of the operators of :meth:`of`."""
         return {_key(one) for one in self.of(processor, machine)}
 
+    def keys(self) -> list[tuple[str, str, str]]:
+        """LLVM's name, machine and operator of all records."""
+        return sorted({(one.processor, one.machine, _key(one)) for one in self.records})
+
     def add(self, found: Sequence[TunedTile]) -> None:
         """Write records at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,23 +114,30 @@ def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, 
 
 
 def _tune(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    from itertools import islice
+
     from edgemtl.backends.processor import processor_name
     from edgemtl.backends.tvm.tuner import measuring, options_here, told
     from edgemtl.targets import Target
 
     options = options_here(Target.model_validate(request["target"]))
     machine = processor_name()
+    known = {
+        key
+        for level, kind, key in request["known"]
+        if level == options.mcpu and kind in ("", machine)
+    }
     operators, measurements = measuring(
         folder / request["model"],
         options,
         machine,
-        [],
+        known,
         request["wanted"],
         request["tiles"],
         request["seconds"],
     )
     records = []
-    for found in measurements:
+    for found in islice(measurements, request["most"]):
         records += [one.model_dump(mode="json") for one in found]
         print(told(found), flush=True)
     facts = {"processor": options.mcpu, "machine": machine}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import Job, JobResult
 from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
-from edgemtl.pipeline.farm.shipping import Luggage, job_for, pack, result_of
+from edgemtl.pipeline.farm.shipping import job_for, pack, result_of
 from edgemtl.pipeline.tuning import Log, Tuning, onnx_of, tunable
 
 #: of a job: what a worker that is lost, or a run that is stopped, had measured is measured again
@@ -63,38 +63,46 @@ def tune_on_farm(
         "seconds": seconds,
     }
 
-    def part(name: str, wanted: Sequence[str]) -> Job:
-        return job_for(farm, name, {**asked, "wanted": list(wanted)}, luggage, needs)
+    def part(name: str, wanted: Sequence[str] | None, known: Sequence[Sequence[str]]) -> Job:
+        most = 1 if wanted is None else len(wanted)
+        words = {"wanted": wanted, "known": known, "most": most}
+        return job_for(farm, name, {**asked, **words}, luggage, needs)
 
-    first = result_of(farm, luggage, *farm.run([part("operators", [])]))
+    # The first part measures the first operator that is not known, and says which there are.
+    (answer,) = farm.run([part("the first operator", None, log.keys())])
+    first = result_of(farm, luggage, answer)
     level, machine = str(first["processor"]), str(first["machine"])
     operators = [str(key) for key in first["operators"]]
     needs = {**needs, processor(machine): 1.0}
     have = log.measured(level, machine)
     lacking = [key for key in operators if key not in have]
     total, begun = len(operators), len(operators) - len(lacking)
-    tell(begun, total, f"measured on {machine}")
-    workers = sum(worker.offers(needs) for worker in farm.workers())
-    size = max(1, min(MOST_OPERATORS, len(lacking) // max(workers, 1)))
-    jobs = {}
-    for start in range(0, len(lacking), size):
-        wanted = lacking[start : start + size]
-        job = part(f"operators {start + 1} to {start + len(wanted)} of {len(lacking)}", wanted)
-        jobs[job.name] = (job, wanted)
     done = begun
+    tell(done, total, f"measured on {machine}")
+
+    def add(found: Mapping[str, Any], wanted: Sequence[str]) -> None:
+        nonlocal done
+        for records in _by_operator(found, wanted, level):
+            log.add(records)
+            done += 1
+            tell(done, total, told(records))
+
+    add(first, lacking[:1])
+    rest = lacking[1:]
+    workers = sum(worker.offers(needs) for worker in farm.workers())
+    size = max(1, min(MOST_OPERATORS, len(rest) // max(workers, 1)))
+    jobs = {}
+    for start in range(0, len(rest), size):
+        wanted = rest[start : start + size]
+        name = f"operators {start + 2} to {start + 1 + len(wanted)} of {len(lacking)}"
+        jobs[name] = (part(name, wanted, []), wanted)
     problems: list[EdgemtlError] = []
 
     def end(answer: JobResult) -> None:
-        nonlocal done
         try:
-            parts = _records(farm, luggage, answer, jobs[answer.name][1], level)
+            add(result_of(farm, luggage, answer), jobs[answer.name][1])
         except EdgemtlError as error:
             problems.append(error)
-            return
-        for found in parts:
-            log.add(found)
-            done += 1
-            tell(done, total, told(found))
 
     try:
         farm.run([job for job, _ in jobs.values()], end)
@@ -105,11 +113,14 @@ def tune_on_farm(
     return Tuning(total, done - begun, output, log.write_target(target, level, machine))
 
 
-def _records(
-    farm: Farm, luggage: Luggage, answer: JobResult, wanted: Sequence[str], level: str
+def _by_operator(
+    found: Mapping[str, Any], wanted: Sequence[str], level: str
 ) -> list[list[TunedTile]]:
-    """Records of the operators of a part, one list each."""
-    found = result_of(farm, luggage, answer)
+    """Records of the operators of a part, one list each.
+
+    Raises:
+        InputRefused: they are not those that were asked for.
+    """
     try:
         records = [TunedTile.model_validate(one) for one in found["records"]]
     except (ValueError, TypeError) as error:
@@ -117,5 +128,5 @@ def _records(
     parts = [[one for one in records if key_of(one.kind, one.sizes) == key] for key in wanted]
     if not all(parts) or any(one.processor != level for one in records):
         # Processors of one name whose flags a virtual machine hides differ all the same.
-        raise InputRefused("a part measured something else", where=f"{answer.name}, {level}")
+        raise InputRefused(f"a part measured something else than these operators for {level}")
     return parts
