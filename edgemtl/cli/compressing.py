@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json, toml_list
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    DataFlag,
+    FactoryFlag,
+    FarmFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+    toml_list,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -65,12 +74,16 @@ def prune_verb(
         Path | None, typer.Option(help="Also write a page with the table and the curves.")
     ] = None,
     factory: FactoryFlag = None,
+    farm: FarmFlag = None,
+    certificates: CertificatesFlag = None,
+    without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Cut channels as far as every task's own budget allows, then train to recover.
 
     Keeps 40 % of the multiply-accumulates and of the parameters where nothing is asked. Everything
-    that was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md.
+    that was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md. On a farm workers look
+    at the held-out pictures for the search (docs/farm.md); the rest is done here.
     """
     from edgemtl.pipeline.pruning import prune_file
 
@@ -91,9 +104,15 @@ def prune_verb(
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    found = prune_file(
-        model, output, target, config, [*assignments, *(assign or [])], resume, factory, tell
-    )
+    asked = (model, output, target, config, [*assignments, *(assign or [])], resume, factory, tell)
+    if farm is None:
+        found = prune_file(*asked)
+    else:
+        from edgemtl.pipeline.farm.members import open_farm
+        from edgemtl.pipeline.farm.pruning import on_workers
+
+        with open_farm(farm, certificates, without_tls, tell) as members:
+            found = prune_file(*asked, on_workers(members, factory, tell))
     from edgemtl.report.prune_story import cost_table, read_story, sentences
 
     story = read_story(found)

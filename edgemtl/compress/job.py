@@ -21,6 +21,7 @@ from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.oracle import Oracle, Spent
 from edgemtl.compress.pagcp.saliency import Scores, taylor_scores
+from edgemtl.compress.pagcp.shared import Elsewhere, SharedPictures
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import StageFailed, UsageError
@@ -123,6 +124,10 @@ class Job:
         tell: progress.
         latency: model of the target's latency; None when it is no goal.
         kept: what the method wants to find again when it is run once more on this job.
+        pictures: held-out ones, and those of the calibration batch.
+
+    Args:
+        elsewhere: opens the processes that look at the held-out pictures; None for this one.
     """
 
     def __init__(
@@ -135,6 +140,7 @@ class Job:
         state: Path | None,
         tell: Tell,
         latency: Latency | None,
+        elsewhere: Callable[[Job], Elsewhere] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -149,6 +155,7 @@ class Job:
         }
         size = network.input_spec.size
         oracle, self._calibration = data
+        self.pictures = oracle, self._calibration[:ORACLE_BATCH]
         self.batches = batches(oracle, network.tasks, size, ORACLE_BATCH)
         self.calibration = batches(
             self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
@@ -169,21 +176,40 @@ class Job:
             self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
         self._oracle: Oracle | None = None
+        self._open = elsewhere
+        self._elsewhere: Elsewhere | None = None
         self.kept: dict[str, Any] | None = None
 
     @property
     def oracle(self) -> Oracle:
         """The oracle, with its dense losses measured."""
         if self._oracle is None:
+            tasks, elsewhere = self.network.tasks, self.elsewhere
             self._oracle = Oracle(
                 self.traced,
-                self.network.tasks,
+                tasks,
                 self.batches,
                 self.calibration,
                 self.options.oracle_memory_bytes,
+                None
+                if elsewhere is None
+                else SharedPictures(self.traced, tasks, self.batches, elsewhere),
             )
             self._oracle.measure_dense()
         return self._oracle
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """The processes that look at the held-out pictures; None where this one does."""
+        if self._elsewhere is None and self._open is not None:
+            self._elsewhere = self._open(self)
+        return self._elsewhere
+
+    def close(self) -> None:
+        """The search is over."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
+            self._elsewhere = None
 
     @property
     def all_kept(self) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.saliency import keep_most_important
 from edgemtl.compress.pagcp.search import PROBE_SHARE
+from edgemtl.compress.pagcp.shared import cut_losses
 from edgemtl.compress.results import GroupStep
 from edgemtl.files import write_atomically
 
@@ -81,12 +82,15 @@ class PaperSearch:
     def _losses(self, keep: Keep) -> NDArray[np.float64]:
         """(tasks,) mean losses over all held-out pictures of the network cut to these masks."""
         job, started = self.job, time.monotonic()
-        smaller = cut(job.network, keep, job.groups)
-        found = []
-        with torch.inference_mode():
-            for batch in job.batches:
-                outputs = smaller(batch.images)
-                found.append(losses_per_image(outputs, batch, job.network.tasks))
+        if job.elsewhere is None:
+            smaller = cut(job.network, keep, job.groups)
+            found = []
+            with torch.inference_mode():
+                for batch in job.batches:
+                    outputs = smaller(batch.images)
+                    found.append(losses_per_image(outputs, batch, job.network.tasks))
+        else:
+            found = cut_losses(job.elsewhere, keep, len(job.batches))
         losses = np.concatenate(found)
         labelled = (losses != 0).sum(axis=0)
         spent = Spent(

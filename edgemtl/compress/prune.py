@@ -26,6 +26,7 @@ from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.pagcp.shared import Elsewhere
 from edgemtl.compress.recover import RecoverOptions, recover
 from edgemtl.compress.searching import found_or_stored
 from edgemtl.compress.slices import PruneData
@@ -35,6 +36,8 @@ from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 
 #: steps of the recovery that the rounds before the last get, together
 EARLY_ROUNDS_SHARE = 0.4
+#: methods that judge by losses on held-out pictures
+WITH_ORACLE = ("pagcp", "pagcp-paper")
 
 
 def methods() -> list[str]:
@@ -53,6 +56,7 @@ def prune(
     tell: Tell = lambda line: None,
     state_dir: Path | None = None,
     latency: Latency | None = None,
+    elsewhere: Callable[[Job], Elsewhere] | None = None,
 ) -> PruneResult:
     """Prune a network, and train it after each round when the options say so.
 
@@ -64,9 +68,12 @@ def prune(
         tell: receives a sentence now and then.
         state_dir: where to keep what is needed to go on after a kill; the same call goes on.
         latency: orders steps by what they save on the target; needed for a latency goal.
+        elsewhere: opens processes that look at the held-out pictures for the search of a round; the
+            result is that of this process alone where theirs compute as it does.
 
     Raises:
-        UsageError: an unknown method or task, or a latency goal without a table.
+        UsageError: an unknown method or task, a latency goal without a table, or others for a
+            method that has no use for them.
         StageFailed: the data says nothing about a task, or nothing can be cut.
     """
     if options.method not in methods():
@@ -79,6 +86,12 @@ def prune(
         raise UsageError("several rounds need recovery training between them")
     if options.recovery is not None and data.recovery is None:
         raise UsageError("recovery training needs pictures to train on")
+    if elsewhere is not None and options.method not in WITH_ORACLE:
+        raise UsageError(
+            f"method '{options.method}' judges no held-out pictures that a farm could look at",
+            where="--farm",
+            hint=f"one of {', '.join(WITH_ORACLE)}",
+        )
     current = _starting_point(network, options)
     unknown = set(options.budgets) - {task.name for task in current.tasks}
     if unknown:
@@ -103,9 +116,12 @@ def prune(
         if options.rounds > 1:
             tell(f"round {number + 1} of {options.rounds}")
         started = time.monotonic()
-        job = Job(current, prepared, options, goals, dense, where, tell, latency)
+        job = Job(current, prepared, options, goals, dense, where, tell, latency, elsewhere)
         dense = job.dense
-        found, seconds = found_or_stored(job, where, started)
+        try:
+            found, seconds = found_or_stored(job, where, started)
+        finally:
+            job.close()
         if rounds and not _removes(found):
             smaller = copy.deepcopy(current).requires_grad_(True)
             notes.append(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import recipes, targets
+from edgemtl.compress.job import Job
+from edgemtl.compress.pagcp.shared import Elsewhere
 from edgemtl.compress.prune import prune
 from edgemtl.compress.slices import PruneData
 from edgemtl.files import write_json
@@ -24,10 +26,12 @@ def prune_file(
     resume: bool,
     factory: str | None,
     tell: Callable[[str], None],
+    elsewhere: Callable[[Job], Elsewhere] | None = None,
 ) -> dict[str, Any]:
     """Prune, write the checkpoint and, beside it, ``OUTPUT.prune.json`` with the whole story.
 
     What a killed run needs to go on lies in ``OUTPUT.prune-state`` until the checkpoint is written.
+    ``elsewhere`` is for :func:`edgemtl.compress.prune.prune`: others that look at the pictures.
 
     Raises:
         UsageError: the recipe or an option makes no sense, or there are no training pictures.
@@ -50,7 +54,7 @@ def prune_file(
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     latency = latency_on(recipe, target, options, state, tell)
-    result = prune(network, data, options, tell, state, latency)
+    result = prune(network, data, options, tell, state, latency, elsewhere)
     meta = {"pruned_from": model.name, "options": options.to_dict()}
     save(from_network(result.network, meta), output)
     found = story(result)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from support.command import Told, edgemtl
-from support.dense_work import NO_BENCH, DenseWork, write_dense_work
+from support.dense_work import FACTORY, NO_BENCH, DenseWork, write_dense_work
 from support.farm import Cluster, board, note, script, wait_until
 from support.small_graphs import write_two_convolutions
 
@@ -24,10 +26,12 @@ from edgemtl.backends.processor import processor_name
 from edgemtl.backends.tvm.schedule.tuned import key_of
 from edgemtl.backends.tvm.tuner import options_here
 from edgemtl.devices.farm.address import Credentials, FarmAddress
+from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.certificates import make_certificates
 from edgemtl.devices.farm.service import ALLOWED_FAILURES
-from edgemtl.devices.farm.work import Job, JobResult
-from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
+from edgemtl.devices.farm.standing import CHANNEL
+from edgemtl.devices.farm.work import PYTHON, Job, JobResult
+from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable, UsageError
 from edgemtl.pipeline.farm.members import same_code
 from edgemtl.pipeline.tuning import Log, read_records
 
@@ -192,6 +196,39 @@ def test_tuning_in_parts_goes_on_and_one_machine_takes_its_log(
     assert known_here == {key_of(kind, sizes) for kind, sizes in kinds.items()}
 
 
+def test_pruning_with_a_worker_killed_is_that_of_one_machine(
+    cluster: Cluster, work: DenseWork, tmp_path: Path
+) -> None:
+    flags = ["prune", work.model, f"--factory={FACTORY}", "--data", work.data]
+    flags += ["--steps=0", "--set=prune.oracle_images=9", "--set=prune.calibration_images=7"]
+    flags += ["--set=prune.channel_multiple=4", "--budget=parts=1.2", "--budget=distance=1.2"]
+    whole = edgemtl(*flags, "-o", tmp_path / "whole.pt")
+    assert whole.code == 0, whole.err
+    told: list[Told] = []
+
+    def run() -> None:
+        told.append(edgemtl(*flags, "-o", tmp_path / "shared.pt", *cluster.flags()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    jobs = {name: cluster.folder / name / "farm" / "worker" / "jobs" for name in ("one", "two")}
+    wait_until(lambda: told or all([*folder.glob("*/pictures.pt")] for folder in jobs.values()))
+    cluster.kill("two")
+    thread.join()
+    (shared,) = told
+    assert shared.code == 0, shared.err
+    assert "looked at by 2 worker(s)" in shared.err
+    assert (tmp_path / "shared.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
+    stories = []
+    for name in ("shared", "whole"):
+        text = (tmp_path / f"{name}.pt.prune.json").read_text("utf-8")
+        stories.append(re.sub(r'"(search_)?seconds": [^,}\n]*', "", text))
+    assert stories[0] == stories[1] and '"steps": []' not in stories[0]
+    # The other one has ended its program and removed its files.
+    wait_until(lambda: not [*jobs["one"].glob("*/pictures.pt")])
+    cluster.join("two")
+
+
 def test_status_lists_workers_and_what_they_offer(cluster: Cluster) -> None:
     told = edgemtl("farm", "status", cluster.address, "--certificates", cluster.certificates)
     lines = told.out.splitlines()
@@ -299,6 +336,42 @@ def test_what_no_worker_offers_and_what_dies_is_told(cluster: Cluster) -> None:
     assert fine.problem() is None and list(fine.files) == ["word"]
 
 
+def test_questions_to_a_program_that_stays(cluster: Cluster) -> None:
+    text = """
+import os, sys
+from edgemtl.devices.farm.channel import serve
+from edgemtl.errors import UsageError
+asked = []
+def answer(question):
+    asked.append(question)
+    if question == b"no":
+        raise UsageError("not that")
+    if question == b"die":
+        sys.exit("dead")
+    return question + str(len(asked)).encode()
+serve(int(sys.argv[1]), lambda: answer, 60)
+"""
+    job = Job("stays", (PYTHON, "-c", text, CHANNEL), {}, ANY)
+    with cluster.farm() as farm:
+        standing = Standing(farm, job)
+        assert standing.width == 2
+        replies = [standing.send(place, b"x") for place in range(4)]
+        # Each of the two was greeted, and asked twice; Dask keeps no order among these.
+        assert {reply.result() for reply in replies} <= {b"x1", b"x2", b"x3"}
+        with pytest.raises(UsageError, match="not that"):
+            standing.send(0, b"no").result()
+        # One that has gone is started again, one that goes at once is told of.
+        with pytest.raises(StageFailed, match="exit code 1; it said: dead"):
+            standing.send(0, b"die").result()
+        assert standing.send(0, b"y").result() in (b"y1", b"y2")
+        assert standing.send(1, b"y").result() in (b"y3", b"y4")
+        standing.close()
+    with cluster.farm(patience_seconds=0.2) as farm:
+        lonely = replace(job, needs={"device:nowhere": 1.0})
+        with pytest.raises(TargetUnavailable, match="no worker offers device:nowhere"):
+            Standing(farm, lonely).send(0, b"x").result()
+
+
 def test_a_file_is_sent_once_and_comes_back_whole(cluster: Cluster, tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_bytes(os.urandom(9_000_000))  # more than two blocks
@@ -371,6 +444,7 @@ def test_a_scheduler_that_is_not_there_or_goes_away(
     for words in (
         ["bench", bundle, "--all-devices"],
         ["tune", bundle, "-o", tmp_path / "records.jsonl"],
+        ["prune", bundle, "-o", tmp_path / "pruned.pt"],
     ):
         told = edgemtl(*words, *flags)
         assert told.code == 8

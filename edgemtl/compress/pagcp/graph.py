@@ -305,7 +305,7 @@ class TracedNetwork:
             The outputs, and the multiply-accumulates spent.
         """
         targets = {self.outputs[name] for name in wanted}
-        needed = self._needed(targets, store, dirty)
+        needed = self.needed(targets, store, dirty)
         uses = [0] * len(self.steps)
         for index in needed:
             if index not in store or self.steps[index].bits & dirty:
@@ -345,7 +345,8 @@ class TracedNetwork:
                     del values[self.steps[source].node]
         return {name: values[self.steps[self.outputs[name]].node] for name in wanted}, spent
 
-    def _needed(self, targets: set[int], store: Mapping[int, Tensor], dirty: int) -> list[int]:
+    def needed(self, targets: set[int], store: Mapping[int, Any], dirty: int) -> list[int]:
+        """Steps that these steps' outputs take, in order, with those that are read from a store."""
         found: set[int] = set()
         pending = list(targets)
         while pending:

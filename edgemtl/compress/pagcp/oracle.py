@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemtl.compress.batches import Batch, losses_per_image
+from edgemtl.compress.batches import Batch
 from edgemtl.compress.pagcp.decision import Verdict, judge
 from edgemtl.compress.pagcp.folded_norm import Statistics
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.pagcp.pictures import Pictures, Question, forget
 from edgemtl.errors import StageFailed
 from edgemtl.tasks.base import Task
 
@@ -31,7 +32,7 @@ class Spent:
     """What the oracle cost.
 
     Attributes:
-        macs: multiply-accumulates.
+        macs: multiply-accumulates; what a farm computes ahead and does not need is not counted.
         images: pictures whose losses were looked at, over all trials.
         trials: masks that were judged.
         seconds: wall time.
@@ -102,6 +103,7 @@ class Oracle:
         batches: the held-out pictures, in the order in which they are looked at.
         calibration: one batch of other pictures, for batch statistics.
         memory_bytes: for kept outputs.
+        pictures: who looks at the batches; this process when None.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Oracle:
         batches: Sequence[Batch],
         calibration: Batch,
         memory_bytes: int,
+        pictures: Pictures | None = None,
     ) -> None:
         self.traced = traced
         self.tasks = tuple(tasks)
@@ -118,7 +121,7 @@ class Oracle:
         self.calibration = calibration
         self.committed = State()
         self.spent = Spent()
-        self._store: list[dict[int, Tensor]] = [{} for _ in self.batches]
+        self._pictures = pictures or Pictures(traced, self.tasks, self.batches)
         self._calibration_store: dict[int, Tensor] = {}
         self._bits = np.array([traced.bits_of(task.outputs) for task in self.tasks], object)
         self._memory_bytes = memory_bytes
@@ -132,9 +135,10 @@ class Oracle:
             StageFailed: a loss is not finite, or the pictures say nothing about a task.
         """
         started = time.monotonic()
-        self._losses[0][:] = self._evaluate(0, self.committed, 0)
+        self._expect(batches=1)
+        self._refresh(0)
         # One more copy than batches: the calibration pictures are kept, too.
-        self.traced.fit_into(self._store[0], len(self.batches) + 1, self._memory_bytes)
+        self._pictures.fit(len(self.batches) + 1, self._memory_bytes)
         self._losses = self.committed_losses()
         self._labelled = np.concatenate(self._losses) != 0
         names = [task.name for task in self.tasks]
@@ -159,6 +163,7 @@ class Oracle:
 
     def committed_losses(self) -> list[NDArray[np.float64]]:
         """Losses of the committed state on every picture; what is known is not run again."""
+        self._expect()
         for index in range(len(self.batches)):
             self._refresh(index)
         return self._losses
@@ -188,13 +193,14 @@ class Oracle:
             self._recalibrate(state, dirty)
         slack = (1 + tolerance) * self.reference - self.current
         columns = [i for i, bits in enumerate(self._bits) if bits & dirty]
+        self._expect(state, dirty, columns)
         seen: list[NDArray[np.float64]] = []
         rises: list[NDArray[np.float64]] = []
         verdict = Verdict.OPEN
         for index, batch in enumerate(self.batches):
             self._refresh(index)
             after = self._losses[index].copy()
-            after[:, columns] = self._evaluate(index, state, dirty)[:, columns]
+            after[:, columns] = self._evaluate(index, state, dirty, columns)[:, columns]
             seen.append(after)
             rises.append(after - self._losses[index])
             stacked = np.concatenate(rises)
@@ -208,6 +214,7 @@ class Oracle:
             self._add(0, batch.count, started=None)
             if verdict is not Verdict.OPEN:
                 break
+        self._pictures.expect(self.committed, ())
         stacked = np.concatenate(rises)
         labelled = self._labelled[: len(stacked)]
         mean = stacked.sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)
@@ -236,8 +243,8 @@ class Oracle:
         spent: Spent,
     ) -> None:
         """Go on from a state that was saved (after :meth:`measure_dense`), or back to one."""
-        for store in (*self._store, self._calibration_store):
-            store.clear()
+        self._pictures.clear()
+        self._calibration_store.clear()
         for losses in self._losses:
             losses[:] = np.nan
         self.committed, self.current, self.reference = state, current.copy(), reference.copy()
@@ -248,31 +255,40 @@ class Oracle:
         return np.asarray(total / np.maximum(self._labelled.sum(axis=0), 1), np.float64)
 
     def _forget(self, dirty: int) -> None:
-        for store in (*self._store, self._calibration_store):
-            for index in [i for i in store if self.traced.steps[i].bits & dirty]:
-                del store[index]
+        self._pictures.forget(dirty)
+        forget(self.traced, self._calibration_store, dirty)
 
     def _refresh(self, index: int) -> None:
         """Bring the committed losses of a batch up to date."""
-        missing = np.isnan(self._losses[index]).any(axis=0)
-        if missing.any():
-            values = self._evaluate(index, self.committed, 0, np.flatnonzero(missing).tolist())
+        if missing := self._missing(index):
+            values = self._evaluate(index, self.committed, 0, missing)
             self._losses[index][:, missing] = values[:, missing]
 
+    def _missing(self, index: int) -> list[int]:
+        """Tasks whose committed losses of a batch are not known."""
+        found: list[int] = np.flatnonzero(np.isnan(self._losses[index]).any(axis=0)).tolist()
+        return found
+
+    def _expect(
+        self,
+        state: State | None = None,
+        dirty: int = 0,
+        columns: Sequence[int] = (),
+        batches: int | None = None,
+    ) -> None:
+        """Say that the committed losses that are missing are wanted, and those of a trial."""
+        questions = []
+        for index in range(len(self.batches) if batches is None else batches):
+            if missing := self._missing(index):
+                questions.append(Question(index, self.committed, 0, tuple(missing)))
+            if state is not None:
+                questions.append(Question(index, state, dirty, tuple(columns)))
+        self._pictures.expect(self.committed, questions)
+
     def _evaluate(
-        self, index: int, state: State, dirty: int, columns: Sequence[int] | None = None
+        self, index: int, state: State, dirty: int, columns: Sequence[int]
     ) -> NDArray[np.float64]:
-        if columns is None:
-            columns = [i for i, b in enumerate(self._bits) if not dirty or b & dirty]
-        tasks = [self.tasks[i] for i in columns]
-        wanted = [name for task in tasks for name in task.outputs]
-        batch = self.batches[index]
-        outputs, macs = self.traced.evaluate(
-            batch.images, state, self._store[index], dirty, wanted, keep=True
-        )
-        found = np.zeros((batch.count, len(self.tasks)))
-        with torch.no_grad():
-            found[:, list(columns)] = losses_per_image(outputs, batch, tasks)
+        found, macs = self._pictures.losses(Question(index, state, dirty, tuple(columns)))
         self.spent = self.spent.plus(Spent(macs=macs))
         return found
 

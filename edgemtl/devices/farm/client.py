@@ -73,7 +73,8 @@ class Farm:
         #: bytes of files sent and fetched
         self.sent_bytes = self.fetched_bytes = 0
         self._credentials = credentials
-        self._patience = patience_seconds
+        #: how long a job may wait while no worker could take it
+        self.patience = patience_seconds
         self._tell = tell
         self._client: Any = None
         self._topic = f"edgemtl-{secrets.token_hex(8)}"
@@ -232,8 +233,9 @@ class Farm:
                     elif index not in since:
                         since[index] = now
                         self._tell(f"{jobs[index].name}: waiting for a worker that can take it")
-                    elif now - since[index] >= self._patience:
-                        end(index, self._nobody(jobs[index], index in running))
+                    elif now - since[index] >= self.patience:
+                        problem = self.nobody(jobs[index], index in running)
+                        end(index, JobResult(jobs[index].name, error=problem))
                         (waiting.remove if index in waiting else running.pop)(index)
                         continue
                     alike = sum(jobs[other].needs == jobs[index].needs for other in running)
@@ -255,50 +257,75 @@ class Farm:
         return [results[index] for index in range(len(jobs))]
 
     def _submit(self, job: Job) -> Any:
+        return self.submit(run_job, asdict(job), self._topic, needs=job.needs)
+
+    def submit(
+        self,
+        call: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float],
+        worker: str | None = None,
+    ) -> Any:
+        """Have Dask call a function of ours on a worker; returns Dask's future.
+
+        Args:
+            call: the function.
+            arguments: for it.
+            needs: resources that are held meanwhile.
+            worker: address of the only one that may take it; None for any.
+        """
         return self._client.submit(
-            run_job,
-            asdict(job),
-            self._topic,
+            call,
+            *arguments,
             key=f"edgemtl-{secrets.token_hex(12)}",
-            resources=dict(job.needs),
+            resources=dict(needs),
+            workers=None if worker is None else [worker],
             pure=False,
         )
 
-    def _result(self, job: Job, future: Any) -> JobResult:
+    def wait(self, future: Any, seconds: float) -> bool:
+        """Whether a future came to an end within so long."""
+        from distributed import CancelledError, wait
+
+        with self._client.as_current(), contextlib.suppress(TimeoutError, CancelledError):
+            wait([future], timeout=seconds)
+        return str(future.status) != "pending"
+
+    def outcome(self, job: Job, future: Any) -> Any:
+        """What the function of a future that came to an end returned.
+
+        Raises:
+            StageFailed: too many workers were lost meanwhile, or the worker failed.
+            TargetUnavailable: the scheduler was lost.
+        """
         if future.status == "finished":
             try:
-                return JobResult.from_dict(future.result(timeout=30))
+                return future.result(timeout=30)
             except Exception as error:
-                return JobResult(job.name, error=StageFailed(f"a result was lost: {error}"))
+                raise StageFailed(f"a result was lost: {error}") from error
         if future.status != "error":
             raise self._lost()
         from distributed import KilledWorker
 
         problem = future.exception(timeout=30)
         if isinstance(problem, KilledWorker):
-            return JobResult(
-                job.name,
-                error=StageFailed(
-                    f"the job was given up: {ALLOWED_FAILURES + 1} workers were lost while it ran",
-                    where=job.name,
-                    hint="their memory may have run out, or a runtime may crash there",
-                ),
-            )
-        return JobResult(
-            job.name,
-            error=StageFailed(f"the worker failed: {type(problem).__name__}: {problem}"),
-        )
+            raise given_up(job) from problem
+        raise StageFailed(f"the worker failed: {type(problem).__name__}: {problem}") from problem
 
-    def _nobody(self, job: Job, began: bool) -> JobResult:
+    def _result(self, job: Job, future: Any) -> JobResult:
+        try:
+            return JobResult.from_dict(self.outcome(job, future))
+        except StageFailed as error:
+            return JobResult(job.name, error=error)
+
+    def nobody(self, job: Job, began: bool) -> TargetUnavailable:
+        """What a job is told that no worker can take for longer than anybody waits."""
         needs = ", ".join(job.needs) or "anything"
         said = "its worker was lost, and no other" if began else "no worker"
-        return JobResult(
-            job.name,
-            error=TargetUnavailable(
-                f"{said} offers {needs} within {self._patience:g} s",
-                where=f"{job.name} on {self.address}",
-                hint=job.advice or f"'edgemtl farm status {self.address}' lists the workers",
-            ),
+        return TargetUnavailable(
+            f"{said} offers {needs} within {self.patience:g} s",
+            where=f"{job.name} on {self.address}",
+            hint=job.advice or f"'edgemtl farm status {self.address}' lists the workers",
         )
 
     def _lost(self) -> TargetUnavailable:
@@ -307,3 +334,12 @@ class Farm:
             where=str(self.address),
             hint="run it again when the scheduler is back: what was finished is kept",
         )
+
+
+def given_up(job: Job) -> StageFailed:
+    """What a job comes to that lost too many workers."""
+    return StageFailed(
+        f"the job was given up: {ALLOWED_FAILURES + 1} workers were lost while it ran",
+        where=job.name,
+        hint="their memory may have run out, or a runtime may crash there",
+    )

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgemtl.devices.farm import guard
 from edgemtl.devices.farm.store import BLOCK, FileStore
@@ -140,11 +140,19 @@ def run_job(job: Mapping[str, Any], topic: str) -> dict[str, Any]:
         job again only when its worker was lost.
     """
     from distributed import get_worker
-    from distributed.utils import sync
 
     worker = get_worker()
+    bench = bench_of(
+        worker, lambda line: worker.log_event(topic, {"job": job["name"], "line": line})
+    )
+    return work(Job(**job), str(worker.name), bench).to_dict()
+
+
+def bench_of(worker: Any, tell: Callable[[str], None]) -> Bench:
+    """Where this worker of Dask's works."""
+    from distributed.utils import sync
+
     folder: Path = worker.edgemtl_folder
-    store: FileStore = worker.edgemtl_store
 
     def ask(handler: str, **fields: Any) -> Any:
         answer = sync(worker.loop, getattr(worker.scheduler, handler), **fields)
@@ -153,15 +161,14 @@ def run_job(job: Mapping[str, Any], topic: str) -> dict[str, Any]:
     def keep(digest: str, path: Path) -> None:
         send(ask, digest, path)
 
-    bench = Bench(
-        store,
+    return Bench(
+        worker.edgemtl_store,
         folder / "jobs",
         folder.parent / "devices",
         lambda digest, offset: bytes(ask("edgemtl_get", digest=digest, offset=offset)),
         keep,
-        lambda line: worker.log_event(topic, {"job": job["name"], "line": line}),
+        tell,
     )
-    return work(Job(**job), str(worker.name), bench).to_dict()
 
 
 def send(ask: Callable[..., Any], digest: str, path: Path) -> int:
@@ -192,11 +199,8 @@ def work(job: Job, worker: str, bench: Bench) -> JobResult:
     """Run a job in a folder of its own, which is gone afterwards."""
     began, folder = time.time(), None
     try:
-        bench.jobs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=bench.jobs)).resolve()
-        for digest in set(job.files.values()):
-            bench.store.take(digest, bench.get)
-        bench.store.lay_out(job.files, folder)
+        folder = new_folder(bench)
+        lay_out(job, bench, folder)
         (folder / OUT).mkdir(exist_ok=True)
         with _held(job.device, bench.locks) as lock:
             began = time.time()
@@ -218,37 +222,85 @@ def work(job: Job, worker: str, bench: Bench) -> JobResult:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(job: Job, folder: Path, lock: int | None, tell: Callable[[str], None]) -> tuple[int, str]:
-    """Exit code, and the end of standard error."""
+def new_folder(bench: Bench) -> Path:
+    """A folder for one job; a later worker sweeps it away if this one is killed."""
+    bench.jobs.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=bench.jobs)).resolve()
+
+
+def lay_out(job: Job, bench: Bench, folder: Path) -> None:
+    """Put a job's files into its folder; what the worker does not have comes from the farm."""
+    for digest in set(job.files.values()):
+        bench.store.take(digest, bench.get)
+    bench.store.lay_out(job.files, folder)
+
+
+def start(
+    job: Job, folder: Path, errors: IO[bytes], inherited: Sequence[int] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a job's program under a guard that ends it with the worker.
+
+    Args:
+        job: with its files in ``folder``.
+        folder: where it runs.
+        errors: gets its standard error.
+        inherited: open files that it has, too.
+        options: of ``subprocess.Popen``.
+    """
     words = [
         word.replace(PYTHON, sys.executable).replace(FOLDER, str(folder)) for word in job.command
     ]
     package_root = str(Path(__file__).parents[3])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-I", guard.__file__, *words],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stderr=errors,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        pass_fds=inherited,
+        start_new_session=True,
+        **options,
+    )
+    _RUNNING.add(process.pid)
+    return process
+
+
+def ended(process: subprocess.Popen[bytes], errors: IO[bytes]) -> tuple[int, str]:
+    """Wait for the end of a program: exit code, and the end of its standard error."""
+    code = process.wait()
+    end(process)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
+    said = errors.read().decode("utf-8", "replace")
+    return (code if code >= 0 else 128 - code), said
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a program and all that it started."""
+    if process.poll() is None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _RUNNING.discard(process.pid)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _run(job: Job, folder: Path, lock: int | None, tell: Callable[[str], None]) -> tuple[int, str]:
+    """Exit code, and the end of standard error."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-I", guard.__file__, *words],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            pass_fds=() if lock is None else (lock,),
-            start_new_session=True,
-        )
-        assert process.stdout is not None and process.stdin is not None
-        _RUNNING.add(process.pid)
+        inherited = () if lock is None else (lock,)
+        process = start(job, folder, errors, inherited, stdout=subprocess.PIPE)
+        assert process.stdout is not None
         try:
             for line in process.stdout:
                 tell(line.decode("utf-8", "replace").rstrip())
-            code = process.wait()
-        finally:
-            _RUNNING.discard(process.pid)
-            process.stdin.close()
-            process.stdout.close()
-        errors.seek(max(0, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
-        said = errors.read().decode("utf-8", "replace")
-    return (code if code >= 0 else 128 - code), said
+        except BaseException:
+            end(process)
+            raise
+        return ended(process, errors)
 
 
 def end_all() -> None:

@@ -1,1 +1,1 @@
-"""Compile, evaluate and bench on a farm; the machinery is in ``edgemtl.devices.farm``."""
+"""What verbs do on a farm; the machinery is in ``edgemtl.devices.farm``."""

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
 
 from edgemtl.compress import prune as prune_module
+from edgemtl.compress.answers import Answers, load_pictures, save_pictures
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, targets_of
 from edgemtl.compress.cost import CostModel, Goals
@@ -25,11 +27,14 @@ from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.pagcp.shared import signature
+from edgemtl.compress.paper import PaperSearch
 from edgemtl.compress.prune import methods, prune
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.slices import PruneData
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.models.checkpoint import from_network, weights_hash
 
 ALL_METHODS = [
     "pagcp",
@@ -74,10 +79,17 @@ def data(pictures: DenseFolder) -> PruneData:
     return PruneData.split([pictures], oracle=16, calibration=8)
 
 
-def _job(network: TinyDense, data: PruneData, options: PruneOptions, goals: Goals) -> Job:
+def _job(
+    network: TinyDense,
+    data: PruneData,
+    options: PruneOptions,
+    goals: Goals,
+    elsewhere: Any = None,
+) -> Job:
     spec = network.input_spec
     prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
-    return Job(deepcopy(network), prepared, options, goals, None, None, lambda line: None, None)
+    rest = (None, None, lambda line: None, None, elsewhere)
+    return Job(deepcopy(network), prepared, options, goals, *rest)
 
 
 def _search(job: Job, **changes: Any) -> Search:
@@ -276,6 +288,49 @@ def test_a_later_round_that_finds_nothing_only_trains(
     assert any("round 2 removed nothing" in note for note in result.notes)
 
 
+class Others:
+    """Two others that look at the pictures; one is lost now and then, and another takes over."""
+
+    width = 3  # more than they are: what is sent ahead is often not needed
+
+    def __init__(self, job: Job) -> None:
+        with TemporaryDirectory() as folder:
+            save_pictures(Path(folder) / "pictures.pt", *job.pictures)
+            oracle, calibration = load_pictures(Path(folder) / "pictures.pt")
+        checkpoint = from_network(job.network)
+        expected = signature(job.network, job.traced)
+        self._make = lambda: Answers(checkpoint.network(), (oracle, calibration), expected)
+        self._others = [self._make(), self._make()]
+        self.asked = self.lost = 0
+        self.closed = False
+
+    def send(self, place: int, message: bytes) -> Others._Reply:
+        self.asked += 1
+        if self.asked % 12 == 0:
+            self.lost += 1
+            self._others[self.lost % 2] = self._make()
+        return self._Reply(self._others[place % 2].answer(message))
+
+    def close(self) -> None:
+        self.closed = True
+
+    class _Reply:
+        def __init__(self, answer: bytes) -> None:
+            self._answer = answer
+
+        def result(self) -> bytes:
+            return self._answer
+
+        def cancel(self) -> None:
+            self._answer = b""
+
+
+def _without_seconds(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _without_seconds(v) for k, v in data.items() if "seconds" not in k}
+    return [_without_seconds(v) for v in data] if isinstance(data, list | tuple) else data
+
+
 def test_the_published_scan_keeps_its_budgets_and_spends_more(
     network: TinyDense, data: PruneData
 ) -> None:
@@ -288,6 +343,34 @@ def test_the_published_scan_keeps_its_budgets_and_spends_more(
     assert scan.steps and all(ratio <= 1.5 for ratio in scan.loss_ratio.values())
     assert all(step.checks <= 19 for step in scan.steps)
     assert found["pagcp"].rounds[0].spent.macs < scan.spent.macs
+
+
+def test_others_that_look_at_the_pictures_find_the_same(
+    network: TinyDense, data: PruneData
+) -> None:
+    budgets = {"parts": 1.5, "distance": 1.5}
+    # Not enough memory to keep everything that is worth it.
+    options = PruneOptions(budgets=budgets, channel_multiple=4, oracle_memory_bytes=2 * 10**6)
+    alone = prune(network, data, options)
+    opened: list[Others] = []
+
+    def others(job: Job) -> Others:
+        opened.append(Others(job))
+        return opened[-1]
+
+    shared = prune(network, data, options, elsewhere=others)
+    assert _without_seconds(shared.to_dict()) == _without_seconds(alone.to_dict())
+    assert weights_hash(shared.network) == weights_hash(alone.network)
+    assert len(alone.rounds[0].steps) >= 2
+    assert [(one.asked > 15, one.lost > 0, one.closed) for one in opened] == [(True, True, True)]
+
+    found = []
+    for elsewhere in (None, others):
+        job = _job(network, data, options, Goals(), elsewhere)
+        keep = {group.name: torch.arange(group.width) % 3 > 0 for group in job.groups}
+        found.append(PaperSearch(job)._losses(keep).tolist())
+    assert found[0] == found[1]
+    assert opened[1].asked == len(job.batches) == 2
 
 
 def test_a_killed_search_goes_on_to_the_same_end(
@@ -337,6 +420,8 @@ def test_clear_errors(network: TinyDense, data: PruneData) -> None:
         prune(network, data, PruneOptions("magic"))
     with pytest.raises(UsageError, match="not pruned for"):
         prune(network, data, PruneOptions(budgets={"pose": 2.0}))
+    with pytest.raises(UsageError, match="no held-out pictures"):
+        prune(network, data, PruneOptions("knapsack", flops=0.5), elsewhere=Others)
     with pytest.raises(UsageError, match="kept share"):
         PruneOptions(flops=40)
     with pytest.raises(UsageError, match="above 1"):

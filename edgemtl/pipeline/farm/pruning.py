@@ -1,0 +1,65 @@
+"""``prune --farm``: a search's held-out pictures, in parts, on workers of one kind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from edgemtl.backends.processor import processor_name
+from edgemtl.compress.answers import save_pictures
+from edgemtl.compress.job import Job as Search
+from edgemtl.compress.pagcp.shared import signature
+from edgemtl.devices.farm.asking import Standing
+from edgemtl.devices.farm.client import Farm
+from edgemtl.devices.farm.standing import CHANNEL
+from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
+from edgemtl.files import write_json
+from edgemtl.models.checkpoint import from_network, save
+from edgemtl.pipeline.farm.looking import NETWORK, PICTURES
+from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
+from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
+
+
+def on_workers(
+    farm: Farm, factory: str | None, tell: Callable[[str], None]
+) -> Callable[[Search], Standing]:
+    """What :func:`edgemtl.compress.prune.prune` takes as ``elsewhere``.
+
+    The network of a round and its held-out pictures go to every worker that runs this code, on
+    processors of this machine's kind where there are some: their losses are this machine's.
+
+    Args:
+        farm: connected, for as long as the search takes.
+        factory: of the user's own network.
+        tell: progress.
+    """
+
+    def ready(search: Search) -> Standing:
+        own = processor(processor_name())
+        needs = of_one_kind(farm, needed(), [own])
+        with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+            place = Path(folder)
+            save(from_network(search.network), place / NETWORK)
+            save_pictures(place / PICTURES, *search.pictures)
+            request = {
+                "factory": factory,
+                "threads": torch.get_num_threads(),
+                "signature": signature(search.network, search.traced),
+            }
+            write_json(place / REQUEST, request)
+            digests = farm.put([place / name for name in (NETWORK, PICTURES, REQUEST)])
+        files = {path.name: digest for path, digest in digests.items()}
+        module = "edgemtl.pipeline.farm.looking"
+        command = (PYTHON, "-P", "-m", module, f"{FOLDER}/{REQUEST}", CHANNEL)
+        standing = Standing(farm, Job("held-out pictures", command, files, needs, advice=ADVICE))
+        tell(f"held-out pictures are looked at by {standing.width} worker(s)")
+        if own not in needs:
+            tell(
+                "their processors are not of this machine's kind: losses may differ in last digits"
+            )
+        return standing
+
+    return ready
