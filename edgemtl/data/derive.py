@@ -15,6 +15,8 @@ WINDOW = 9
 SAME_SURFACE = 0.05
 #: pixels that a plane needs at least
 FEWEST = 12
+#: rows that are worked on at a time, and 1 / depth where none is known: near nothing that is
+BAND, FAR = 16, 1e9
 
 
 @dataclass(frozen=True)
@@ -71,42 +73,74 @@ def normals_of_depth(depth: NDArray[np.float32], camera: Camera) -> NDArray[np.f
     """
     height, width = depth.shape
     known = np.isfinite(depth) & (depth > 0)
-    inverse = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float64)
-    half = WINDOW // 2
-    # sums over the window of 1, u, v, u u, u v, v v and of these times 1 / depth
-    sums = np.zeros((9, height, width))
-    padded = cv2.copyMakeBorder(inverse, half, half, half, half, cv2.BORDER_CONSTANT, value=0)
-    for row in range(-half, half + 1):
-        for column in range(-half, half + 1):
-            top, left = half + row, half + column
-            other = padded[top : top + height, left : left + width]
-            same = (other > 0) & known & (np.abs(other - inverse) <= SAME_SURFACE * inverse)
-            weight = same.astype(np.float64)
-            value = other * weight
-            sums[0] += weight
-            sums[1] += weight * column
-            sums[2] += weight * row
-            sums[3] += weight * column * column
-            sums[4] += weight * column * row
-            sums[5] += weight * row * row
-            sums[6] += value
-            sums[7] += value * column
-            sums[8] += value * row
-    n, u, v, uu, uv, vv, z, zu, zv = sums
-    matrix = np.stack([uu, uv, u, uv, vv, v, u, v, n], axis=-1).reshape(height, width, 3, 3)
-    right = np.stack([zu, zv, z], axis=-1)[..., None]
-    fits = (n >= FEWEST) & (np.abs(np.linalg.det(matrix)) > 1e-6)
-    fitted = np.full((height, width, 3), np.nan)
-    fitted[fits] = np.linalg.solve(matrix[fits], right[fits])[..., 0]
+    inverse = np.where(known, 1 / np.where(known, depth, 1), FAR).astype(np.float32)
+    n, u, v, uu, uv, vv, z, zu, zv = _window_sums(inverse, known)
+    # Least squares by Cramer's rule, in the differences to the centre.
+    minors = uu * vv - uv * uv, uu * v - uv * u, uv * v - vv * u
+    determinant = n * minors[0] - v * minors[1] + u * minors[2]
+    fits = (n >= FEWEST) & (np.abs(determinant) > 1e-6)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope_u = zu * (vv * n - v * v) - zv * (uv * n - u * v) + z * minors[2]
+        slope_v = zv * (uu * n - u * u) - zu * (uv * n - u * v) - z * minors[1]
+        level = z * minors[0] - zv * minors[1] + zu * minors[2]
+        slope_u, slope_v, level = (
+            np.where(fits, value / determinant, np.nan) for value in (slope_u, slope_v, level)
+        )
+    level += inverse
     # 1 / depth = slope_u u + slope_v v + level around the pixel; rays are ((x - cx) / f, ..., 1)
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    a, b = fitted[..., 0] * camera.focal, fitted[..., 1] * camera.focal
-    c = (
-        fitted[..., 2]
-        - fitted[..., 0] * (columns - camera.centre_x)
-        - fitted[..., 1] * (rows - camera.centre_y)
-    )
+    columns, rows = np.arange(width), np.arange(height)[:, None]
+    a, b = slope_u * camera.focal, slope_v * camera.focal
+    c = level - slope_u * (columns - camera.centre_x) - slope_v * (rows - camera.centre_y)
     # a x + b y + c z = 1 holds on the plane; the side where it is smaller faces the camera
     vectors = np.stack([-a, b, c], axis=-1)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / length, np.float32)
+
+
+def _window_sums(
+    inverse: NDArray[np.float32], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], ...]:
+    """Sums over the same surface in every window, (h, w) each.
+
+    They are of 1, u, v, u u, u v, v v, and of d, d u, d v, with u and v the columns and rows from
+    the centre and d the difference of ``inverse`` to it. Band by band, so that what the 81 shifts
+    read and write stays in the processor's cache.
+    """
+    height, width = inverse.shape
+    half = WINDOW // 2
+    padded = cv2.copyMakeBorder(inverse, half, half, half, half, cv2.BORDER_CONSTANT, value=FAR)
+    nearest = np.where(known, np.float32(SAME_SURFACE) * inverse, np.float32(-1))
+    # n and its moments are whole numbers below 2**15
+    counts = np.zeros((6, height, width), np.int16)
+    sums = np.zeros((3, height, width), np.float32)
+    for start in range(0, height, BAND):
+        band = slice(start, min(start + BAND, height))
+        centre, limit = inverse[band], nearest[band]
+        of_row_n = np.empty((3, *centre.shape), np.int16)
+        of_row_d = np.empty((2, *centre.shape), np.float32)
+        for row in range(-half, half + 1):
+            of_row_n[:], of_row_d[:] = 0, 0
+            top = band.start + half + row
+            for column in range(-half, half + 1):
+                left = half + column
+                d = padded[top : top + len(centre), left : left + width] - centre
+                same = np.abs(d) <= limit
+                d *= same
+                one = same.view(np.int8)
+                of_row_n[0] += one
+                of_row_d[0] += d
+                if column:
+                    of_row_n[1] += one * np.int8(column)
+                    of_row_n[2] += one * np.int8(column * column)
+                    of_row_d[1] += d * np.float32(column)
+            found = counts[:, band]
+            found[0] += of_row_n[0]
+            found[1] += of_row_n[1]
+            found[3] += of_row_n[2]
+            found[2] += of_row_n[0] * np.int16(row)
+            found[4] += of_row_n[1] * np.int16(row)
+            found[5] += of_row_n[0] * np.int16(row * row)
+            sums[0, band] += of_row_d[0]
+            sums[1, band] += of_row_d[1]
+            sums[2, band] += of_row_d[0] * np.float32(row)
+    return (*counts.astype(np.float64), *sums.astype(np.float64))
