@@ -81,7 +81,7 @@ def worker_verb(
     without_tls: PlainFlag = False,
     folder: FolderFlag = None,
 ) -> None:
-    """Join a farm from this machine, until Ctrl-C: to compile and evaluate, or as a board."""
+    """Join a farm from this machine, until Ctrl-C: for every job but benches, or as a board."""
     from edgemtl.devices.farm.address import Credentials, FarmAddress
     from edgemtl.devices.farm.service import run_worker, worker_name
     from edgemtl.pipeline.farm.members import offered, own_folder
