@@ -234,6 +234,10 @@ def test_status_lists_workers_and_what_they_offer(cluster: Cluster) -> None:
     lines = told.out.splitlines()
     assert [line.split()[0] for line in lines] == ["one", "orin", "pi", "two"]
     assert "device:rpi4=1" in lines[2] and "device" not in lines[0]
+    listed = edgemtl("devices", "--farm", cluster.address, "--certificates", cluster.certificates,
+                     "--json").json()  # fmt: skip
+    boards = {board["device"]: board["worker"] for board in listed["farm"]}
+    assert boards == {"jetson": "orin", "rpi4": "pi"}
 
 
 def test_a_board_has_one_bench_at_a_time_and_a_slow_one_stalls_no_other(
