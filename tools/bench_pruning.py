@@ -60,6 +60,8 @@ RUNTIMES = {"cpu": "ORT", "intel-cpu": "OpenVINO"}
 TIMED_STEPS = 4
 #: preparing pictures beside the training costs this factor
 LOADING = 1.2
+#: what stands from here on in docs/pruning.md is left as it is
+BY_HAND = "\n## Reading it\n"
 
 
 def tell(line: str) -> None:
@@ -289,7 +291,7 @@ def oracle_cost(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Write docs/pruning.md from what was measured."""
+    """Write docs/pruning.md from what was measured; what is written by hand stays."""
     folder = work_folder(options)
     reference = json.loads((folder / "dense.accuracy.json").read_text("utf-8"))
     head = ["method", "MACs left", "params left", *(f[0] for f in FIGURES), "worst drop"]
@@ -341,7 +343,9 @@ def table(options: argparse.Namespace) -> None:
         "`--model`.",
         "",
     ]
-    write_text(options.output, "\n".join(lines))
+    words = options.output.read_text("utf-8") if options.output.is_file() else ""
+    by_hand = words[words.index(BY_HAND) :] if BY_HAND in words else ""
+    write_text(options.output, "\n".join(lines) + by_hand)
     tell(f"wrote {options.output}")
 
 
