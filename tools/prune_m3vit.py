@@ -1,6 +1,7 @@
 """Cut an M3ViT's decoders and train them again, on a backbone that stays as it is.
 
     python tools/prune_m3vit.py --data ../shared/data --output examples/m3vit_t_pruned.pt
+    python tools/prune_m3vit.py --further examples/m3vit_t_pruned.pt --task depth --output NEW.pt
 
 Decoders hold most of the work (61 % of one task's in the paper, 65 % of the example's), and each
 reads the last block's tokens and nothing else. So tokens are computed once per picture, and a
@@ -39,7 +40,7 @@ from edgemtl.compress.groups import channel_groups
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.export.module_cost import module_costs
-from edgemtl.models.checkpoint import from_network, load_network, save
+from edgemtl.models.checkpoint import from_network, load, load_network, save
 from edgemtl.models.m3vit.decoders import Decoder
 from edgemtl.models.m3vit.network import M3ViT
 from edgemtl.tasks.base import Task
@@ -170,6 +171,26 @@ def choose_widths(
     return widths
 
 
+def cut_decoders(
+    network: M3ViT, seen: dict[str, list[View]], to_save: int
+) -> tuple[Any, dict[str, list[int]]]:
+    """The network with narrower decoders, and their widths; not trained yet."""
+    size = network.input_spec.size
+    scores = {
+        task.name: scores_of(decoder_of(network, task.name), task, seen[task.name][:SCORED], size)
+        for task in network.tasks
+    }
+    widths = choose_widths(network, scores, to_save)
+    say(json.dumps(widths))
+    keep = {}
+    for name, each in widths.items():
+        for stage, width in enumerate(each):
+            mask = torch.zeros(len(scores[name][stage]), dtype=torch.bool)
+            mask[scores[name][stage].topk(width).indices] = True
+            keep[f"decoders.{name}.stages.{stage}.conv"] = mask
+    return cut(network, keep, channel_groups(network)), widths
+
+
 def train(
     decoder: Decoder, task: Task, views: Sequence[View], size: tuple[int, int], options: Any
 ) -> None:
@@ -215,6 +236,10 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("examples/m3vit_t.pt"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument(
+        "--further", type=Path, help="train this cut network on, instead of cutting"
+    )
+    parser.add_argument("--task", action="append", help="train only this task's decoder")
     parser.add_argument("--keep", type=float, default=0.48, help="share of all tasks' MACs")
     parser.add_argument("--pictures", type=int, nargs=2, default=[200, 80], help="of each data set")
     parser.add_argument("--views", type=int, default=2, help="of each picture")
@@ -224,6 +249,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.task and options.further is None:
+        parser.error("--task goes with --further: all decoders are cut together")
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(options.seed)
@@ -232,36 +259,34 @@ def main() -> int:
     network.eval().requires_grad_(False)
     before = module_costs(network)
     size = network.input_spec.size
+    trained = [task for task in network.tasks if not options.task or task.name in options.task]
     seen: dict[str, list[View]] = {}
     for (name, kinds), count in zip(LABELLED.items(), options.pictures, strict=True):
-        tasks = [task for task in network.tasks if task.kind in kinds]
+        tasks = [task for task in trained if task.kind in kinds]
+        if not tasks:
+            continue
         views = views_of(network, options.data / name, tasks, count, options.views)
         seen.update({task.name: views for task in tasks})
         say(f"{len(views)} views of {name}")
-    scores = {
-        task.name: scores_of(decoder_of(network, task.name), task, seen[task.name][:SCORED], size)
-        for task in network.tasks
-    }
-    widths = choose_widths(network, scores, round(before.macs * (1 - options.keep)))
-    say(json.dumps(widths))
-    keep = {}
-    for name, each in widths.items():
-        for stage, width in enumerate(each):
-            mask = torch.zeros(len(scores[name][stage]), dtype=torch.bool)
-            mask[scores[name][stage].topk(width).indices] = True
-            keep[f"decoders.{name}.stages.{stage}.conv"] = mask
-    smaller = cut(network, keep, channel_groups(network))
+    command = "python " + " ".join(["tools/prune_m3vit.py", *sys.argv[1:]])
+    if options.further is None:
+        smaller, widths = cut_decoders(network, seen, round(before.macs * (1 - options.keep)))
+        meta = {
+            "pruned_from": options.model.name,
+            "command": command,
+            "widths": widths,
+            "licence": "Apache-2.0; trained on data with its own terms, see examples/README.md",
+        }
+    else:
+        checkpoint = load(options.further)
+        smaller = checkpoint.network()
+        smaller.eval().requires_grad_(False)
+        meta = {**checkpoint.meta, "further": [*checkpoint.meta.get("further", []), command]}
     assert isinstance(smaller, M3ViT)
-    for task in network.tasks:
+    for task in trained:
         train(decoder_of(smaller, task.name), task, seen[task.name], size, options)
     after = module_costs(smaller)
     say(f"{after.macs / before.macs:.1%} of the multiply-accumulates of all tasks are left")
-    meta = {
-        "pruned_from": options.model.name,
-        "command": "python " + " ".join(["tools/prune_m3vit.py", *sys.argv[1:]]),
-        "widths": widths,
-        "licence": "Apache-2.0; trained on data with its own terms, see examples/README.md",
-    }
     save(from_network(smaller, meta), options.output)
     return 0
 
