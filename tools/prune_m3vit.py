@@ -12,7 +12,8 @@ Channels are ranked by the first-order effect of closing them on their task's lo
 on saliency; each decoder answers one task, so the worst task is that one). Widths fall in
 multiples of 16, always where the predicted rise of the loss, relative to that loss, is smallest per
 multiply-accumulate that is saved, until the share in ``--keep`` is reached. Training uses the
-task's loss and the uncut decoder's answers. Validation splits are never read.
+task's loss and the uncut decoder's answers, or with ``--answers-only`` these alone, which need no
+labels and so take pictures of every data set. Validation splits are never read.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def views_of(
             answers = {
                 name: decoder_of(network, name)(x[None])[0].half() for name, x in own.items()
             }
-            kept = {kind: view.labels[kind] for kind in {t.label_kind for t in tasks}}
+            kept = {kind: view.labels.get(kind) for kind in {t.label_kind for t in tasks}}
             empty = np.zeros((3, 1, 1), np.float16)
             found.append(
                 View({n: x.half() for n, x in own.items()}, answers, Prepared(empty, kept))
@@ -212,10 +213,12 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * warm * rate
         outputs = {task.outputs[0]: decoder(tokens)}
-        own = task.loss(outputs, targets)
-        # Divided by its own size, so that both pull equally whatever a task's unit is.
-        loss = own / own.detach().clamp(min=1e-6)
-        loss = loss + 3 * answer_loss(task, outputs, {task.outputs[0]: answers}, targets)
+        own = answer_loss(task, outputs, {task.outputs[0]: answers}, targets)
+        loss = 3 * own
+        if not options.answers_only:
+            own = task.loss(outputs, targets)
+            # Divided by its own size, so that both pull equally whatever a task's unit is.
+            loss = loss + own / own.detach().clamp(min=1e-6)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
@@ -240,6 +243,9 @@ def main() -> int:
         "--further", type=Path, help="train this cut network on, instead of cutting"
     )
     parser.add_argument("--task", action="append", help="train only this task's decoder")
+    parser.add_argument(
+        "--answers-only", action="store_true", help="no labels: the uncut answers, on all pictures"
+    )
     parser.add_argument("--keep", type=float, default=0.48, help="share of all tasks' MACs")
     parser.add_argument("--pictures", type=int, nargs=2, default=[200, 80], help="of each data set")
     parser.add_argument("--views", type=int, default=2, help="of each picture")
@@ -262,11 +268,12 @@ def main() -> int:
     trained = [task for task in network.tasks if not options.task or task.name in options.task]
     seen: dict[str, list[View]] = {}
     for (name, kinds), count in zip(LABELLED.items(), options.pictures, strict=True):
-        tasks = [task for task in trained if task.kind in kinds]
-        if not tasks:
+        tasks = [task for task in trained if options.answers_only or task.kind in kinds]
+        if not tasks or not count:
             continue
         views = views_of(network, options.data / name, tasks, count, options.views)
-        seen.update({task.name: views for task in tasks})
+        for task in tasks:
+            seen[task.name] = seen.get(task.name, []) + views
         say(f"{len(views)} views of {name}")
     command = "python " + " ".join(["tools/prune_m3vit.py", *sys.argv[1:]])
     if options.further is None:
