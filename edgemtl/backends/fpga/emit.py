@@ -72,11 +72,17 @@ def emit(program: Program, design: Design) -> Emitted:
         default=0,
     )
     weights, parameters, tables = bytearray(), list[int](), list[Table]()
+    # Layers that several tasks compute from different inputs have their weights once.
+    written: dict[bytes, int] = {}
     rows = []
     for step in program.steps:
-        places = (len(weights), len(parameters), -1 if step.table is None else len(tables))
+        place = len(weights)
         if step.weight is not None:
-            weights += step.weight.tobytes()
+            data = step.weight.tobytes()
+            place = written.setdefault(data, place)
+            if place == len(weights):
+                weights += data
+        places = (place, len(parameters), -1 if step.table is None else len(tables))
         parameters += _parameters(step)
         if step.table is not None:
             tables.append(step.table)

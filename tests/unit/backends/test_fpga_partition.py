@@ -165,6 +165,28 @@ def test_the_emitted_code_equals_the_reference_bit_by_bit(
             assert len(np.unique(memory[tensor])) > 4  # something was computed
 
 
+@needs_compiler
+def test_weights_that_several_layers_share_are_written_once(tmp_path: Path) -> None:
+    b = GraphBuilder((1, 3, 8, 9))
+    shared = b.rng.normal(0, 0.1, (16, 8, 3, 3)).astype(np.float32)
+    inner = [b.node("Relu", [b.conv("images", name, 8, 3)], name) for name in ("left", "right")]
+    outputs = [b.conv(x, f"twin{i}", 16, 8, weight=shared) for i, x in enumerate(inner)]
+    model = b.build(*(b.node("Relu", [x], f"end{i}") for i, x in enumerate(outputs)))
+    pictures = b.pictures(2)
+    model = quantised(model, pictures)
+    found = partition(model)
+    emitted = emit(found.program, Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 14))
+    written = sum(s.weight.nbytes for s in found.program.steps if s.weight is not None)
+    assert written - 2 * shared.size < len(emitted.files["weights.bin"]) < written
+    for file, content in emitted.files.items():
+        (tmp_path / file).write_bytes(content)
+    engine = simulate.Simulation(tmp_path, found.program, emitted.external, emitted.external_bytes)
+    simulated = Execution(found, Graph(model).shapes, engine)
+    wanted = execution(model, found).run("images", pictures[0])
+    for output, value in simulated.run("images", pictures[0]).items():
+        assert np.array_equal(value, wanted[output]) and len(np.unique(value)) > 4
+
+
 def test_the_same_program_gives_the_same_files(
     maps: tuple[ModelProto, Partition, list[NDArray[np.float32]]],
 ) -> None:
