@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.compress.batches import Batch, Prepared, losses_per_image
+from edgemtl.compress.batches import Prepared, losses_of
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.cut import cut
 from edgemtl.compress.job import Job, PruneOptions
@@ -68,7 +68,7 @@ class Answers:
         if "keep" in asked:
             smaller = self._smaller(asked["keep"])
             batch = self._job.batches[asked["index"]]
-            return packed({"losses": [losses_of(smaller, batch)]})
+            return packed({"losses": [torch.from_numpy(losses_of(smaller, batch))]})
         self._bring_to(state_of(asked["committed"]), set(asked["unstored"]))
         found = []
         for one in asked["questions"]:
@@ -97,13 +97,6 @@ class Answers:
 
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def losses_of(network: MultiTaskNetwork, batch: Batch) -> Tensor:
-    """(count, tasks) float64 losses of a batch."""
-    with torch.inference_mode():
-        outputs = network(batch.images)
-        return torch.from_numpy(losses_per_image(outputs, batch, network.tasks))
 
 
 def stale(traced: TracedNetwork, old: State, new: State) -> set[int]:

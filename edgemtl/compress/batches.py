@@ -14,6 +14,7 @@ from torch import Tensor
 from edgemtl.data.dense import labels_on_canvas
 from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Sample
+from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.tasks.base import Task
 
 
@@ -97,3 +98,9 @@ def losses_per_image(
             own = {name: outputs[name][index : index + 1] for name in task.outputs}
             found[index, column] = float(task.loss(own, batch.single[task.name][index]))
     return found
+
+
+def losses_of(network: MultiTaskNetwork, batch: Batch) -> NDArray[np.float64]:
+    """(count, tasks) losses of a batch by a network as it stands, see :func:`losses_per_image`."""
+    with torch.inference_mode():
+        return losses_per_image(network(batch.images), batch, network.tasks)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemtl.compress.batches import losses_per_image
+from edgemtl.compress.batches import losses_of
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.cut import cut
 from edgemtl.compress.importance import l1_importance
@@ -84,11 +84,7 @@ class PaperSearch:
         job, started = self.job, time.monotonic()
         if job.elsewhere is None:
             smaller = cut(job.network, keep, job.groups)
-            found = []
-            with torch.inference_mode():
-                for batch in job.batches:
-                    outputs = smaller(batch.images)
-                    found.append(losses_per_image(outputs, batch, job.network.tasks))
+            found = [losses_of(smaller, batch) for batch in job.batches]
         else:
             found = cut_losses(job.elsewhere, keep, len(job.batches))
         losses = np.concatenate(found)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.processor import processor_name as processor_name
+from edgemtl.backends.processor import processor_name
 from edgemtl.errors import InputRefused
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.arm import skip_without_arm_tools
 from support.command import edgemtl
-
-from edgemtl import targets
-from edgemtl.backends import registry
-from edgemtl.backends.tvm import board
-from edgemtl.backends.tvm.settings import options_of
-from edgemtl.errors import TargetUnavailable
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "mos_t.pt"
 QUICK = ["--set", "data.limit=1", "--set", "export.parity_images=1"]
@@ -22,17 +16,7 @@ QUICK = ["--set", "data.limit=1", "--set", "export.parity_images=1"]
 
 @pytest.mark.slow
 def test_mos_t_for_a_raspberry_pi(tmp_path: Path) -> None:
-    state = registry.get("tvm").availability()
-    options = options_of(targets.load("rpi4"))
-    if not state.ok:
-        pytest.skip(state.reason)
-    for program in (options.compiler, options.emulator):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} here")
-    try:
-        board.runtime()
-    except TargetUnavailable as error:
-        pytest.skip(f"no aarch64 runtime: {error}")
+    skip_without_arm_tools()
     folder = tmp_path / "out"
     told = edgemtl("compile", str(MODEL), "--target", "rpi4", "-o", str(folder), *QUICK)
     # Every task was judged on the board's own code; its latency was not measured, so it is no pass.

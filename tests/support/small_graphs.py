@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +95,19 @@ def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> f
     return float(np.sqrt(np.mean((found - wanted) ** 2)) / wanted.std())
 
 
-def write_two_convolutions(path: Path) -> Path:
-    """Two convolutions, each with bias and ReLU; the second reads single pixels."""
+def write_graph(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: Mapping[str, tuple[int, ...]],
+    shapes: tuple[Sequence[int], Sequence[int]],
+) -> Path:
+    """A graph from ``x`` to ``y`` of these shapes, its weights random and repeatable."""
     rng = np.random.default_rng(0)
-    weights = {"a": (16, 3, 3, 3), "b": (24, 16, 1, 1), "a0": (16,), "b0": (24,)}
-    nodes = [
-        helper.make_node("Conv", ["x", "a", "a0"], ["c"], pads=[1] * 4),
-        helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("Conv", ["d", "b", "b0"], ["y"]),
-    ]
     graph = helper.make_graph(
         nodes,
-        "two",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 9, 11])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 24, 9, 11])],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shapes[0])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shapes[1])],
         [
             numpy_helper.from_array(rng.standard_normal(n).astype(np.float32), k)
             for k, n in weights.items()
@@ -117,3 +116,14 @@ def write_two_convolutions(path: Path) -> Path:
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     return path
+
+
+def write_two_convolutions(path: Path) -> Path:
+    """Two convolutions, each with bias and ReLU; the second reads single pixels."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "a0"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "b", "b0"], ["y"]),
+    ]
+    weights = {"a": (16, 3, 3, 3), "b": (24, 16, 1, 1), "a0": (16,), "b0": (24,)}
+    return write_graph(path, nodes, weights, ([1, 3, 9, 11], [1, 24, 9, 11]))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from support.arm import skip_without_arm_tools
+from support.small_graphs import write_graph
 
 from edgemtl import targets
 from edgemtl.backends import registry
@@ -21,10 +21,8 @@ from edgemtl.backends.tvm.settings import options_of
 from edgemtl.errors import StageFailed, TargetUnavailable
 
 
-def write_graph(path: Path) -> Path:
+def write_three(path: Path) -> Path:
     """Convolution over all channels, within each, and over single pixels; sizes no tile divides."""
-    rng = np.random.default_rng(0)
-    weights = {"full": (20, 3, 3, 3), "within": (20, 1, 3, 3), "single": (11, 20, 1, 1)}
     nodes = [
         helper.make_node("Conv", ["x", "full"], ["a"], pads=[1] * 4, strides=[2, 2]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -32,36 +30,16 @@ def write_graph(path: Path) -> Path:
         helper.make_node("Add", ["b", "c"], ["d"]),
         helper.make_node("Conv", ["d", "single"], ["y"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "three",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 18, 26])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 11, 9, 13])],
-        [
-            numpy_helper.from_array(rng.standard_normal(n).astype(np.float32), k)
-            for k, n in weights.items()
-        ],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
+    weights = {"full": (20, 3, 3, 3), "within": (20, 1, 3, 3), "single": (11, 20, 1, 1)}
+    return write_graph(path, nodes, weights, ([1, 3, 18, 26], [1, 11, 9, 13]))
 
 
 def test_arm_code_answers_like_onnx_runtime(tmp_path: Path) -> None:
-    state = registry.get("tvm").availability()
-    if not state.ok:
-        pytest.skip(state.reason)
     target = targets.load("rpi4")
     options = options_of(target)
     disassembler = options.compiler.replace("g++", "objdump")
-    for program in (options.compiler, options.emulator, disassembler):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} here")
-    try:
-        board.runtime()
-    except TargetUnavailable as error:
-        pytest.skip(f"no aarch64 runtime: {error}")
-    graph, out = write_graph(tmp_path / "three.onnx"), tmp_path / "out"
+    skip_without_arm_tools(disassembler)
+    graph, out = write_three(tmp_path / "three.onnx"), tmp_path / "out"
     out.mkdir()
     backend = registry.get("tvm")
     artefact = backend.compile(graph, target, out)
