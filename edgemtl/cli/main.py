@@ -78,7 +78,7 @@ def _root(
 def _forget_flags(verbs: typer.Typer) -> None:
     """Leave of every verb its name and its text, which is all that the list of them shows.
 
-    Reading the flags of all verbs takes a third of the time of ``edgemtl --help``.
+    Reading the flags of all verbs would be a good part of the time of ``edgemtl --help``.
     """
     for verb in verbs.registered_commands:
         verb.callback = _without_flags(verb.callback)
