@@ -32,6 +32,8 @@ Tell = Callable[[str], None]
 DEFAULT_BUDGET = 1.5
 #: pictures per batch of the oracle: small batches let the sequential test stop early
 ORACLE_BATCH = 8
+#: calibration pictures that batch statistics are adapted on
+RECALIBRATION = 32
 #: pictures per batch of the saliency: the mean of |gradient| over batches needs several of them
 SALIENCY_BATCH = 4
 
@@ -189,7 +191,7 @@ class Job:
                 self.traced,
                 tasks,
                 self.batches,
-                self.calibration,
+                self.calibration_batches,
                 self.options.oracle_memory_bytes,
                 None
                 if elsewhere is None
@@ -215,6 +217,12 @@ class Job:
     def all_kept(self) -> dict[str, Tensor]:
         """Masks that remove nothing."""
         return {g.name: torch.ones(g.width, dtype=torch.bool) for g in self.groups}
+
+    @property
+    def calibration_batches(self) -> list[Batch]:
+        """The calibration pictures that batch statistics are adapted on."""
+        size = self.network.input_spec.size
+        return batches(self._calibration[:RECALIBRATION], self.network.tasks, size, ORACLE_BATCH)
 
     @property
     def saliency_batches(self) -> list[Batch]:

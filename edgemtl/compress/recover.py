@@ -184,7 +184,6 @@ class Recovery:
         if not self.progress.metrics:
             self.progress.metrics["dense"] = self._metrics(self.teacher)
             self._judge(0)
-            self.progress.metrics["before"] = dict(self.progress.metrics["last"])
         student, dense = SharedFeatures(self.network), SharedFeatures(self.teacher)
         batches = Prefetcher(self._pictures, self.progress.step, self.options.steps)
         started, since = time.monotonic(), self.progress.step
@@ -330,6 +329,7 @@ class Recovery:
         progress = self.progress
         now = self._metrics(self.average)
         progress.metrics["last"] = now
+        progress.metrics.setdefault("before", now)
         dense = progress.metrics["dense"]
         drops = {
             task.name: task.primary.relative_drop(dense[task.name], now[task.name])

@@ -14,6 +14,9 @@ FEWEST = 12
 #: pictures whose loss must have changed before: what hurts few pictures (of small faces, say) has
 #: no standard error until some of them were seen
 FEWEST_CHANGED = 6
+#: once so many standard errors are within this share of the slack, the mean decides: so close to
+#: the limit either answer will do, and telling which is right would take all pictures there are
+INDIFFERENT = 0.3
 
 
 class Verdict(enum.Enum):
@@ -38,7 +41,8 @@ def judge(
         last: no picture is left; the means decide.
 
     Returns:
-        REJECT as soon as one task is surely over its slack, ACCEPT when all are surely within.
+        REJECT as soon as one task is surely over its slack, or over it and known well enough;
+        ACCEPT when all are within, likewise.
     """
     if not np.isfinite(rises).all():
         return Verdict.REJECT
@@ -57,7 +61,8 @@ def judge(
             sure = False
             continue
         margin = STANDARD_ERRORS * float(values.std(ddof=1)) / np.sqrt(len(values))
-        if mean - margin > slack[task]:
+        known = margin <= INDIFFERENT * slack[task]
+        if mean > slack[task] and (known or mean - margin > slack[task]):
             return Verdict.REJECT
-        sure = sure and mean + margin <= slack[task]
+        sure = sure and (known or mean + margin <= slack[task])
     return Verdict.ACCEPT if sure else Verdict.OPEN

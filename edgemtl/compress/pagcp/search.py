@@ -27,14 +27,17 @@ from edgemtl.compress.pagcp.saliency import (
     predicted_rise,
     worst_task,
 )
-from edgemtl.compress.pagcp.widths import farthest_passing
+from edgemtl.compress.pagcp.widths import between, farthest_passing
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import EdgemtlError
 
 #: units are ordered by what removing this share of their channels saves (PAGCP)
 PROBE_SHARE = 0.3
-#: batch statistics are adapted before a check once this share of a unit's channels is gone
-RECALIBRATE_FROM = 0.3
+#: a check that passed with this share of its slack used up is near enough to the boundary
+CLOSE = 0.7
+#: and one beside a width that failed and differs from it by at most this share of the unit, or
+#: beside one that is predicted to need more than this multiple of the slack
+RESOLUTION, HOPELESS = 0.05, 1.5
 #: share of the units that a sweep works on, those that save most per predicted rise (PAGCP's P)
 KEPT_UNITS = 0.8
 #: a sweep towards a goal lets every task's loss grow by this factor
@@ -42,8 +45,8 @@ SWEEP_BUDGET = 1.3
 #: a sweep that comes less than this share closer to the goal makes the next one's budget larger
 SLOW_SWEEP = 0.08
 MOST_SWEEPS = 24
-#: after so many commits the estimated losses are replaced by exact ones
-EXACT_EVERY = 16
+#: after so many commits batch statistics are adapted, and estimated losses replaced by exact ones
+RECALIBRATE_EVERY = 20
 #: after so many commits, and after each sweep, the network is exported: on mos_m an export takes
 #: 0.8 s and a step about 4 s, so that once per step would make the search a fifth longer
 EXPORT_EVERY = 8
@@ -128,7 +131,7 @@ class Search:
         """Search until the goals are reached, the budgets are spent, or nothing is left."""
         while self._next_unit() or not self._exports():
             pass
-        self.oracle.exact()
+        self.oracle.recalibrate()
 
     def _next_unit(self) -> bool:
         """Work on the next unit; False when there is nothing left to do."""
@@ -232,17 +235,33 @@ class Search:
         scale = [self._usual_scale()]
         refused_by: list[str] = []
 
+        pressures: dict[int, float] = {}
+        turn = len(position.scales)
+
         def boundary() -> int:
+            passed = [index for index, trial in trials.items() if trial.accepted]
+            failed = [index for index, trial in trials.items() if not trial.accepted]
+            if passed and failed:
+                return between(max(passed), min(failed), pressures)
             fits = (predicted * scale[0] <= slack).all(axis=1)
             return int(fits.sum()) - 1
 
+        def enough(below: int, above: int) -> bool:
+            if below < 0:
+                return False
+            if pressures[below] >= CLOSE:
+                return True
+            if above < len(widths):
+                return widths[below] - widths[above] <= RESOLUTION * len(self.keep[name])
+            following = predicted[below + 1] / np.maximum(predicted[below], 1e-12)
+            return bool(pressures[below] > 0.3 and pressures[below] * following.max() > HOPELESS)
+
         def passes(index: int) -> bool:
-            gone = 1 - widths[index] / len(self.keep[name])
-            gate = masks[index].float()
-            trial = oracle.try_mask(name, gate, tolerance, gone > RECALIBRATE_FROM)
+            trial = oracle.try_mask(name, masks[index].float(), tolerance, turn)
             trials[index] = trial
             pressure = trial.rises / np.maximum(slack, 1e-12)
             worst = int(np.argmax(pressure))
+            pressures[index] = float(pressure[worst])
             expected = predicted[index, worst]
             if expected > 0:
                 found = max(float(trial.rises[worst]), 0.0) / expected
@@ -251,7 +270,7 @@ class Search:
                 refused_by.append(self.tasks[worst])
             return trial.accepted
 
-        best = farthest_passing(len(widths), boundary(), passes, boundary)
+        best = farthest_passing(len(widths), boundary(), passes, boundary, enough)
         position.scales.append(scale[0])
         if best < 0:
             self.save(self)
@@ -271,8 +290,8 @@ class Search:
         position.tolerances.committed()
         position.commits += 1
         self._record(name, width_before, widths[best], cost_before, trials, trial, refused_by)
-        if position.commits % EXACT_EVERY == 0:
-            oracle.exact()
+        if position.commits % RECALIBRATE_EVERY == 0:
+            oracle.recalibrate()
         self.points.append(point)
         if len(self.points) >= EXPORT_EVERY:
             self._exports()

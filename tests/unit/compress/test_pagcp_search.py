@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_computed_again_with_the_same_answer(
         name = job.groups[-1].name
         gate = torch.ones(job.by_name[name].width)
         gate[::2] = 0
-        trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]), True)
+        trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]))
         found.append((trial.rises.tolist(), job.oracle.spent.macs))
     assert found[0][0] == found[1][0] == found[2][0]
     assert found[0][1] <= found[1][1] <= found[2][1] and found[0][1] < found[2][1]
@@ -407,7 +407,7 @@ def test_a_group_of_one_task_changes_only_that_task(network: TinyDense, data: Pr
     gate = torch.zeros(job.by_name[name].width)
     gate[:2] = 1.0
     before = job.oracle.spent.macs
-    trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]), False)
+    trial = job.oracle.try_mask(name, gate, np.array([10.0, 10.0]))
     assert trial.rises[0] == 0.0 and trial.rises[1] != 0.0
     batches = len(job.oracle.batches)
     assert job.oracle.spent.macs - before < batches * job.traced.macs
