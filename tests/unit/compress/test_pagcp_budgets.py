@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgemtl.compress.pagcp.budgets import Tolerances, default_first, solve_lambda
 from edgemtl.compress.pagcp.decision import FEWEST, Verdict, judge
-from edgemtl.compress.pagcp.widths import farthest_passing, most_checks
+from edgemtl.compress.pagcp.widths import between, farthest_passing, most_checks
 from edgemtl.errors import UsageError
 
 
@@ -90,6 +90,15 @@ def test_a_close_case_stays_open_until_the_last_picture() -> None:
     assert judge(rises, slack, _labels(rises), True) is expected
 
 
+def test_close_to_the_limit_the_mean_decides_once_it_is_known_well() -> None:
+    slack = np.array([0.1])
+    for mean, expected in ((0.099, Verdict.ACCEPT), (0.101, Verdict.REJECT)):
+        rises = mean + np.where(np.arange(32) % 2, 0.04, -0.04)[:, None]  # known within 0.015
+        assert judge(rises, slack, _labels(rises), False) is expected
+        wider = mean + np.where(np.arange(32) % 2, 0.4, -0.4)[:, None]
+        assert judge(wider, slack, _labels(wider), False) is Verdict.OPEN
+
+
 def test_too_few_labels_decide_nothing_early_and_none_at_all_do_not_count() -> None:
     rises = np.full((FEWEST, 2), 0.01) + np.linspace(0, 1e-3, FEWEST)[:, None]
     labelled = _labels(rises)
@@ -143,3 +152,21 @@ def test_the_farthest_passing_width_is_found_in_few_checks(count: int, data: st.
     assert len(seen) <= most_checks(count)
     if start == boundary and start >= 0:
         assert len(seen) <= 2
+
+
+def test_a_boundary_near_enough_ends_the_search() -> None:
+    checked: list[int] = []
+
+    def passes(index: int) -> bool:
+        checked.append(index)
+        return index <= 37
+
+    found = farthest_passing(100, 20, passes, lambda: 36, lambda below, above: below >= 30)
+    assert (found, checked) == (36, [20, 36])
+
+
+def test_between_two_checks_exponential_growth_is_hit() -> None:
+    pressures = {index: 0.1 * 1.3**index for index in range(20)}  # 0.85 at 8.2, 1 at 8.8
+    assert between(2, 14, pressures) == 8
+    assert between(2, 3, pressures | {3: 2.0}) in (2, 3)
+    assert between(0, 9, {0: -5.0, 9: 1.0}) <= 9  # a rise below 0, and one just over the slack

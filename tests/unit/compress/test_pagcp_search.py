@@ -26,6 +26,7 @@ from edgemtl.compress.groups import channel_groups
 from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.pagcp.oracle import MOST_PICTURES
 from edgemtl.compress.pagcp.search import Search
 from edgemtl.compress.pagcp.shared import signature
 from edgemtl.compress.paper import PaperSearch
@@ -155,6 +156,45 @@ def test_what_does_not_fit_is_computed_again_with_the_same_answer(
         found.append((trial.rises.tolist(), job.oracle.spent.macs))
     assert found[0][0] == found[1][0] == found[2][0]
     assert found[0][1] <= found[1][1] <= found[2][1] and found[0][1] < found[2][1]
+
+
+def test_trials_leave_statistics_alone_and_adapting_them_hurts_no_task(
+    network: TinyDense, data: PruneData
+) -> None:
+    job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
+    oracle = job.oracle
+    assert not oracle.recalibrate()  # nothing was removed
+    np.testing.assert_array_equal(oracle.current, oracle.dense)
+    adapted = []
+    for group in job.groups[:3]:
+        gate = torch.ones(group.width)
+        gate[: group.width // 2] = 0
+        trial = oracle.try_mask(group.name, gate, np.array([10.0, 10.0]))
+        assert trial.accepted and trial.state.statistics == oracle.committed.statistics
+        oracle.commit(group.name, trial)
+        before = oracle.exact()
+        reference = oracle.reference.copy()
+        adapted.append(oracle.recalibrate())
+        worst = [(losses / reference).max() for losses in (before, oracle.current)]
+        assert worst[1] < worst[0] if adapted[-1] else worst[1] == worst[0]
+        np.testing.assert_allclose(oracle.exact(), oracle.current, rtol=1e-12)
+    assert any(adapted)
+
+
+def test_a_trial_looks_at_some_pictures_and_the_next_group_at_others(
+    network: TinyDense, tmp_path: Path
+) -> None:
+    root = write_dense_folder(tmp_path, "train", count=76, seed=4)
+    data = PruneData.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
+    job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
+    gate = torch.ones(job.groups[0].width)
+    gate[0] = 0
+    seen = []
+    for turn in (0, 5):
+        trial = job.oracle.try_mask(job.groups[0].name, gate, np.array([0.0, 0.0]), turn)
+        assert trial.images <= MOST_PICTURES < 64
+        seen.append(list(trial.losses))
+    assert seen[0][0] == 0 and seen[1][0] == 5
 
 
 def test_the_cost_model_equals_counting_the_cut_network(network: TinyDense) -> None:
@@ -332,8 +372,10 @@ def _without_seconds(data: Any) -> Any:
 
 
 def test_the_published_scan_keeps_its_budgets_and_spends_more(
-    network: TinyDense, data: PruneData
+    network: TinyDense, tmp_path: Path
 ) -> None:
+    root = write_dense_folder(tmp_path, "train", count=76, seed=4)
+    data = PruneData.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
     budgets = {"parts": 1.5, "distance": 1.5}
     found = {
         method: prune(network, data, PruneOptions(method, budgets=budgets, channel_multiple=1))

@@ -71,8 +71,9 @@ def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder
     assert set(result.to_dict()["after"]) == {"parts", "distance"}
 
 
+@pytest.mark.parametrize(("at", "saved"), [(0, 0), (5, 4)])
 def test_a_killed_training_goes_on_to_the_same_weights(
-    pictures: DenseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, saved: int, pictures: DenseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgemtl.compress.recover.SAVE_EVERY", 2)
     teacher, held_out = build(0), pictures.subset(range(4))
@@ -82,7 +83,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     original = Recovery._step
 
     def killed(self: Recovery, *args: object) -> None:
-        if self.progress.step == 5:
+        if self.progress.step == at:
             raise KeyboardInterrupt
         original(self, *args)  # type: ignore[arg-type]
 
@@ -94,7 +95,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     lines: list[str] = []
     part = _spoilt(2)
     result = recover(part, teacher, pictures, held_out, OPTIONS, state, lines.append)
-    assert "recovery goes on from step 4" in lines
+    assert f"recovery goes on from step {saved}" in lines
     assert [step for step, _ in result.drops] == [0, 3, 6]
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(part.state_dict()[name], value, rtol=0, atol=0)
