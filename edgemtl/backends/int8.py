@@ -91,6 +91,7 @@ def unsigned_activations(model: ModelProto) -> ModelProto:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     writer = {name: node for node in graph.node for name in node.output}
     pairs = _pairs(list(graph.node), stored)
+    added: set[str] = set()
     positive = _never_negative(list(graph.node), stored)
     for rounding, reading in pairs:
         if rounding.input[0] not in positive:
@@ -100,10 +101,12 @@ def unsigned_activations(model: ModelProto) -> ModelProto:
         # Rounded down, so that a clip at the same limit stays superfluous.
         finer = np.nextafter(step * np.float32(_SIGNED / _UNSIGNED), np.float32(0))
         for name, value in ((scale.name, finer), (zero.name, np.uint8(0))):
-            tensor = numpy_helper.from_array(np.asarray(value), f"{name}_unsigned")
-            graph.initializer.append(tensor)
+            unsigned = f"{name}_unsigned"
+            if unsigned not in added:  # zero points are shared
+                added.add(unsigned)
+                graph.initializer.append(numpy_helper.from_array(np.asarray(value), unsigned))
             for node in (rounding, *reading):
-                node.input[:] = [tensor.name if given == name else given for given in node.input]
+                node.input[:] = [unsigned if given == name else given for given in node.input]
         before = writer.get(rounding.input[0])
         if before is not None and _clips_at(before, stored, float(step) * _SIGNED):
             rounding.input[0] = before.input[0]

@@ -130,6 +130,7 @@ class _Writer:
         self._joined = _concatenated(model)
         self._rounded: dict[str, str] = {}
         self._weights: dict[tuple[str, str], str] = {}
+        self._zero_points: set[str] = set()
 
     def nodes(self, nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
         """The nodes with theirs in between, in topological order."""
@@ -150,6 +151,12 @@ class _Writer:
         self.constants.append(self._from_array(np.asarray(value), name))
         return name
 
+    def _zeros(self, value: NDArray[np.int8] | np.int8, name: str) -> str:
+        """Zero points are shared: one each would be 2 % of a narrow network's file."""
+        if name not in self._zero_points:
+            self._zero_points.add(self._constant(value, name))
+        return name
+
     def _round(self, tensor: str) -> Iterator[NodeProto]:
         """The pair behind a tensor, where a chosen layer reads it."""
         from onnx.helper import make_node
@@ -158,7 +165,7 @@ class _Writer:
             return
         step = activation_scale(self._magnitudes[tensor])
         scale = self._constant(step, f"{tensor}_scale")
-        zero = self._constant(np.int8(0), f"{tensor}_zero_point")
+        zero = self._zeros(np.int8(0), "int8_zero")
         source = tensor
         if tensor in self._joined:
             source = f"{tensor}_clipped"
@@ -195,7 +202,7 @@ class _Writer:
                 [
                     self._constant(integers, f"{base}_quantized"),
                     self._constant(scales, f"{base}_scale"),
-                    self._constant(np.zeros(len(scales), np.int8), f"{base}_zero_point"),
+                    self._zeros(np.zeros(len(scales), np.int8), f"int8_zeros_{len(scales)}"),
                 ],
                 [back],
                 name=f"{node.name}_weight_DequantizeLinear",
