@@ -285,6 +285,7 @@ class TracedNetwork:
         wanted: Sequence[str],
         *,
         keep: bool = False,
+        fresh: dict[int, Tensor] | None = None,
         watch: Callable[[int, Any, Any, Any], None] | None = None,
         observe: Callable[[int, Tensor], Statistics | None] | None = None,
     ) -> tuple[dict[str, Tensor], int]:
@@ -298,6 +299,8 @@ class TracedNetwork:
                 computed and not stored.
             wanted: names of the outputs.
             keep: add what was computed and is not dirty to ``store``.
+            fresh: where what was computed and is dirty goes, if worth keeping: it belongs into the
+                store once ``state`` is the committed one.
             observe: called with a folded norm's step and its raw convolution output; the
                 statistics it returns are used from there on.
 
@@ -335,8 +338,9 @@ class TracedNetwork:
                 watch(index, args, kwargs, out)
             if step.kept:
                 half = out.half()
-                if keep and clean and step.stored:
-                    store[index] = half
+                kept = (store if keep else None) if clean else fresh
+                if kept is not None and step.stored:
+                    kept[index] = half
                 out = half.float()
             values[step.node] = out
             for source in step.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgemtl.compress.batches import Batch
 from edgemtl.compress.pagcp.decision import FEWEST, Verdict, judge
 from edgemtl.compress.pagcp.folded_norm import Statistics
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.pictures import Pictures, Question
+from edgemtl.compress.pagcp.pictures import Pictures, Question, Stores
 from edgemtl.errors import StageFailed
 from edgemtl.tasks.base import Task
 
@@ -84,6 +85,7 @@ class Trial:
         images: pictures it took.
         state: masks and statistics it was judged with.
         losses: batch looked at -> (count, tasks).
+        fresh: outputs to keep if it is committed; gone once a later trial was accepted.
     """
 
     accepted: bool
@@ -91,6 +93,7 @@ class Trial:
     images: int
     state: State
     losses: dict[int, NDArray[np.float64]]
+    fresh: Stores
 
 
 class Oracle:
@@ -130,6 +133,8 @@ class Oracle:
         self._bits = np.array([traced.bits_of(task.outputs) for task in self.tasks], object)
         self._memory_bytes = memory_bytes
         self._losses = [np.full((b.count, len(self.tasks)), np.nan) for b in self.batches]
+        #: what the last accepted trial keeps
+        self._accepted: Stores = {}
         #: per calibration batch: step -> raw statistics of the dense network
         self._before: list[dict[int, Statistics]] = []
 
@@ -142,7 +147,8 @@ class Oracle:
         started = time.monotonic()
         self._expect(order=[0])
         self._refresh(0)
-        self._pictures.fit(len(self.batches), self._memory_bytes)
+        # Beside the committed state's, outputs of two trials: the last accepted, and the next.
+        self._pictures.fit(len(self.batches) + 2 * self._per_trial, self._memory_bytes)
         self._losses = self.committed_losses()
         self._labelled = [values != 0 for values in self._losses]
         names = [task.name for task in self.tasks]
@@ -213,14 +219,15 @@ class Oracle:
     ) -> Trial:
         """Judge one more removal, on :data:`MOST_PICTURES` pictures at most.
 
-        More would make one answer surer; that every group is judged on others, and losses of all
-        pictures are measured now and then, keeps errors from adding up just as well.
+        More would make one answer surer; losses of all pictures are measured now and then, and
+        other pictures looked at from there on, which keeps errors from adding up just as well.
 
         Args:
             name: the group whose mask changes.
             gate: (width,) its mask: 1 kept, 0 removed.
             tolerance: (tasks,) how far over the reference each loss may be, as a share.
-            turn: which batch is looked at first; trials that are compared have the same.
+            turn: which pictures are looked at: from one turn to the next they move on. Trials that
+                are compared have the same, and outputs are kept of what is looked at often.
         """
         started = time.monotonic()
         dirty = self.traced.bit[name]
@@ -230,11 +237,14 @@ class Oracle:
         order = self._looked_at(turn, columns)
         self._expect(state, dirty, columns, order)
         seen: dict[int, NDArray[np.float64]] = {}
+        fresh: Stores = {}
         verdict = Verdict.OPEN
         for index in order:
             self._refresh(index)
             after = self._losses[index].copy()
+            self._pictures.fresh = fresh
             after[:, columns] = self._evaluate(index, state, dirty, columns)[:, columns]
+            self._pictures.fresh = None
             seen[index] = after
             stacked = np.concatenate([now - self._losses[i] for i, now in seen.items()])
             labelled = np.concatenate([self._labelled[i] for i in seen])
@@ -247,12 +257,16 @@ class Oracle:
         self._pictures.expect(self.committed, ())
         mean = stacked.sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)
         self._add(1, 0, started)
-        return Trial(verdict is Verdict.ACCEPT, mean, len(stacked), state, seen)
+        accepted = verdict is Verdict.ACCEPT
+        if accepted:
+            self._accepted.clear()
+            self._accepted = fresh
+        return Trial(accepted, mean, len(stacked), state, seen, fresh if accepted else {})
 
     def commit(self, name: str, trial: Trial) -> None:
         """Make an accepted trial the state that later ones are compared with."""
         dirty = self.traced.bit[name]
-        self._pictures.forget(dirty)
+        self._pictures.adopt(dirty, trial.fresh)
         self.committed = trial.state
         columns = [i for i, bits in enumerate(self._bits) if bits & dirty]
         for index, losses in enumerate(self._losses):
@@ -272,17 +286,23 @@ class Oracle:
     ) -> None:
         """Go on from a state that was saved (after :meth:`measure_dense`), or back to one."""
         self._pictures.clear()
+        self._accepted.clear()
         for losses in self._losses:
             losses[:] = np.nan
         self.committed, self.current, self.reference = state, current.copy(), reference.copy()
         self.spent = spent
+
+    @property
+    def _per_trial(self) -> int:
+        """Batches that a trial looks at."""
+        return min(len(self.batches), math.ceil(MOST_PICTURES / len(self.batches[0].images)))
 
     def _looked_at(self, turn: int, columns: Sequence[int]) -> list[int]:
         """Batches for one trial: enough pictures, and enough with labels of each task."""
         count = len(self.batches)
         found: list[int] = []
         for step in range(count):
-            found.append((turn + step) % count)
+            found.append((turn * self._per_trial + step) % count)
             labels = np.concatenate([self._labelled[index] for index in found])
             few = labels.sum(axis=0)[list(columns)].min(initial=FEWEST) < FEWEST
             if len(labels) >= MOST_PICTURES and not few:

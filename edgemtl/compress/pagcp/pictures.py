@@ -15,6 +15,9 @@ from edgemtl.compress.batches import Batch, losses_per_image
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.tasks.base import Task
 
+#: batch -> step -> what is kept of its output
+Stores = dict[int, dict[int, Any]]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -48,6 +51,8 @@ class Pictures:
         self.traced, self.tasks, self.batches = traced, tuple(tasks), list(batches)
         #: per batch: step -> what is kept of its output
         self.stores: list[dict[int, Any]] = [{} for _ in batches]
+        #: the same of the trial that is judged, for when it is committed; None between trials
+        self.fresh: Stores | None = None
 
     def expect(self, committed: State, questions: Sequence[Question]) -> None:
         """Say what will be asked next, in this order, or at least the first of it.
@@ -69,6 +74,7 @@ class Pictures:
             question.dirty,
             self.outputs_of(question),
             keep=True,
+            fresh=self.fresh_of(index),
         )
         found = np.zeros((batch.count, len(self.tasks)))
         with torch.no_grad():
@@ -84,6 +90,16 @@ class Pictures:
         """Drop what depends on these groups."""
         for store in self.stores:
             forget(self.traced, store, dirty)
+
+    def fresh_of(self, index: int) -> dict[int, Any] | None:
+        """Where to keep what the trial that is judged computes of a batch; None without one."""
+        return None if self.fresh is None else self.fresh.setdefault(index, {})
+
+    def adopt(self, dirty: int, fresh: Stores) -> None:
+        """A trial that changed these groups is committed: what it computed is valid from now on."""
+        self.forget(dirty)
+        for index, values in fresh.items():
+            self.stores[index].update(values)
 
     def clear(self) -> None:
         """Drop everything that is kept."""

@@ -236,7 +236,7 @@ class Search:
         refused_by: list[str] = []
 
         pressures: dict[int, float] = {}
-        turn = len(position.scales)
+        turn = position.commits // RECALIBRATE_EVERY
 
         def boundary() -> int:
             passed = [index for index, trial in trials.items() if trial.accepted]

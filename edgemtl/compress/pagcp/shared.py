@@ -134,15 +134,16 @@ class SharedPictures(Pictures):
         """What :meth:`Pictures.losses` would spend and keep in one process."""
         traced, store, dirty = self.traced, self.stores[question.index], question.dirty
         targets = {traced.outputs[name] for name in self.outputs_of(question)}
-        spent = 0
+        fresh, spent = self.fresh_of(question.index), 0
         for index in traced.needed(targets, store, dirty):
             step = traced.steps[index]
             clean = not step.bits & dirty
             if clean and index in store:
                 continue
             spent += step.macs
-            if clean and step.kept and step.stored:
-                store[index] = None
+            kept = store if clean else fresh
+            if kept is not None and step.kept and step.stored:
+                kept[index] = None
         return spent
 
 
