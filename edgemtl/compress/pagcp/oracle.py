@@ -198,6 +198,8 @@ class Oracle:
             Whether the statistics were adapted: the worst loss, relative to the reference, fell.
         """
         before = self.exact()
+        if not any(self.traced.steps[index].bits for index in self.traced.norms):
+            return False
         started = time.monotonic()
         state, losses = self.committed, [values.copy() for values in self._losses]
         self.committed = self._adapted()
