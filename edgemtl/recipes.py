@@ -125,9 +125,11 @@ class ExportSection(_Section):
     drop_experts: bool | None = Field(
         None, description="leave out experts no calibration picture uses; where tasks are named"
     )
-    expert_images: int = Field(64, ge=1, description="calibration pictures their use is counted on")
+    expert_images: int = Field(
+        256, ge=1, description="calibration pictures their use is counted on"
+    )
     expert_headroom: float = Field(
-        1.25, ge=1, description="room per expert over the largest queue seen (experts = static)"
+        1, ge=1, description="room per expert over its longest queue seen (experts = static)"
     )
     task_files: bool = Field(
         False, description="also a graph per task, all with one copy of the weights (ONNX Runtime)"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 
+from edgemtl.data.concat import thinned
 from edgemtl.data.preprocess import letterbox
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
@@ -18,8 +18,11 @@ from edgemtl.models.m3vit.experts import Lowering
 from edgemtl.models.m3vit.network import M3ViT
 from edgemtl.models.m3vit.specialise import keep_experts
 
-#: capacities are rounded up to a multiple of this, for the vector unit's sake
+#: capacities are rounded up to a multiple of this: products compute rows of a few tokens at once
 CAPACITY_MULTIPLE = 8
+#: capacities are at least the mean queue and this many standard deviations. The longest of few
+#: queues is soon exceeded; this stays the same, however few pictures there are.
+DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ExpertsChoice:
         lowering: how experts are written.
         drop_unused: leave out experts that no calibration picture uses.
         images: calibration pictures to count their use on.
-        headroom: capacity of ``static`` over the largest queue that was seen.
+        headroom: capacity of ``static`` over the largest queue that was seen, expert by expert.
     """
 
     lowering: Lowering
@@ -63,7 +66,7 @@ def prepare_experts(
     """
     assert isinstance(network, M3ViT)
     wanted = [task.name for task in network.selected(tasks)]
-    total, most = _use(network, wanted, choice.images, calibration)
+    total, queues = _use(network, wanted, choice.images, calibration)
     before = [list(mixture.experts.kept) for mixture in network.backbone.mixtures()]
     kept = before
     if choice.drop_unused:
@@ -79,35 +82,44 @@ def prepare_experts(
         "kept": kept,
         "dropped": sum(len(a) - len(b) for a, b in zip(before, kept, strict=True)),
     }
-    capacity: list[int] | None = None
+    capacity: list[list[int]] | None = None
     if choice.lowering == "static":
         capacity = [
-            CAPACITY_MULTIPLE * math.ceil(peak * choice.headroom / CAPACITY_MULTIPLE)
-            for peak in most
+            [_capacity(layer[:, number], choice.headroom) for number in numbers]
+            for layer, numbers in zip(queues, kept, strict=True)
         ]
         facts["capacity"] = capacity
     prepared.set_lowering(choice.lowering, capacity)
     return prepared, facts
 
 
+def _capacity(lengths: torch.Tensor, headroom: float) -> int:
+    """Room for the queue of an expert that was as long as this, (pictures,), on calibration."""
+    seen = lengths.double()
+    usual = float(seen.mean() + DEVIATIONS * seen.std()) if len(seen) > 1 else 0.0
+    # An expert that nobody used has some room too: that nobody chose it is no more than likely.
+    wanted = max(float(seen.max()) * headroom, usual, 1.0)
+    return CAPACITY_MULTIPLE * math.ceil(wanted / CAPACITY_MULTIPLE)
+
+
 def _use(
     network: M3ViT, tasks: Sequence[str], images: int, calibration: Dataset
-) -> tuple[list[list[int]], list[int]]:
-    """Per layer: tokens per expert over all pictures and tasks; the largest queue of any."""
+) -> tuple[list[list[int]], list[torch.Tensor]]:
+    """Per layer: tokens per expert over all pictures and tasks; (pictures, E) lengths of queues."""
     total: list[torch.Tensor] = []
-    most: list[int] = []
-    for sample in islice(calibration, images):
+    queues: list[list[torch.Tensor]] = []
+    for sample in thinned(calibration, images):
         canvas = torch.from_numpy(letterbox(sample.image, network.input_spec)[0])[None]
-        for layer, gates in enumerate(network.expert_loads(canvas, tasks)):
-            counts = list(gates.values())
-            if layer == len(total):
-                total.append(torch.zeros_like(counts[0]))
-                most.append(0)
-            total[layer] = total[layer] + sum(counts, torch.zeros_like(counts[0]))
-            most[layer] = max(most[layer], *(int(count.max()) for count in counts))
+        use = network.expert_use(canvas, tasks)
+        if not total:
+            total = [torch.zeros_like(layer.queues) for layer in use]
+            queues = [[] for _ in use]
+        for layer, found in enumerate(use):
+            total[layer] += sum(found.loads.values())
+            queues[layer].append(found.queues)
     if not total:
         raise InputRefused("no calibration picture could be read", where=calibration.name)
-    return [[int(value) for value in layer] for layer in total], most
+    return [[int(value) for value in layer] for layer in total], [torch.stack(q) for q in queues]
 
 
 def experts_told(facts: Mapping[str, Any]) -> str:
@@ -117,5 +129,6 @@ def experts_told(facts: Mapping[str, Any]) -> str:
     if facts["dropped"]:
         said += f"; {facts['dropped']} that no calibration picture uses were dropped"
     if "capacity" in facts:
-        said += f"; room for {', '.join(map(str, facts['capacity']))} tokens each"
+        each = [", ".join(map(str, layer)) for layer in facts["capacity"]]
+        said += f"; room for {' | '.join(each)} tokens"
     return said

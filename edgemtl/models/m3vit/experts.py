@@ -7,26 +7,32 @@ an index cannot), and all agree to rounding.
   answers back. K / E of the dense work. Shapes inside depend on the data.
 - ``sorted``: the same, but all answers are added in one step at the end, which is faster where each
   addition copies the sum (ONNX Runtime; export/experts.py writes both).
-- ``static``: every expert computes a fixed number of tokens, its capacity. Shapes are static. A
-  token that finds an expert's queue full goes without that expert; how often that happened is
-  counted and returned, so that it cannot stay unseen.
+- ``static``: every expert computes a fixed number of tokens, its capacity, which may be another one
+  for each. Shapes are static. A token that finds an expert's queue full goes without that expert;
+  how often that happened is counted and returned, so that it cannot stay unseen. Several gates may
+  share the queues (:meth:`Experts.together`).
 - ``dense``: every expert computes every token. The reference.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from edgemtl.models.m3vit.gates import Routing
 
 Lowering = Literal["gather", "sorted", "static", "dense"]
 LOWERINGS: tuple[Lowering, ...] = ("gather", "sorted", "static", "dense")
+#: tokens up to which ``static`` is exact where a runtime computes in half precision, which counts
+#: them exactly so far
+MOST_TOGETHER = 2048
 
 
 class Experts(nn.Module):
@@ -37,8 +43,9 @@ class Experts(nn.Module):
         dim: width of a token.
         hidden: width inside an expert.
         lowering: one of :data:`LOWERINGS`.
-        capacity: tokens per expert for ``static``, no more than there are in a batch; None for all
-            tokens, which cannot overflow.
+        capacity: tokens per expert for ``static``, one number for all or one per expert that is
+            there; None for all tokens, which cannot overflow. More than there are tokens is as many
+            as there are.
         kept: which of the E experts are there (see specialise.py), ascending; all by default. The
             gate still chooses among all E.
     """
@@ -49,7 +56,7 @@ class Experts(nn.Module):
         dim: int,
         hidden: int,
         lowering: Lowering = "gather",
-        capacity: int | None = None,
+        capacity: int | Sequence[int] | None = None,
         kept: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -99,13 +106,12 @@ class Experts(nn.Module):
             (T, dim) answers, and (T,) float: how many of a token's K experts had no room for it
             (lowering ``static``) or are not there. These add nothing to its answer.
         """
+        if self.lowering == "static":
+            return self.together([tokens], [routing])[0]
         dropped = torch.zeros_like(tokens[:, 0])
         if self.count < self.choices:
             routing, absent = self._among_kept(routing)
             dropped = absent.to(tokens.dtype).sum(dim=1)
-        if self.lowering == "static":
-            answers, full = self._static(tokens, routing)
-            return answers, dropped + full
         if tokens.device.type == "meta":
             return self._counted(tokens, routing), dropped
         if self.lowering == "dense":
@@ -124,6 +130,67 @@ class Experts(nn.Module):
             return traced, dropped
         return self._gather(tokens, routing), dropped
 
+    def together(
+        self, tokens: Sequence[Tensor], routings: Sequence[Routing]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What :meth:`forward` says of each routing, all waiting in the same queues (``static``).
+
+        One product per expert is then enough for all, and its queue varies less from picture to
+        picture than its parts do, so that it needs less room to spare.
+
+        Args:
+            tokens: (T, dim) per routing; or a single one that all routings are of. An expert then
+                computes a token once, however many routings choose it.
+            routings: of these tokens.
+
+        Returns:
+            per routing (T, dim) answers and (T,) float, choices without an answer.
+
+        Raises:
+            ValueError: neither one set of tokens nor one per routing, or capacities for another
+                number of experts.
+        """
+        if len(tokens) not in (1, len(routings)):
+            raise ValueError(f"{len(routings)} routings of {len(tokens)} sets of tokens")
+        count, own = _rows(tokens[0]), len(tokens) == len(routings)
+        lengths = self._lengths(count * len(tokens))
+        whole = self.count == self.choices
+        among = routings if whole else [self._among_kept(routing)[0] for routing in routings]
+        routed = [self._chosen(routing).sum(dim=1) for routing in among]
+        wanted = torch.cat(routed) if own else torch.stack(routed).amax(dim=0)
+        queued = torch.cat(list(tokens)).index_select(0, _queues(wanted, lengths))
+        answers = self._each(queued, lengths)
+        starts = [sum(lengths[:expert]) for expert in range(self.count)]
+        begin, room = (_table(values, tokens[0].device) for values in (starts, lengths))
+        # All choices are looked up at once. (And not each routing's in its slice of the places,
+        # which one runtime takes for a reason to leave the slice out, and then refuses the graph.)
+        side = 0 if own else 1
+        chosen = torch.cat([routing.experts for routing in among], dim=side)
+        experts = chosen if whole else chosen.clamp(max=self.count - 1)
+        place = (wanted.cumsum(dim=0) - 1).gather(1, experts).to(torch.int64)
+        most = room[experts]
+        fits = place < most if whole else (place < most) & (chosen < self.count)
+        slots = begin[experts] + torch.minimum(place, most - 1).clamp(min=0)
+        parts = (
+            values.chunk(len(routings), dim=side) for values in (slots, fits.to(answers.dtype))
+        )
+        found = []
+        for routing, rows, there in zip(among, *parts, strict=True):
+            picked = answers.index_select(0, rows.reshape(-1)).view(count, -1, answers.shape[1])
+            weights = (routing.weights * there).unsqueeze(-1)
+            found.append(((picked * weights).sum(dim=1), (1 - there).sum(dim=1)))
+        return found
+
+    def _lengths(self, tokens: int) -> list[int]:
+        """Queue of each expert that is there, where this many tokens may wait."""
+        if self.capacity is None or isinstance(self.capacity, int):
+            each = [self.capacity] * self.count
+        else:
+            each = list(self.capacity)
+        if len(each) != self.count:
+            raise ValueError(f"{len(each)} capacities for {self.count} experts")
+        return [tokens if length is None else min(length, tokens) for length in each]
+
     def _among_kept(self, routing: Routing) -> tuple[Routing, Tensor]:
         """The routing in positions among those kept, and (T, K) bool: the choice is not there.
 
@@ -138,17 +205,18 @@ class Experts(nn.Module):
         hidden = F.gelu(F.linear(tokens, self.weight_in[expert], self.bias_in[expert]))
         return F.linear(hidden, self.weight_out[expert], self.bias_out[expert])
 
-    def _each(self, queued: Tensor) -> Tensor:
-        """Answers to (E * capacity, dim), expert after expert.
+    def _each(self, queued: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Answers to (sum of lengths, dim), expert after expert.
 
-        All queues are as long, but a product of stacked weights would be one that no runtime packs
-        and that cannot be rounded channel by channel. Weights are taken apart by flattening and
-        splitting, which export/experts.py knows.
+        A product of stacked weights would need queues of one length, and is one that no runtime
+        packs and that cannot be rounded channel by channel. Weights are taken apart by flattening
+        and splitting, which export/experts.py knows.
         """
         weights = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
         parts = [weight.flatten(0, 1).chunk(self.count) for weight in weights]
+        queues = queued.split_with_sizes(list(lengths))
         answers = []
-        for own, w_in, b_in, w_out, b_out in zip(queued.chunk(self.count), *parts, strict=True):
+        for own, w_in, b_in, w_out, b_out in zip(queues, *parts, strict=True):
             answers.append(F.linear(F.gelu(F.linear(own, w_in, b_in)), w_out, b_out))
         return torch.cat(answers)
 
@@ -179,27 +247,6 @@ class Experts(nn.Module):
             total = total.index_put((rows,), answers.to(total.dtype), accumulate=True)
         return total
 
-    def _static(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-        count, top_k = tokens.shape[0], routing.experts.shape[1]
-        capacity = count if self.capacity is None else self.capacity
-        routed = self._chosen(routing).sum(dim=1)
-        # Queues: the first tokens of an expert in order. Counting down makes topk find them; where
-        # there are fewer than the capacity it returns others, whose answers nobody picks up.
-        # (Exact up to 2048 tokens in half precision and 16 million in float32.)
-        order = torch.arange(count, 0, -1, device=tokens.device, dtype=routed.dtype).unsqueeze(1)
-        queues = (routed * order).t().topk(capacity, dim=1).indices
-        answers = self._each(tokens.index_select(0, queues.reshape(-1)))
-        experts = routing.experts
-        there = experts < self.count
-        experts = experts.clamp(max=self.count - 1)
-        place = (routed.cumsum(dim=0) - 1).gather(1, experts)
-        room = (place < capacity).to(tokens.dtype)
-        slots = experts * capacity + place.clamp(max=capacity - 1).to(torch.int64)
-        picked = answers.index_select(0, slots.reshape(-1))
-        weights = (routing.weights * room).unsqueeze(-1)
-        total = (picked.view(count, top_k, -1) * weights).sum(dim=1)
-        return total, ((1 - room) * there.to(tokens.dtype)).sum(dim=1)
-
     def _counted(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Shapes and work without data: K experts per token, or all of them if dense."""
         each = self.count if self.lowering == "dense" else routing.experts.shape[1]
@@ -207,6 +254,46 @@ class Experts(nn.Module):
         for expert in range(each):
             total = total + self._one(expert, tokens)
         return total
+
+
+def _rows(tokens: Tensor) -> int:
+    """How many tokens there are, as a number.
+
+    A trace warns of that, since it could not follow a change; what is traced here has one size.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        return int(tokens.shape[0])
+
+
+def _table(values: Sequence[int], device: torch.device) -> Tensor:
+    """(len(values),) int64. (A trace warns of ``torch.tensor``.)"""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
+
+
+def _queues(routed: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Tokens that wait, expert after expert.
+
+    Args:
+        routed: (T, E) 1 where a token wants an expert.
+        lengths: of each expert's queue, at most T.
+
+    Returns:
+        (sum of lengths,) int64 rows: of every expert the first tokens that want it; where these are
+        fewer than its length, others, whose answers nobody picks up.
+    """
+    count, longest = _rows(routed), max(lengths)
+    # Counting down makes topk find the first ones. (Exact up to MOST_TOGETHER tokens in half
+    # precision and 16 million in float32.)
+    order = torch.arange(count, 0, -1, device=routed.device, dtype=routed.dtype).unsqueeze(1)
+    first = (routed * order).t().topk(longest, dim=1).indices.reshape(-1)
+    if all(length == longest for length in lengths):
+        return first
+    ranges = [
+        torch.arange(expert * longest, expert * longest + length, device=routed.device)
+        for expert, length in enumerate(lengths)
+    ]
+    return first.index_select(0, torch.cat(ranges))
 
 
 @torch.library.custom_op("edgemtl::routed_experts", mutates_args=())

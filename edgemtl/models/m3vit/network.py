@@ -40,6 +40,8 @@ STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 #: output that counts, per picture, the choices of experts that found no room (lowering "static")
 #: or are not there (specialise.py)
 OVERFLOW = "experts.overflow"
+#: tokens per expert: for all, per layer with experts, or per layer and expert; None for all tokens
+Capacity = int | Sequence[int | Sequence[int]] | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,21 @@ class TrainingOutputs:
     outputs: dict[str, Tensor]
     auxiliary: tuple[dict[str, Tensor], ...]
     balance: Tensor
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """How pictures use the experts of a layer.
+
+    Attributes:
+        loads: task (or ``shared`` with a single gate) -> (E,) int64 tokens per expert.
+        queues: (E,) int64 tokens that wait for each expert where experts are ``static``: of tasks
+            that share queues all tokens, in the first layer, where their tokens are the same
+            ones, each once; otherwise the most of any task.
+    """
+
+    loads: Mapping[str, Tensor]
+    queues: Tensor
 
 
 def _in_gate_order(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:
@@ -93,8 +110,8 @@ class M3ViT(MultiTaskNetwork):
             for NYUD, 2 for PASCAL-Context); needs sizes that are multiples of 32.
         dim, depth, heads: instead of the variant's.
         lowering: how experts are computed: ``gather``, ``static`` or ``dense`` (see experts.py).
-        capacity: tokens per expert for ``static``, one for all layers or one per layer with
-            experts; None for all tokens.
+        capacity: tokens per expert for ``static``: one number for all, or per layer with experts
+            one number or one per expert that is there; None for all tokens.
         kept_experts: per layer with experts, which of them are there (see specialise.py); None for
             all in all layers.
     """
@@ -116,7 +133,7 @@ class M3ViT(MultiTaskNetwork):
         depth: int | None = None,
         heads: int | None = None,
         lowering: Lowering = "gather",
-        capacity: int | Sequence[int] | None = None,
+        capacity: Capacity = None,
         kept_experts: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if variant not in VARIANTS or gating not in GATINGS or noise not in NOISES:
@@ -241,51 +258,64 @@ class M3ViT(MultiTaskNetwork):
         experts = [mixture.experts for mixture in self.backbone.mixtures()]
         return any(e.lowering == "static" or e.count < e.choices for e in experts)
 
-    def set_lowering(self, lowering: Lowering, capacity: int | Sequence[int] | None = None) -> None:
+    def set_lowering(self, lowering: Lowering, capacity: Capacity = None) -> None:
         """Choose how experts are computed; weights stay (see experts.py).
+
+        With ``static``, tasks that are asked for together share an expert's queue as long as their
+        tokens are no more than 2048; a capacity is that of this queue.
 
         It is a property of an export, not of the architecture, so a checkpoint does not keep it.
 
         Raises:
-            ValueError: unknown lowering, or capacities that are not positive or not one per layer.
+            ValueError: unknown lowering, or capacities that are not positive, not one per layer, or
+                in a layer not one per expert.
         """
         if lowering not in LOWERINGS:
             raise ValueError(f"unknown lowering '{lowering}' (known: {', '.join(LOWERINGS)})")
         mixtures = self.backbone.mixtures()
-        most = self.backbone.position.shape[1]
         each = (
             [capacity] * len(mixtures)
             if capacity is None or isinstance(capacity, int)
             else list(capacity)
         )
-        if len(each) != len(mixtures) or any(c is not None and c < 1 for c in each):
+        numbers = [[c] if isinstance(c, int) else list(c or ()) for c in each]
+        if len(each) != len(mixtures) or any(c < 1 for layer in numbers for c in layer):
             raise ValueError(f"{len(mixtures)} positive capacities are needed, not {each}")
         for mixture, tokens in zip(mixtures, each, strict=True):
+            count = mixture.experts.count
+            if isinstance(tokens, Sequence) and len(tokens) != count:
+                raise ValueError(f"{count} experts need as many capacities, not {list(tokens)}")
+        for mixture, tokens in zip(mixtures, each, strict=True):
             mixture.experts.lowering = lowering
-            mixture.experts.capacity = None if tokens is None else min(tokens, most)
+            mixture.experts.capacity = tokens
 
-    @torch.no_grad()
     def expert_loads(
         self, images: Tensor, tasks: Sequence[str] | None = None
     ) -> list[dict[str, Tensor]]:
-        """Tokens per expert on these pictures, to set capacities and see what is never used.
+        """The loads of :meth:`expert_use`: per layer with experts, gate -> (E,) int64 tokens."""
+        return [dict(use.loads) for use in self.expert_use(images, tasks)]
 
-        Returns:
-            per layer with experts: task (or ``shared`` with a single gate) -> (E,) int64.
-        """
+    @torch.no_grad()
+    def expert_use(self, images: Tensor, tasks: Sequence[str] | None = None) -> list[ExpertUse]:
+        """How these pictures use the experts, per layer with experts; to set capacities."""
         names = [task.name for task in self.requested(tasks)]
         record = Record()
         self.backbone(images, names, record)
         layers = len(self.backbone.mixtures())
         gates = names if self.arguments["gating"] != "single" else ["shared"]
-        experts = int(self.arguments["experts"])
-        counts = [
-            routing.experts.flatten().bincount(minlength=experts) for routing in record.routings
-        ]
-        return [
-            {gate: counts[number * layers + layer] for number, gate in enumerate(gates)}
-            for layer in range(layers)
-        ]
+        experts = torch.arange(int(self.arguments["experts"]), device=images.device)
+        found = []
+        for layer in range(layers):
+            # (gates, T, E): whether a token goes to an expert
+            chosen = torch.stack([r.experts for r in record.routings[layer::layers]])
+            goes = (chosen.unsqueeze(-1) == experts).any(dim=2)
+            loads = goes.sum(dim=1)
+            if not self.backbone.may_share_queues(names):
+                queues = loads.amax(dim=0)
+            else:
+                queues = goes.any(dim=0).sum(dim=0) if layer == 0 else loads.sum(dim=0)
+            found.append(ExpertUse(dict(zip(gates, loads, strict=True)), queues))
+        return found
 
     def restricted(self, names: Sequence[str]) -> M3ViT:
         """An equal network with these tasks only; other tasks' gates and decoders go.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.models.m3vit.experts import Experts
+from edgemtl.models.m3vit.experts import MOST_TOGETHER, Experts
 from edgemtl.models.m3vit.gates import Gate, Gating, Noise, NoiseSource, Routing, TaskEmbedding
 
 PATCH = 16
@@ -142,6 +142,35 @@ class Mixture(nn.Module):
         out: Tensor = answers.view_as(x)
         return out
 
+    def together(
+        self,
+        xs: Sequence[Tensor],
+        gates: Sequence[str],
+        embeddings: Sequence[Tensor | None],
+        records: Sequence[Record],
+    ) -> list[Tensor]:
+        """As :meth:`forward` for several gates, in the same queues (see experts.py).
+
+        Args:
+            xs: (B, N, dim) per gate; or a single one that all gates read.
+            gates: their names; the same one may occur again, with another embedding.
+            embeddings: per gate.
+            records: per gate.
+        """
+        tokens = [x.flatten(0, 1) for x in xs]
+        read = tokens if len(xs) == len(gates) else [tokens[0]] * len(gates)
+        routings: list[Routing] = [
+            self.gates[gate](own, embedding)
+            for own, gate, embedding in zip(read, gates, embeddings, strict=True)
+        ]
+        outs = []
+        found = self.experts.together(tokens, routings)
+        for routing, record, (answers, dropped) in zip(routings, records, found, strict=True):
+            record.routings.append(routing)
+            record.dropped.append(dropped.view(xs[0].shape[0], -1).sum(dim=1))
+            outs.append(answers.view_as(xs[0]))
+        return outs
+
 
 class Block(nn.Module):
     """Attention, then an MLP or a mixture of experts, each behind a norm and around a shortcut."""
@@ -201,8 +230,9 @@ class Backbone(nn.Module):
         self.gating = experts.gating
         self.patch = nn.Conv2d(3, shape.dim, PATCH, PATCH)
         self.token = nn.Parameter(torch.zeros(1, 1, shape.dim))
-        count = 1 + (size[0] // PATCH) * (size[1] // PATCH)
-        self.position = nn.Parameter(torch.zeros(1, count, shape.dim))
+        #: tokens of a picture
+        self.count = 1 + (size[0] // PATCH) * (size[1] // PATCH)
+        self.position = nn.Parameter(torch.zeros(1, self.count, shape.dim))
         nn.init.trunc_normal_(self.token, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
         conditioned = experts.gating == "task_conditioned" and experts.experts > 0
@@ -263,6 +293,9 @@ class Backbone(nn.Module):
         if fork == len(blocks):
             return [x for _ in tasks]
         x = blocks[fork].attend(x)
+        static = all(mixture.experts.lowering == "static" for mixture in self.mixtures())
+        if static and self.may_share_queues(tasks):
+            return self._side_by_side(blocks[fork:], x, tasks, record)
         answers = []
         for name in tasks:
             gate = name if self.gating == "per_task" else SHARED
@@ -271,6 +304,37 @@ class Backbone(nn.Module):
             for block in blocks[fork + 1 :]:
                 y = block(y, gate, embedding, record)
             answers.append(y)
+        return answers
+
+    def may_share_queues(self, tasks: Sequence[str]) -> bool:
+        """Whether static experts have one queue for all of these tasks together.
+
+        Then tasks are computed side by side, layer by layer, and not one after the other.
+        """
+        apart = self.gating != "single" and len(tasks) > 1
+        return apart and len(tasks) * self.count <= MOST_TOGETHER
+
+    def _side_by_side(
+        self, blocks: Sequence[Block], x: Tensor, tasks: Sequence[str], record: Record
+    ) -> list[Tensor]:
+        """From the first gate on, all tasks in the same queues; x has been attended to."""
+        gates = [name if self.gating == "per_task" else SHARED for name in tasks]
+        embeddings = [self._embedding(name, x) for name in tasks]
+        records = [Record() for _ in tasks]
+        answers = [x]  # of all tasks, until a gate tells them apart
+        for index, block in enumerate(blocks):
+            if index:
+                answers = [block.attend(y) for y in answers]
+            if isinstance(block.mlp, Mixture):
+                normed = [block.norm2(y) for y in answers]
+                mixed = block.mlp.together(normed, gates, embeddings, records)
+                before = answers if len(answers) == len(tasks) else answers * len(tasks)
+                answers = [y + z for y, z in zip(before, mixed, strict=True)]
+            else:
+                answers = [block.think(y, SHARED, None, record) for y in answers]
+        # as if one task had been computed after the other
+        record.routings += [routing for own in records for routing in own.routings]
+        record.dropped += [dropped for own in records for dropped in own.dropped]
         return answers
 
     def _embedding(self, task: str, like: Tensor) -> Tensor | None:

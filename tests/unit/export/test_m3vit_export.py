@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgemtl.export.module_cost import module_costs
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
+from edgemtl.models.m3vit.specialise import keep_experts
 
 Answers = dict[str, NDArray[np.float32]]
 
@@ -44,7 +46,8 @@ def in_openvino(path: Path, images: NDArray[np.float32]) -> Answers:
     core = import_openvino().Core()
     model = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = model(images)
-    return {output.any_name: np.array(found[output]) for output in model.outputs}
+    # several names may mean the same tensor
+    return {name: np.array(found[output]) for output in model.outputs for name in output.names}
 
 
 @pytest.mark.parametrize("gating", ["per_task", "task_conditioned", "single"])
@@ -82,6 +85,40 @@ def test_an_expert_that_the_traced_picture_does_not_use_is_in_the_graph(tmp_path
     for run in (in_onnxruntime, in_openvino):
         found = run(path, images.numpy())["distance.depth"]
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_queues_of_a_length_each_are_the_graphs_products(dropped: bool, tmp_path: Path) -> None:
+    """Tasks in the same queues: exact where these suffice, and less work than equal lengths."""
+    network, tasks = tiny(experts=5), ["rooms", "distance"]
+    if dropped:
+        network = keep_experts(network, [[0, 1, 2, 4], [0, 2, 3, 4]])
+    images = network.example_input(seed=1)
+    kept = [mixture.experts.kept for mixture in network.backbone.mixtures()]
+    lengths = [
+        [max(1, int(use.queues[expert])) for expert in experts]
+        for use, experts in zip(network.expert_use(images, tasks), kept, strict=True)
+    ]
+    network.set_lowering("static", lengths)
+    with torch.no_grad():
+        wanted = network(images, tasks)
+    simple = simplify(exported(network, tmp_path, tasks), tmp_path / "own.onnx").path
+    for run in (in_onnxruntime, in_openvino):
+        found = run(simple, images.numpy())
+        assert bool((found[OVERFLOW] > 0).all()) == dropped
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-5, atol=1e-5)
+    if not dropped:
+        network.set_lowering("dense")
+        with torch.no_grad():
+            wanted = network(images, tasks)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-5, atol=1e-5)
+    network.set_lowering("static", [[max(layer)] * len(layer) for layer in lengths])
+    equal = simplify(exported(network, tmp_path, tasks), tmp_path / "equal.onnx").path
+    saved = sum(len(layer) * max(layer) - sum(layer) for layer in lengths)
+    each = 2 * math.prod(network.backbone.mixtures()[0].experts.weight_in.shape[1:])
+    assert saved > 0 and count_cost(equal).macs - count_cost(simple).macs == saved * each
 
 
 def test_an_overflow_is_told_by_the_exported_graph(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from support.published_m3vit import Published, encoder_state, in_ranks, random_s
 
 from edgemtl import targets
 from edgemtl.data.calibration import embedded
+from edgemtl.data.concat import concatenate
+from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.parity import onnx_runner
@@ -21,6 +23,7 @@ from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import load_network
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
 from edgemtl.models.m3vit.specialise import keep_experts
+from edgemtl.pipeline import experts as pipeline
 from edgemtl.pipeline.experts import ExpertsChoice, experts_told, prepare_experts
 from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
 
@@ -67,18 +70,79 @@ def test_all_experts_stay_when_nobody_asked() -> None:
 
 
 def test_static_queues_have_room_for_what_was_seen() -> None:
-    network = tiny()
+    network, tasks = tiny(), ["rooms", "distance"]
     choice = ExpertsChoice("static", drop_unused=False, images=3, headroom=1.0)
-    prepared, facts = prepare_experts(network, ["rooms", "distance"], choice, ROOMS)
-    assert all(capacity % 8 == 0 for capacity in facts["capacity"])
-    report = evaluate(network_runner(prepared), network.tasks[2:], network.input_spec, ROOMS)
+    prepared, facts = prepare_experts(network, tasks, choice, ROOMS)
+    assert all(capacity % 8 == 0 for layer in facts["capacity"] for capacity in layer)
+    told = " | ".join(", ".join(map(str, layer)) for layer in facts["capacity"])
+    assert f"room for {told} tokens" in experts_told(facts)
+    run = network_runner(prepared, tasks)
+    report = evaluate(run, network.tasks[2:], network.input_spec, ROOMS)
     assert report.tasks["distance"].note == ""
     assert isinstance(prepared, M3ViT)
     prepared.set_lowering("static", 1)
-    report = evaluate(network_runner(prepared), network.tasks[2:], network.input_spec, ROOMS)
+    report = evaluate(run, network.tasks[2:], network.input_spec, ROOMS)
     assert (
         "3 of 3 pictures chose an expert that was dropped or full" in report.tasks["distance"].note
     )
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_every_expert_has_the_room_that_it_needed(drop: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pipeline, "CAPACITY_MULTIPLE", 1)
+    monkeypatch.setattr(pipeline, "DEVIATIONS", 0.0)
+    network = tiny(experts=16)
+    tasks = ["rooms", "distance"]
+    choice = ExpertsChoice("static", drop_unused=drop, images=3, headroom=1.0)
+    prepared, facts = prepare_experts(network, tasks, choice, ROOMS)
+    assert isinstance(prepared, M3ViT)
+    seen = []
+    for sample in ROOMS:
+        canvas = torch.from_numpy(letterbox(sample.image, network.input_spec)[0])[None]
+        seen.append([use.queues for use in network.expert_use(canvas, tasks)])
+        with torch.no_grad():
+            assert float(prepared(canvas, tasks)[OVERFLOW]) == 0
+    for layer, (lengths, kept) in enumerate(zip(facts["capacity"], facts["kept"], strict=True)):
+        longest = torch.stack([picture[layer] for picture in seen]).amax(dim=0)[kept]
+        assert lengths == longest.clamp(min=1).tolist() and len(set(lengths)) > 1
+    assert drop == (facts["dropped"] > 0) == (len(facts["capacity"][0]) < 16)
+    # with a place less for any of them some picture misses it
+    for layer, lengths in enumerate(facts["capacity"]):
+        place = max(range(len(lengths)), key=lengths.__getitem__)
+        shorter = [list(other) for other in facts["capacity"]]
+        shorter[layer][place] -= 1
+        prepared.set_lowering("static", shorter)
+        lost = 0.0
+        for sample in ROOMS:
+            canvas = torch.from_numpy(letterbox(sample.image, network.input_spec)[0])[None]
+            with torch.no_grad():
+                lost += float(prepared(canvas, tasks)[OVERFLOW])
+        assert lost > 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "headroom", "room"),
+    [
+        ([30, 30, 30], 1.0, 32),
+        ([33, 33, 33], 1.0, 40),
+        ([30, 30, 30], 1.25, 40),
+        ([0, 0, 0], 1.0, 8),
+        ([20], 1.0, 24),  # a single picture says nothing of how much they differ
+        ([10, 20, 30, 20], 1.0, 48),  # mean 20, deviation 8.2: more than the longest
+    ],
+)
+def test_room_for_a_queue(lengths: list[int], headroom: float, room: int) -> None:
+    assert pipeline._capacity(torch.tensor(lengths), headroom) == room
+
+
+def test_pictures_that_count_are_spread_over_all_data_sets() -> None:
+    """Tasks are labelled in different folders, one of which comes first."""
+    network = tiny(experts=16)
+    choice = ExpertsChoice("sorted", drop_unused=False, images=2, headroom=1.0)
+    parts = [ROOMS.subset([0, 1]), ROOMS.subset([2, 2])]
+    _, facts = prepare_experts(network, ["distance"], choice, concatenate(parts))
+    _, both = prepare_experts(network, ["distance"], choice, ROOMS.subset([0, 2]))
+    assert facts["tokens"] == both["tokens"]
 
 
 @pytest.mark.parametrize("lowering", ["gather", "sorted", "static"])
