@@ -84,7 +84,7 @@ class Layer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(T, dim) -> (T, dim)."""
-        answers: Tensor = self.experts(tokens, self.gate(tokens))[0]
+        answers: Tensor = self.experts([tokens], [self.gate(tokens)])[0][0]
         return answers
 
 

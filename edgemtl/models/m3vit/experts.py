@@ -10,7 +10,7 @@ an index cannot), and all agree to rounding.
 - ``static``: every expert computes a fixed number of tokens, its capacity, which may be another one
   for each. Shapes are static. A token that finds an expert's queue full goes without that expert;
   how often that happened is counted and returned, so that it cannot stay unseen. Several gates may
-  share the queues (:meth:`Experts.together`).
+  share the queues (:meth:`Experts.forward`).
 - ``dense``: every expert computes every token. The reference.
 """
 
@@ -95,19 +95,37 @@ class Experts(nn.Module):
         positions[list(self.kept)] = torch.arange(len(self.kept))
         self.register_buffer("positions", positions, persistent=False)
 
-    def forward(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the chosen experts' answers.
+    def forward(
+        self, tokens: Sequence[Tensor], routings: Sequence[Routing]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Weighted sums of the chosen experts' answers, for one gate or several.
+
+        With the lowering ``static`` all tokens wait in the same queues. One product per expert is
+        then enough for all, and its queue varies less from picture to picture than its parts do, so
+        that it needs less room to spare.
 
         Args:
-            tokens: (T, dim).
-            routing: of these tokens.
+            tokens: (T, dim) per routing; or a single one that all routings are of. A static expert
+                then computes a token once, however many routings choose it.
+            routings: of these tokens.
 
         Returns:
-            (T, dim) answers, and (T,) float: how many of a token's K experts had no room for it
-            (lowering ``static``) or are not there. These add nothing to its answer.
+            per routing (T, dim) answers, and (T,) float: how many of a token's K experts had no
+            room for it (lowering ``static``) or are not there. These add nothing to its answer.
+
+        Raises:
+            ValueError: neither one set of tokens nor one per routing, or capacities for another
+                number of experts.
         """
+        if len(tokens) not in (1, len(routings)):
+            raise ValueError(f"{len(routings)} routings of {len(tokens)} sets of tokens")
         if self.lowering == "static":
-            return self.together([tokens], [routing])[0]
+            return self._static(tokens, routings)
+        each = tokens if len(tokens) == len(routings) else [tokens[0]] * len(routings)
+        return [self._alone(own, routing) for own, routing in zip(each, routings, strict=True)]
+
+    def _alone(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward` for one routing; every lowering but ``static``."""
         dropped = torch.zeros_like(tokens[:, 0])
         if self.count < self.choices:
             routing, absent = self._among_kept(routing)
@@ -130,28 +148,9 @@ class Experts(nn.Module):
             return traced, dropped
         return self._gather(tokens, routing), dropped
 
-    def together(
+    def _static(
         self, tokens: Sequence[Tensor], routings: Sequence[Routing]
     ) -> list[tuple[Tensor, Tensor]]:
-        """What :meth:`forward` says of each routing, all waiting in the same queues (``static``).
-
-        One product per expert is then enough for all, and its queue varies less from picture to
-        picture than its parts do, so that it needs less room to spare.
-
-        Args:
-            tokens: (T, dim) per routing; or a single one that all routings are of. An expert then
-                computes a token once, however many routings choose it.
-            routings: of these tokens.
-
-        Returns:
-            per routing (T, dim) answers and (T,) float, choices without an answer.
-
-        Raises:
-            ValueError: neither one set of tokens nor one per routing, or capacities for another
-                number of experts.
-        """
-        if len(tokens) not in (1, len(routings)):
-            raise ValueError(f"{len(routings)} routings of {len(tokens)} sets of tokens")
         count, own = _rows(tokens[0]), len(tokens) == len(routings)
         lengths = self._lengths(count * len(tokens))
         whole = self.count == self.choices
@@ -313,7 +312,7 @@ def _routed_experts(
     names = ("weight_in", "bias_in", "weight_out", "bias_out")
     layer.load_state_dict(dict(zip(names, state, strict=True)))
     with torch.no_grad():
-        answers: Tensor = layer(tokens, Routing(experts, weights))[0]
+        answers: Tensor = layer([tokens], [Routing(experts, weights)])[0][0]
     return answers
 
 

@@ -131,30 +131,19 @@ class Mixture(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, gate: str, embedding: Tensor | None, record: Record) -> Tensor:
-        """(B, N, dim) -> (B, N, dim), through the gate of this name."""
-        batch = x.shape[0]
-        tokens = x.flatten(0, 1)
-        routing: Routing = self.gates[gate](tokens, embedding)
-        answers, dropped = self.experts(tokens, routing)
-        record.routings.append(routing)
-        record.dropped.append(dropped.view(batch, -1).sum(dim=1))
-        out: Tensor = answers.view_as(x)
-        return out
-
-    def together(
+    def forward(
         self,
         xs: Sequence[Tensor],
         gates: Sequence[str],
         embeddings: Sequence[Tensor | None],
         records: Sequence[Record],
     ) -> list[Tensor]:
-        """As :meth:`forward` for several gates, in the same queues (see experts.py).
+        """(B, N, dim) -> (B, N, dim) through each of these gates; for several see experts.py.
 
         Args:
-            xs: (B, N, dim) per gate; or a single one that all gates read.
+            xs: per gate; or a single one that all gates read.
             gates: their names; the same one may occur again, with another embedding.
-            embeddings: per gate.
+            embeddings: of the task, per gate, where gates read one.
             records: per gate.
         """
         tokens = [x.flatten(0, 1) for x in xs]
@@ -164,7 +153,7 @@ class Mixture(nn.Module):
             for own, gate, embedding in zip(read, gates, embeddings, strict=True)
         ]
         outs = []
-        found = self.experts.together(tokens, routings)
+        found = self.experts(tokens, routings)
         for routing, record, (answers, dropped) in zip(routings, records, found, strict=True):
             record.routings.append(routing)
             record.dropped.append(dropped.view(xs[0].shape[0], -1).sum(dim=1))
@@ -190,8 +179,9 @@ class Block(nn.Module):
     def think(self, x: Tensor, gate: str, embedding: Tensor | None, record: Record) -> Tensor:
         """The second half, through this gate where there are experts."""
         if isinstance(self.mlp, Mixture):
-            mixed: Tensor = x + self.mlp(self.norm2(x), gate, embedding, record)
-            return mixed
+            (mixed,) = self.mlp([self.norm2(x)], [gate], [embedding], [record])
+            joined: Tensor = x + mixed
+            return joined
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -327,7 +317,7 @@ class Backbone(nn.Module):
                 answers = [block.attend(y) for y in answers]
             if isinstance(block.mlp, Mixture):
                 normed = [block.norm2(y) for y in answers]
-                mixed = block.mlp.together(normed, gates, embeddings, records)
+                mixed = block.mlp(normed, gates, embeddings, records)
                 before = answers if len(answers) == len(tasks) else answers * len(tasks)
                 answers = [y + z for y, z in zip(before, mixed, strict=True)]
             else:

@@ -24,21 +24,26 @@ from edgemtl.backends.fpga.work import Array
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
 
-EXPERTS, ROOM = 4, 8
+EXPERTS = 4
+#: tasks, and per layer with experts the room of each: one task; two that share the queues
+CASES = [
+    (["distance"], [[8, 6, 9, 5]]),
+    (["rooms", "distance"], [[8, 8, 8, 8], [13, 9, 11, 7]]),
+]
+Split = tuple[ModelProto, Partition, list[NDArray[np.float32]], list[list[int]]]
 
 
-@pytest.fixture(scope="module")
-def split(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[ModelProto, Partition, list[NDArray[np.float32]]]:
+@pytest.fixture(scope="module", params=CASES, ids=["one task", "shared queues"])
+def split(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Split:
+    tasks, room = request.param
     folder = tmp_path_factory.mktemp("experts")
-    network = tiny(depth=2, experts=EXPERTS)
-    network.set_lowering("static", ROOM)
-    raw = export_onnx(network, folder / "raw.onnx", opset=17, tasks=["distance"]).path
+    network = tiny(depth=2 * len(room), experts=EXPERTS)
+    network.set_lowering("static", room)
+    raw = export_onnx(network, folder / "raw.onnx", opset=17, tasks=tasks).path
     path = simplify(raw, folder / "model.onnx").path
     pictures = [network.example_input(seed=seed).numpy() for seed in range(4)]
     model = quantised(onnx.load(path), pictures)
-    return model, partition(model), pictures
+    return model, partition(model), pictures, room
 
 
 def products(found: Partition) -> list[Step]:
@@ -46,26 +51,29 @@ def products(found: Partition) -> list[Step]:
 
 
 def test_all_experts_are_the_accelerators_one_after_the_other(
-    split: tuple[ModelProto, Partition, list[NDArray[np.float32]]],
+    split: Split,
 ) -> None:
-    _, found, _ = split
-    steps = products(found)
-    assert len(steps) == 2 * EXPERTS
-    assert len({step.stage for step in steps}) == 1  # the processor is not needed in between
-    for first, second in zip(steps[::2], steps[1::2], strict=True):
-        assert first.table is not None and second.table is None  # GELU; then sums as they are
-        assert second.inputs == (first.output,)
-        assert found.program.tensors[first.output].bits == 8
-        assert found.program.tensors[second.output].shape[:2] == (1, ROOM)
-    inside = found.program.steps.index(steps[0])
-    assert list(found.program.steps[inside : inside + len(steps)]) == steps
+    _, found, _, room = split
+    every = products(found)
+    assert len(every) == 2 * EXPERTS * len(room)  # for all tasks together
+    for layer, lengths in enumerate(room):
+        steps = every[2 * EXPERTS * layer : 2 * EXPERTS * (layer + 1)]
+        assert len({step.stage for step in steps}) == 1  # the processor is not needed in between
+        for first, second in zip(steps[::2], steps[1::2], strict=True):
+            assert first.table is not None and second.table is None  # GELU; then sums as they are
+            assert second.inputs == (first.output,)
+            assert found.program.tensors[first.output].bits == 8
+        shapes = [found.program.tensors[second.output].shape[:2] for second in steps[1::2]]
+        assert sorted(shapes) == sorted((1, length) for length in lengths)
+        inside = found.program.steps.index(steps[0])
+        assert list(found.program.steps[inside : inside + len(steps)]) == steps
 
 
 def test_a_reshape_of_tokens_is_no_reason_to_stop(
-    split: tuple[ModelProto, Partition, list[NDArray[np.float32]]],
+    split: Split,
 ) -> None:
     """The export writes one on either side of a product; they move nothing in memory."""
-    _, found, _ = split
+    _, found, _, _ = split
     first, second = (step for step in found.program.steps if ".blocks.0.mlp.fc" in step.name)
     assert first.table is not None and second.inputs == (first.output,)
     assert first.stage == second.stage
@@ -73,10 +81,8 @@ def test_a_reshape_of_tokens_is_no_reason_to_stop(
 
 
 @pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
-def test_the_emitted_experts_equal_the_reference_bit_by_bit(
-    split: tuple[ModelProto, Partition, list[NDArray[np.float32]]], tmp_path: Path
-) -> None:
-    model, found, pictures = split
+def test_the_emitted_experts_equal_the_reference_bit_by_bit(split: Split, tmp_path: Path) -> None:
+    model, found, pictures, _ = split
     emitted = emit(found.program, Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 12))
     for file, content in emitted.files.items():
         (tmp_path / file).write_bytes(content)
@@ -93,9 +99,9 @@ def test_the_emitted_experts_equal_the_reference_bit_by_bit(
 
 
 def test_the_integers_answer_like_the_quantised_graph(
-    split: tuple[ModelProto, Partition, list[NDArray[np.float32]]],
+    split: Split,
 ) -> None:
-    model, found, pictures = split
+    model, found, pictures, _ = split
     execution = Execution(found, Graph(model).shapes, reference_engine(found))
     for picture in pictures:
         wanted, answers = run(model, picture), execution.run("images", picture)

@@ -103,7 +103,7 @@ def test_every_experts_own_length_is_kept() -> None:
     chosen = [torch.tensor([[0, 1], [0, 1], [0, 2], [1, 2]]), torch.tensor([[1, 0]] * 4)]
     routings = [Routing(choice, torch.full((4, 2), 0.5)) for choice in chosen]
     with torch.no_grad():
-        (first, lost_first), (second, lost_second) = experts.together(tokens, routings)
+        (first, lost_first), (second, lost_second) = experts(tokens, routings)
         # of expert 0 two places, of expert 1 three and then one, of expert 2 one
         assert lost_first.tolist() == [0, 0, 1, 1]
         assert lost_second.tolist() == [1, 2, 2, 2]
@@ -125,7 +125,7 @@ def test_dropped_experts_count_in_shared_queues_too() -> None:
         Routing(torch.tensor([[1, 3], [2, 0], [1, 0]]), torch.ones(3, 2)),
     ]
     with torch.no_grad():
-        found = experts.together([tokens], routings)
+        found = experts([tokens], routings)
     # the only place at expert 3 is the first token's, which the second routing sends there
     assert [lost.tolist() for _, lost in found] == [[1, 1, 1], [0, 2, 1]]
     one = experts._one(0, tokens)
@@ -185,4 +185,4 @@ def test_lengths_that_are_not_one_per_expert_are_refused(capacity: Any) -> None:
 def test_routings_of_other_tokens_are_refused() -> None:
     routing = Routing(torch.tensor([[0]]), torch.ones(1, 1))
     with pytest.raises(ValueError, match="3 routings of 2 sets"):
-        Experts(2, 8, 4, "static").together([torch.zeros(1, 8)] * 2, [routing] * 3)
+        Experts(2, 8, 4, "static")([torch.zeros(1, 8)] * 2, [routing] * 3)
