@@ -22,6 +22,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,12 @@ def run_method(options: argparse.Namespace, method: str, rounds: int) -> Path:
     for note in result.notes:
         tell(f"note: {note}")
     write_json(folder / f"{method}.json", result.to_dict())
-    meta = {
+    meta: dict[str, Any] = {
         "pruned_from": options.model.name,
         "command": "python tools/bench_pruning.py " + " ".join(sys.argv[1:]),
     }
+    if "pruning" in (before := load(options.model).meta):
+        meta["earlier"] = before
     save_pruned(result, output, meta)
     return output
 
@@ -303,17 +306,19 @@ def table(options: argparse.Namespace) -> None:
         path = folder / f"{place.stem}.measured.json"
         if not (place.is_file() and path.is_file()):
             continue
-        result = load(place).meta["pruning"]
+        prunings = history(load(place).meta)
+        first, last = prunings[0]["dense"], prunings[-1]["pruned"]
         found = json.loads(path.read_text("utf-8"))
         worst = max(found["drops"], key=lambda key: found["drops"][key])
-        spent = [one["spent"]["macs"] / 1e12 for one in result["rounds"]]
-        seconds = [one["search_seconds"] for one in result["rounds"]]
+        rounds = [one for pruning in prunings for one in pruning["rounds"]]
+        spent = [one["spent"]["macs"] / 1e12 for one in rounds]
+        seconds = [one["search_seconds"] for one in rounds]
         speeds = [_speed(found.get("speed", {}).get(label)) for label in RUNTIMES.values()]
         rows.append(
             [
                 name,
-                f"{100 * result['pruned']['macs'] / result['dense']['macs']:.1f} %",
-                f"{100 * result['pruned']['params'] / result['dense']['params']:.1f} %",
+                f"{100 * last['macs'] / first['macs']:.1f} %",
+                f"{100 * last['params'] / first['params']:.1f} %",
                 *(_figure(found["accuracy"], figure) for figure in FIGURES),
                 f"{100 * found['drops'][worst]:+.2f} % ({worst})",
                 *speeds,
@@ -327,10 +332,9 @@ def table(options: argparse.Namespace) -> None:
         "",
         f"`{options.model.name}`, search and recovery on training splits, accuracy on the "
         "validation splits of `faces_crowd` and `faces_landmarks`. Every method had the goal of "
-        f"{100 * options.flops:.0f} % of the multiply-accumulates and "
-        f"{100 * options.params:.0f} % of the parameters, and the same recovery of "
-        f"{made['steps']} steps of {made['batch']} pictures with distillation; `{example}` is "
-        "pagcp's with a longer one. Speed-up: one thread, dense and pruned in turns, 95 % interval "
+        f"{100 * options.flops:.0f} % of the multiply-accumulates, and the same recovery of "
+        f"{made['steps']} steps of {made['batch']} pictures with distillation; `{example}` was "
+        "pruned twice and trained for longer. Speed-up: one thread, dense and pruned in turns, 95 % interval "
         "in brackets. A drop is relative to the dense network; positive is worse. Search is the "
         "time to find the widths, oracle what its trials computed.",
         "",
@@ -347,6 +351,12 @@ def table(options: argparse.Namespace) -> None:
     by_hand = words[words.index(BY_HAND) :] if BY_HAND in words else ""
     write_text(options.output, "\n".join(lines) + by_hand)
     tell(f"wrote {options.output}")
+
+
+def history(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What pruned a checkpoint, the first time first."""
+    before = history(meta["earlier"]) if "earlier" in meta else []
+    return [*before, meta["pruning"]]
 
 
 def _cost_lines(folder: Path) -> list[str]:
