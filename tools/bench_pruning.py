@@ -334,9 +334,9 @@ def table(options: argparse.Namespace) -> None:
         "validation splits of `faces_crowd` and `faces_landmarks`. Every method had the goal of "
         f"{100 * options.flops:.0f} % of the multiply-accumulates, and the same recovery of "
         f"{made['steps']} steps of {made['batch']} pictures with distillation; `{example}` was "
-        "pruned twice and trained for longer. Speed-up: one thread, dense and pruned in turns, 95 % interval "
-        "in brackets. A drop is relative to the dense network; positive is worse. Search is the "
-        "time to find the widths, oracle what its trials computed.",
+        "pruned twice and trained for longer. Speed-up: one thread, dense and pruned in turns, "
+        "95 % interval in brackets. A drop is relative to the dense network; positive is worse. "
+        "Search is the time to find the widths, oracle what its trials computed.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
