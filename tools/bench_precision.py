@@ -111,6 +111,7 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
     asked = QuantizeOptions(
         precision="int8" if precision == "int8" else "fp16",
         budgets={task.name: BUDGET for task in tasks},
+        judge_images=options.judge_images,
     )
 
     def run() -> dict[str, Any]:
@@ -127,6 +128,7 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
         return {"seconds": time.monotonic() - began, **result.to_dict()}
 
     key = {"source": sha256_file(source), "budget": BUDGET, "images": asked.images}
+    key |= {"judge": asked.judge_images}
     kept(options.work / name / f"{precision}.json", key, run)
     return path
 
@@ -297,6 +299,12 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("work/precision"), help="kept state")
     parser.add_argument("--output", type=Path, default=Path("docs/precision.md"))
     parser.add_argument("--seconds", type=float, default=60.0, help="of each comparison of speed")
+    parser.add_argument(
+        "--judge-images",
+        type=int,
+        default=QuantizeOptions("int8").judge_images,
+        help="training pictures that choose what stays in float32",
+    )
     parser.add_argument("--no-speed", action="store_true", help="libraries: accuracy only")
     options = parser.parse_args()
     try:

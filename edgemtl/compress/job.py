@@ -19,9 +19,10 @@ from edgemtl.compress.groups import channel_groups, snapped_widths
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.oracle import Oracle, Spent
+from edgemtl.compress.pagcp.oracle import Oracle
 from edgemtl.compress.pagcp.saliency import Scores, taylor_scores
 from edgemtl.compress.pagcp.shared import Elsewhere, SharedPictures
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import StageFailed, UsageError

@@ -18,8 +18,8 @@ from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import library_importance
 from edgemtl.compress.job import DEFAULT_BUDGET, Found, Job, register_method
 from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.pagcp.stored import load_state, to_state
 from edgemtl.errors import UsageError
 from edgemtl.files import write_atomically

@@ -9,7 +9,7 @@ from typing import Any
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.latency_model import Measured
 from edgemtl.compress.latency_table import LatencyTable
-from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.models.base import MultiTaskNetwork

@@ -26,10 +26,10 @@ from edgemtl.compress.job import Found, Job, register_method
 from edgemtl.compress.masking import MaskedNetwork
 from edgemtl.compress.pagcp.budgets import Tolerances
 from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.oracle import Spent
 from edgemtl.compress.pagcp.saliency import keep_most_important
 from edgemtl.compress.pagcp.search import PROBE_SHARE
 from edgemtl.compress.pagcp.shared import cut_losses
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.results import GroupStep
 from edgemtl.files import write_atomically
 

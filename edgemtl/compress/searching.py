@@ -15,7 +15,7 @@ from edgemtl.compress.cut import cut
 from edgemtl.compress.job import METHODS, Found, Job
 from edgemtl.compress.latency_model import LatencyModel, Measured
 from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.files import read_json, write_atomically, write_json
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from edgemtl.compress.pagcp.decision import FEWEST, Verdict, judge
 from edgemtl.compress.pagcp.folded_norm import Statistics
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.pictures import Pictures, Question, Stores
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.errors import StageFailed
 from edgemtl.tasks.base import Task
 
@@ -31,48 +31,6 @@ MOST_PICTURES = 32
 #: a loss smaller than this share of the largest task's is compared with that share instead, so
 #: that a task that is nearly perfect does not veto everything by a tiny denominator
 SMALLEST_REFERENCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What the oracle cost.
-
-    Attributes:
-        macs: multiply-accumulates; what a farm computes ahead and does not need is not counted.
-        images: pictures whose losses were looked at, over all trials.
-        trials: masks that were judged.
-        seconds: wall time.
-    """
-
-    macs: int = 0
-    images: int = 0
-    trials: int = 0
-    seconds: float = 0.0
-
-    def plus(self, other: Spent) -> Spent:
-        """The sum."""
-        return Spent(
-            self.macs + other.macs,
-            self.images + other.images,
-            self.trials + other.trials,
-            self.seconds + other.seconds,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "macs": self.macs,
-            "images": self.images,
-            "trials": self.trials,
-            "seconds": round(self.seconds, 2),
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Spent:
-        """Parse :meth:`to_dict`."""
-        return Spent(
-            int(data["macs"]), int(data["images"]), int(data["trials"]), float(data["seconds"])
-        )
 
 
 @dataclass

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
 from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.oracle import Oracle, Spent, Trial
+from edgemtl.compress.pagcp.oracle import Oracle, Trial
+from edgemtl.compress.pagcp.position import Position
 from edgemtl.compress.pagcp.safety import Point, first_broken
 from edgemtl.compress.pagcp.saliency import (
     Scores,
@@ -27,6 +28,7 @@ from edgemtl.compress.pagcp.saliency import (
     predicted_rise,
     worst_task,
 )
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.pagcp.widths import between, farthest_passing
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import EdgemtlError
@@ -52,29 +54,6 @@ RECALIBRATE_EVERY = 20
 EXPORT_EVERY = 8
 #: the first predictions are taken as they are; a unit's own correction stays within these limits
 SCALE_LIMITS = (0.02, 50.0)
-
-
-@dataclass
-class Position:
-    """Where the search is; with the masks, all that is needed to go on.
-
-    Attributes:
-        sweep: number of the sweep.
-        order: units still to do in it, first first.
-        tolerances: of the sweep.
-        budget: growth factor of this sweep per task.
-        share: sum of the goals' remaining distances when the sweep began.
-        commits: committed steps so far.
-        scales: corrections of predicted rises, in the order they were found.
-    """
-
-    sweep: int = 0
-    order: list[str] = field(default_factory=list)
-    tolerances: Tolerances | None = None
-    budget: dict[str, float] = field(default_factory=dict)
-    distance: float = math.inf
-    commits: int = 0
-    scales: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from edgemtl.compress.pagcp.budgets import Tolerances
 from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.oracle import Spent
+from edgemtl.compress.pagcp.position import Position
 from edgemtl.compress.pagcp.safety import Point
-from edgemtl.compress.pagcp.search import Position, Search
+from edgemtl.compress.pagcp.search import Search
+from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.results import GroupStep, Refusal
 
 
