@@ -127,8 +127,12 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
         )
         return {"seconds": time.monotonic() - began, **result.to_dict()}
 
-    key = {"source": sha256_file(source), "budget": BUDGET, "images": asked.images}
-    key |= {"judge": asked.judge_images}
+    key = {
+        "source": sha256_file(source),
+        "budget": BUDGET,
+        "images": asked.images,
+        "judge": asked.judge_images,
+    }
     kept(options.work / name / f"{precision}.json", key, run)
     return path
 

@@ -131,7 +131,8 @@ def run_method(options: argparse.Namespace, method: str, rounds: int) -> Path:
     per_step = plan(options, folder)["seconds_per_step"]
     if per_step is not None:
         tell(f"recovery: {steps} steps of {options.batch}, about {steps * per_step / 60:.0f} min")
-    network = load_network(options.model)
+    checkpoint = load(options.model)
+    network = checkpoint.network()
     asked = PruneOptions(
         method=method,
         flops=options.flops,
@@ -152,8 +153,8 @@ def run_method(options: argparse.Namespace, method: str, rounds: int) -> Path:
         "pruned_from": options.model.name,
         "command": "python tools/bench_pruning.py " + " ".join(sys.argv[1:]),
     }
-    if "pruning" in (before := load(options.model).meta):
-        meta["earlier"] = before
+    if "pruning" in checkpoint.meta:
+        meta["earlier"] = checkpoint.meta
     save_pruned(result, output, meta)
     return output
 

@@ -223,7 +223,8 @@ class Job:
     def calibration_batches(self) -> list[Batch]:
         """The calibration pictures that batch statistics are adapted on."""
         size = self.network.input_spec.size
-        return batches(self._calibration[:RECALIBRATION], self.network.tasks, size, ORACLE_BATCH)
+        others = self._calibration[ORACLE_BATCH:RECALIBRATION]
+        return [self.calibration, *batches(others, self.network.tasks, size, ORACLE_BATCH)]
 
     @property
     def saliency_batches(self) -> list[Batch]:

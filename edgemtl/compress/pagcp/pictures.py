@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgemtl.compress.batches import Batch, losses_per_image
 from edgemtl.compress.pagcp.graph import State, TracedNetwork
@@ -89,7 +88,8 @@ class Pictures:
     def forget(self, dirty: int) -> None:
         """Drop what depends on these groups."""
         for store in self.stores:
-            forget(self.traced, store, dirty)
+            for step in [step for step in store if self.traced.steps[step].bits & dirty]:
+                del store[step]
 
     def fresh_of(self, index: int) -> dict[int, Any] | None:
         """Where to keep what the trial that is judged computes of a batch; None without one."""
@@ -113,9 +113,3 @@ class Pictures:
     def outputs_of(self, question: Question) -> list[str]:
         """Their outputs."""
         return [name for task in self.tasks_of(question) for name in task.outputs]
-
-
-def forget(traced: TracedNetwork, store: dict[int, Tensor], dirty: int) -> None:
-    """Drop the outputs that depend on these groups."""
-    for index in [index for index in store if traced.steps[index].bits & dirty]:
-        del store[index]

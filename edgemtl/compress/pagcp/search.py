@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
+from edgemtl.compress.pagcp.boundary import Boundary
 from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.oracle import Oracle, Trial
+from edgemtl.compress.pagcp.oracle import Oracle
 from edgemtl.compress.pagcp.position import Position
 from edgemtl.compress.pagcp.safety import Point, first_broken
 from edgemtl.compress.pagcp.saliency import (
@@ -29,17 +30,12 @@ from edgemtl.compress.pagcp.saliency import (
     worst_task,
 )
 from edgemtl.compress.pagcp.spent import Spent
-from edgemtl.compress.pagcp.widths import between, farthest_passing
+from edgemtl.compress.pagcp.widths import farthest_passing
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import EdgemtlError
 
 #: units are ordered by what removing this share of their channels saves (PAGCP)
 PROBE_SHARE = 0.3
-#: a check that passed with this share of its slack used up is near enough to the boundary
-CLOSE = 0.7
-#: and one beside a width that failed and differs from it by at most this share of the unit, or
-#: beside one that is predicted to need more than this multiple of the slack
-RESOLUTION, HOPELESS = 0.05, 1.5
 #: share of the units that a sweep works on, those that save most per predicted rise (PAGCP's P)
 KEPT_UNITS = 0.8
 #: a sweep towards a goal lets every task's loss grow by this factor
@@ -49,11 +45,9 @@ SLOW_SWEEP = 0.08
 MOST_SWEEPS = 24
 #: after so many commits batch statistics are adapted, and estimated losses replaced by exact ones
 RECALIBRATE_EVERY = 20
-#: after so many commits, and after each sweep, the network is exported: on mos_m an export takes
-#: 0.8 s and a step about 4 s, so that once per step would make the search a fifth longer
+#: after so many commits, and after each sweep, the network is exported: once per step would make
+#: the search noticeably longer
 EXPORT_EVERY = 8
-#: the first predictions are taken as they are; a unit's own correction stays within these limits
-SCALE_LIMITS = (0.02, 50.0)
 
 
 @dataclass
@@ -210,55 +204,25 @@ class Search:
             [predicted_rise(self.scores[name], self.keep[name], mask) for mask in masks]
         )
         slack = (1 + tolerance) * oracle.reference - oracle.current
-        trials: dict[int, Trial] = {}
-        scale = [self._usual_scale()]
-        refused_by: list[str] = []
-
-        pressures: dict[int, float] = {}
+        total = len(self.keep[name])
+        boundary = Boundary(widths, total, predicted, slack, self._usual_scale())
         turn = position.commits // RECALIBRATE_EVERY
 
-        def boundary() -> int:
-            passed = [index for index, trial in trials.items() if trial.accepted]
-            failed = [index for index, trial in trials.items() if not trial.accepted]
-            if passed and failed:
-                return between(max(passed), min(failed), pressures)
-            fits = (predicted * scale[0] <= slack).all(axis=1)
-            return int(fits.sum()) - 1
+        def passes(place: int) -> bool:
+            trial = oracle.try_mask(name, masks[place].float(), tolerance, turn)
+            return boundary.learn(place, trial)
 
-        def enough(below: int, above: int) -> bool:
-            if below < 0:
-                return False
-            if pressures[below] >= CLOSE:
-                return True
-            if above < len(widths):
-                return widths[below] - widths[above] <= RESOLUTION * len(self.keep[name])
-            following = predicted[below + 1] / np.maximum(predicted[below], 1e-12)
-            return bool(pressures[below] > 0.3 and pressures[below] * following.max() > HOPELESS)
-
-        def passes(index: int) -> bool:
-            trial = oracle.try_mask(name, masks[index].float(), tolerance, turn)
-            trials[index] = trial
-            pressure = trial.rises / np.maximum(slack, 1e-12)
-            worst = int(np.argmax(pressure))
-            pressures[index] = float(pressure[worst])
-            expected = predicted[index, worst]
-            if expected > 0:
-                found = max(float(trial.rises[worst]), 0.0) / expected
-                scale[0] = float(np.clip(found, *SCALE_LIMITS))
-            if not trial.accepted and not refused_by:
-                refused_by.append(self.tasks[worst])
-            return trial.accepted
-
-        best = farthest_passing(len(widths), boundary(), passes, boundary, enough)
-        position.scales.append(scale[0])
+        start, count = boundary.expected(), len(widths)
+        best = farthest_passing(count, start, passes, boundary.expected, boundary.enough)
+        position.scales.append(boundary.scale)
         if best < 0:
             self.save(self)
             return
         point = self._point(name, widths[best])
-        trial, mask = trials[best], masks[best]
+        mask = masks[best]
         cost_before = self.cost.of(self.keep)
         width_before = int(self.keep[name].sum())
-        oracle.commit(name, trial)
+        oracle.commit(name, boundary.trials[best])
         self.keep[name] = mask
         try:
             self.check(self.keep)
@@ -268,7 +232,7 @@ class Search:
             return
         position.tolerances.committed()
         position.commits += 1
-        self._record(name, width_before, widths[best], cost_before, trials, trial, refused_by)
+        self._record(name, width_before, cost_before, boundary, best)
         if position.commits % RECALIBRATE_EVERY == 0:
             oracle.recalibrate()
         self.points.append(point)
@@ -339,13 +303,12 @@ class Search:
         self,
         name: str,
         before: int,
-        after: int,
         cost_before: Cost,
-        trials: Mapping[int, Trial],
-        trial: Trial,
-        refused_by: list[str],
+        boundary: Boundary,
+        best: int,
     ) -> None:
-        oracle = self.oracle
+        oracle, trials, refused_by = self.oracle, boundary.trials, boundary.refused_by
+        trial, after = trials[best], boundary.widths[best]
         cost = self.cost.of(self.keep)
         rises = {
             task: float(rise / base)
@@ -363,7 +326,9 @@ class Search:
                 if cost.latency_ms is None or cost_before.latency_ms is None
                 else cost_before.latency_ms - cost.latency_ms,
                 loss_rise=rises,
-                sensitive_task=refused_by[0] if refused_by else max(rises, key=lambda t: rises[t]),
+                sensitive_task=max(rises, key=lambda t: rises[t])
+                if refused_by is None
+                else self.tasks[refused_by],
                 checks=len(trials),
                 images=sum(t.images for t in trials.values()),
                 macs_share=cost.macs / self.dense.macs,

@@ -152,7 +152,7 @@ class _Writer:
         return name
 
     def _zeros(self, value: NDArray[np.int8] | np.int8, name: str) -> str:
-        """Zero points are shared: one each would be 2 % of a narrow network's file."""
+        """Zero points are shared: one each would weigh in a narrow network's file."""
         if name not in self._zero_points:
             self._zero_points.add(self._constant(value, name))
         return name

@@ -121,7 +121,7 @@ class Experts(nn.Module):
             raise ValueError(f"{len(routings)} routings of {len(tokens)} sets of tokens")
         if self.lowering == "static":
             return self._static(tokens, routings)
-        each = tokens if len(tokens) == len(routings) else [tokens[0]] * len(routings)
+        each = for_each(tokens, len(routings))
         return [self._alone(own, routing) for own, routing in zip(each, routings, strict=True)]
 
     def _alone(self, tokens: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
@@ -253,6 +253,11 @@ class Experts(nn.Module):
         for expert in range(each):
             total = total + self._one(expert, tokens)
         return total
+
+
+def for_each(values: Sequence[Tensor], count: int) -> Sequence[Tensor]:
+    """One tensor per gate, where ``values`` is that or a single one that all gates read."""
+    return values if len(values) == count else [values[0]] * count
 
 
 def _rows(tokens: Tensor) -> int:

@@ -289,12 +289,6 @@ class M3ViT(MultiTaskNetwork):
             mixture.experts.lowering = lowering
             mixture.experts.capacity = tokens
 
-    def expert_loads(
-        self, images: Tensor, tasks: Sequence[str] | None = None
-    ) -> list[dict[str, Tensor]]:
-        """The loads of :meth:`expert_use`: per layer with experts, gate -> (E,) int64 tokens."""
-        return [dict(use.loads) for use in self.expert_use(images, tasks)]
-
     @torch.no_grad()
     def expert_use(self, images: Tensor, tasks: Sequence[str] | None = None) -> list[ExpertUse]:
         """How these pictures use the experts, per layer with experts; to set capacities."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.models.m3vit.experts import MOST_TOGETHER, Experts
+from edgemtl.models.m3vit.experts import MOST_TOGETHER, Experts, for_each
 from edgemtl.models.m3vit.gates import Gate, Gating, Noise, NoiseSource, Routing, TaskEmbedding
 
 PATCH = 16
@@ -147,7 +147,7 @@ class Mixture(nn.Module):
             records: per gate.
         """
         tokens = [x.flatten(0, 1) for x in xs]
-        read = tokens if len(xs) == len(gates) else [tokens[0]] * len(gates)
+        read = for_each(tokens, len(gates))
         routings: list[Routing] = [
             self.gates[gate](own, embedding)
             for own, gate, embedding in zip(read, gates, embeddings, strict=True)
@@ -318,7 +318,7 @@ class Backbone(nn.Module):
             if isinstance(block.mlp, Mixture):
                 normed = [block.norm2(y) for y in answers]
                 mixed = block.mlp(normed, gates, embeddings, records)
-                before = answers if len(answers) == len(tasks) else answers * len(tasks)
+                before = for_each(answers, len(tasks))
                 answers = [y + z for y, z in zip(before, mixed, strict=True)]
             else:
                 answers = [block.think(y, SHARED, None, record) for y in answers]

@@ -69,13 +69,14 @@ def test_every_lowering_agrees_with_the_dense_reference_in_torch(
 
 def test_an_expert_that_the_traced_picture_does_not_use_is_in_the_graph(tmp_path: Path) -> None:
     network = tiny(depth=2)
-    traced = network.expert_loads(network.example_input())[0]["distance"]
+    traced = network.expert_use(network.example_input())[0].loads["distance"]
     idle = [int(e) for e in (traced == 0).nonzero()]
     assert idle, "choose another seed: the traced picture uses all experts"
     other = next(
         seed
         for seed in range(1, 200)
-        if int(network.expert_loads(network.example_input(seed=seed))[0]["distance"][idle[0]]) > 0
+        if int(network.expert_use(network.example_input(seed=seed))[0].loads["distance"][idle[0]])
+        > 0
     )
     path = exported(network, tmp_path, ["distance"])
     images = network.example_input(seed=other)
@@ -124,7 +125,7 @@ def test_queues_of_a_length_each_are_the_graphs_products(dropped: bool, tmp_path
 def test_an_overflow_is_told_by_the_exported_graph(tmp_path: Path) -> None:
     network = tiny(depth=2)
     images = network.example_input(seed=1)
-    loads = network.expert_loads(images, ["distance"])
+    loads = [use.loads for use in network.expert_use(images, ["distance"])]
     network.set_lowering("static", int(loads[0]["distance"].max()) - 1)
     with torch.no_grad():
         wanted = network(images, ["distance"])

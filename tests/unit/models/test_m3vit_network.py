@@ -160,7 +160,7 @@ def test_what_no_gate_changes_is_computed_once(
 @pytest.mark.parametrize("gating", ["per_task", "task_conditioned"])
 def test_gates_tell_tasks_apart(gating: str) -> None:
     network = tiny(gating=gating)
-    loads = network.expert_loads(network.example_input())
+    loads = [use.loads for use in network.expert_use(network.example_input())]
     assert all(int(load.sum()) == 9 * 2 for layer in loads for load in layer.values())
     assert any(not torch.equal(layer["rooms"], layer["distance"]) for layer in loads)
 
@@ -336,7 +336,7 @@ def test_distillation_costs_nothing_at_inference() -> None:
 def test_a_dense_network_has_no_gates() -> None:
     network = tiny(experts=0)
     assert network.backbone.mixtures() == []
-    assert network.expert_loads(network.example_input()) == []
+    assert network.expert_use(network.example_input()) == []
     assert network.train().forward_training(network.example_input(2)).balance.item() == 0
 
 
@@ -375,7 +375,7 @@ def test_a_gate_that_underflows_still_counts_as_a_choice() -> None:
         for made in mixture.gates.values():
             nn.init.normal_(made.score.weight, std=1e4)
     images = network.example_input()
-    loads = network.expert_loads(images)
+    loads = [use.loads for use in network.expert_use(images)]
     assert all(int(load.sum()) == 18 for layer in loads for load in layer.values())
     answers = []
     for lowering in ("dense", "gather", "static"):
@@ -391,7 +391,7 @@ def test_overflow_is_counted_exactly_per_picture() -> None:
     images = network.example_input()
     with torch.no_grad():
         whole = network(images, ["distance"])["distance.depth"]
-    load = [layer["distance"] for layer in network.expert_loads(images, ["distance"])]
+    load = [use.loads["distance"] for use in network.expert_use(images, ["distance"])]
     enough = [int(counts.max()) for counts in load]
     network.set_lowering("static", enough)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from edgemtl.models.m3vit.specialise import keep_experts
 
 def used(network: M3ViT, images: torch.Tensor) -> list[list[int]]:
     """Per layer the experts that these pictures' tokens choose for the task ``distance``."""
-    loads = network.expert_loads(images, ["distance"])
+    loads = [use.loads for use in network.expert_use(images, ["distance"])]
     return [[e for e, n in enumerate(layer["distance"].tolist()) if n] for layer in loads]
 
 
@@ -42,7 +42,7 @@ def test_what_is_used_answers_as_the_whole_network(lowering: str) -> None:
 def test_a_choice_that_is_not_there_is_counted_and_adds_nothing(lowering: str) -> None:
     network = tiny(depth=2)
     images = network.example_input(batch=2, seed=1)
-    (routing,) = network.expert_loads(images, ["distance"])
+    (routing,) = [use.loads for use in network.expert_use(images, ["distance"])]
     busiest = int(routing["distance"].argmax())
     kept = [e for e in range(6) if e != busiest]
     small = keep_experts(network, [kept])
