@@ -3,7 +3,7 @@
 The form is the one that every runtime here reads as int8: activations and weights symmetric int8
 with zero point 0, weights per output channel, biases in float32 (TensorRT refuses a quantised
 bias: an INT32 DequantizeLinear). Nothing else of the graph changes; nodes and tensors keep their
-names.
+names (names.py shortens those inside when the file is written).
 
 Where it is rounded. A layer reads its input through one pair, and its result is not rounded by
 itself: the convolution, its bias and its activation are one step of exact accumulation, and only

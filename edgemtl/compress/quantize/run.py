@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgemtl.compress.quantize.fallback import Outcome, keep_budgets
 from edgemtl.compress.quantize.judge import Judge, region_costs
 from edgemtl.compress.quantize.layers import Layer, find_layers
+from edgemtl.compress.quantize.names import shorten_names
 from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.compress.quantize.results import QuantizeOptions, QuantizeResult
 from edgemtl.compress.quantize.search import failing
@@ -95,7 +96,10 @@ def quantize(
             tell,
         )
     writer = outcome.writer
-    data = writer.write(outcome.kept).SerializeToString(deterministic=True)
+    written = writer.write(outcome.kept)
+    if options.precision == "int8":
+        shorten_names(written)
+    data = written.SerializeToString(deterministic=True)
     write_atomically(output_path, lambda stream: stream.write(data))
     notes = list(writer.notes)
     if late := failing(outcome.verdicts):
