@@ -76,16 +76,21 @@ class PruneSection(_Section):
         "macs", description="what steps are ordered by: counted work, or measured on the target"
     )
     flops: float | None = Field(
-        None, gt=0, lt=1, description="kept share of multiply-accumulates; 0.4 if nothing is asked"
+        None, gt=0, lt=1, description="kept share of multiply-accumulates; 0.4 or the target's"
     )
     params: float | None = Field(
-        None, gt=0, lt=1, description="kept share of parameters; 0.4 if nothing is asked"
+        None, gt=0, lt=1, description="kept share of parameters; 0.4 if no goal is set at all"
     )
     latency_ratio: float | None = Field(
         None, gt=0, lt=1, description="kept share of the latency; makes latency the goal"
     )
     budgets: dict[str, float] = Field(
         default_factory=dict, description="task = factor its loss may grow by before recovery"
+    )
+    priority: Literal["goal", "tasks"] | None = Field(
+        None,
+        description="'tasks': an earlier round is kept where the last costs a task too much; "
+        "'goal' where you set a goal",
     )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
@@ -95,6 +100,12 @@ class PruneSection(_Section):
     )
     oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
     calibration_images: int = Field(56, ge=4, description="pictures for saliency and statistics")
+
+    @property
+    def names_a_goal(self) -> bool:
+        """Whether it says what to come down to, so that no default goal has a say."""
+        shares = (self.flops, self.params, self.latency_ratio)
+        return shares != (None, None, None) or self.goal == "latency" or bool(self.budgets)
 
 
 class RecoverSection(_Section):
@@ -296,7 +307,7 @@ def resolve(
     """The recipe of a run.
 
     Args:
-        target_defaults: recipe keys that the target sets (its gates).
+        target_defaults: recipe keys that the target sets.
         file: the user's recipe, if any.
         assignments: values of ``--set``.
         environment: variables to read; the process's by default.

@@ -65,7 +65,9 @@ class PruneResult:
         network: in eval mode; its ``pruning`` holds the records.
         method: that chose the channels.
         dense, pruned: cost before and after.
-        rounds: in order.
+        rounds: in order, all that were done.
+        kept_round: the one whose network this is, counted from 1; an earlier one than the last
+            where the tasks came before the goal.
         goals_reached: whether all goals were; None without goals.
         notes: what the reader must know.
         table: the first round's latency table; None where latency was no goal.
@@ -76,6 +78,7 @@ class PruneResult:
     dense: Cost
     pruned: Cost
     rounds: tuple[Round, ...]
+    kept_round: int
     goals_reached: bool | None
     notes: tuple[str, ...] = ()
     table: LatencyTable | None = None
@@ -87,6 +90,7 @@ class PruneResult:
             "dense": self.dense.to_dict(),
             "pruned": self.pruned.to_dict(),
             "rounds": [one.to_dict() for one in self.rounds],
+            "kept_round": self.kept_round,
             "goals_reached": self.goals_reached,
             "notes": list(self.notes),
             "latency_table": None if self.table is None else self.table.to_dict(),

@@ -22,6 +22,7 @@ from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.cut import check_cut, cut
 from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell, exportable
+from edgemtl.compress.keeping import DeepestInside
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
@@ -93,9 +94,10 @@ def prune(
             hint=f"one of {', '.join(WITH_ORACLE)}",
         )
     current = _starting_point(network, options)
-    unknown = set(options.budgets) - {task.name for task in current.tasks}
+    named = {*options.budgets, *options.most_drop}
+    unknown = named - {task.name for task in current.tasks}
     if unknown:
-        raise UsageError(f"a budget is for task '{sorted(unknown)[0]}', which is not pruned for")
+        raise UsageError(f"a limit is for task '{sorted(unknown)[0]}', which is not pruned for")
     teacher = copy.deepcopy(current)
     folder = None
     if state_dir is not None:
@@ -110,6 +112,7 @@ def prune(
     rounds: list[Round] = []
     notes: list[str] = []
     table: LatencyTable | None = None
+    inside = DeepestInside(options.most_drop)
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
         where = None if folder is None else folder / f"round{number + 1}"
@@ -163,10 +166,17 @@ def prune(
         )
         notes += found.notes
         current = smaller
+        inside.see(number + 1, current, recovered)
     assert dense is not None and cost is not None
+    kept = len(rounds)
+    if inside.too_much is not None:
+        if inside.network is not None:
+            kept, current, cost = inside.round, inside.network, rounds[inside.round - 1].cost
+        notes.append(inside.note(len(rounds), cost.macs / dense.macs, options.flops))
+        tell(notes[-1])
     final = _goals_of_round(options, options.rounds - 1)
     reached = final.reached(cost, dense) if final.given else None
-    if reached is False:
+    if reached is False and kept == len(rounds):
         shares = final.shares(cost, dense)
         missed = {name: pair for name, pair in shares.items() if pair[0] > pair[1]}
         notes += [
@@ -175,7 +185,15 @@ def prune(
             for name, (now, wanted) in missed.items()
         ]
     return PruneResult(
-        current.eval(), options.method, dense, cost, tuple(rounds), reached, tuple(notes), table
+        current.eval(),
+        options.method,
+        dense,
+        cost,
+        tuple(rounds),
+        kept,
+        reached,
+        tuple(notes),
+        table,
     )
 
 
@@ -195,8 +213,10 @@ def _starting_point(network: MultiTaskNetwork, options: PruneOptions) -> MultiTa
 def _fingerprint(
     network: MultiTaskNetwork, data: PruneData, options: PruneOptions, latency: Latency | None
 ) -> str:
-    """A folder name that changes with everything that changes the result."""
-    parts = [weights_hash(network), json.dumps(options.to_dict(), sort_keys=True)]
+    """A folder name that changes with everything that changes what a round does."""
+    asked = options.to_dict()
+    del asked["most_drop"]  # judges rounds that are done, and may be another when a run goes on
+    parts = [weights_hash(network), json.dumps(asked, sort_keys=True)]
     parts += [data.oracle.fingerprint(), data.calibration.fingerprint()]
     if latency is not None:
         parts.append(f"latency on {latency.target.name}, {latency.threads} threads")

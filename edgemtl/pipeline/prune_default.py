@@ -71,7 +71,8 @@ def decide(model: Path, factory: str | None, recipe: Recipe, target: Target) -> 
             return _decided(recipe, False, f"not pruned: {few}")
         network = load_network(model, factory)
         tasks = None if recipe.model.tasks is None else list(recipe.model.tasks)
-        options = prune_options(recipe, target.channel_multiple, tasks)
+        judged = network.selected(tasks)
+        options = prune_options(recipe, target.channel_multiple, tasks, judged)
         refusal, seconds = _look(network, datasets, options)
     except EdgemtlError as error:
         # What is wrong here is said by the stage that needs it, if any does.
@@ -82,9 +83,9 @@ def decide(model: Path, factory: str | None, recipe: Recipe, target: Target) -> 
     return _decided(
         recipe,
         True,
-        f"pruning to {_goals(options)} with {count:,} training pictures of {names}, then training "
-        f"to recover: about {max(seconds / 60, 1):.0f} min on this machine, once; --no-prune "
-        "leaves it out",
+        f"pruning to {_goals(options)}{_unless(options)} with {count:,} training pictures of "
+        f"{names}, then training to recover: about {max(seconds / 60, 1):.0f} min on this machine, "
+        "once; --no-prune leaves it out",
     )
 
 
@@ -104,6 +105,12 @@ def _goals(options: PruneOptions) -> str:
         if share is not None
     ]
     return " and ".join(found) if found else "the tasks' budgets"
+
+
+def _unless(options: PruneOptions) -> str:
+    if not options.most_drop or options.recovery is None or options.rounds == 1:
+        return ""
+    return ", or less far where that costs a task more than its gate leaves,"
 
 
 def _look(

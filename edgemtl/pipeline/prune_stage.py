@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import from_network, save
+from edgemtl.pipeline.quantising import task_budgets
 from edgemtl.pipeline.stage import CHECKPOINT, Context, Stage, Tell
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
+from edgemtl.tasks.base import Task
 
 PRUNE = "prune.json"
 #: kept shares of multiply-accumulates and parameters where the recipe asks for nothing
@@ -31,8 +34,17 @@ DEFAULT_ROUNDS = 2
 EVALUATIONS, FEWEST_STEPS = 8, 50
 
 
-def prune_options(recipe: Recipe, multiple: int, tasks: list[str] | None) -> PruneOptions:
+def prune_options(
+    recipe: Recipe, multiple: int, tasks: list[str] | None, judged: Sequence[Task] = ()
+) -> PruneOptions:
     """What ``[prune]`` and ``[recover]`` ask for.
+
+    Args:
+        recipe: resolved.
+        multiple: of the widths, where the recipe names none.
+        tasks: to prune for; all when None.
+        judged: the same as tasks of the network, for what each may lose; none where it is not
+            known yet.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -72,7 +84,30 @@ def prune_options(recipe: Recipe, multiple: int, tasks: list[str] | None) -> Pru
         )
         if steps
         else None,
+        most_drop=most_drops(recipe, judged),
     )
+
+
+def most_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
+    """Task -> largest relative drop that pruning may cost it: what quantisation leaves of its gate.
+
+    Empty where the goal comes before the tasks; a task whose gate is off has no limit.
+
+    Raises:
+        UsageError: quantisation has a budget for a task that is not among these.
+    """
+    asked, lower = recipe.prune, recipe.quantize
+    priority = asked.priority or ("goal" if asked.names_a_goal else "tasks")
+    if priority == "goal" or not tasks:
+        return {}
+    rounded = lower.enabled and lower.precision != "fp32"
+    spent = task_budgets(recipe, tasks) if rounded else {}
+    gates = {task.name: recipe.gates.task(task.name).max_relative_drop for task in tasks}
+    return {
+        name: max(gate - spent.get(name, 0.0), 0.0)
+        for name, gate in gates.items()
+        if gate is not None
+    }
 
 
 def by_latency(recipe: Recipe) -> bool:
@@ -130,7 +165,7 @@ class Prune(Stage):
     @staticmethod
     def _options(context: Context) -> PruneOptions:
         multiple = context.target.channel_multiple
-        return prune_options(context.recipe, multiple, context.recipe_tasks)
+        return prune_options(context.recipe, multiple, context.recipe_tasks, context.tasks)
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Search, cut, recover; write the checkpoint and ``prune.json``."""
@@ -149,9 +184,10 @@ class Prune(Stage):
 
 
 def story(result: PruneResult) -> dict[str, Any]:
-    """``prune.json``: the result, with the steps of all rounds in one list."""
+    """``prune.json``: the result, with the steps of all rounds that are in it in one list."""
     found = result.to_dict()
-    found["steps"] = [step for one in found["rounds"] for step in one["steps"]]
+    kept = found["rounds"][: result.kept_round]
+    found["steps"] = [step for one in kept for step in one["steps"]]
     return found
 
 
@@ -164,7 +200,7 @@ def summary(result: PruneResult) -> list[str]:
         f"{macs:.1%} of the multiply-accumulates and {params:.1%} of the parameters kept, by "
         f"{result.method}"
     ]
-    measured = result.rounds[-1].latency
+    measured = result.rounds[result.kept_round - 1].latency
     if measured and result.table is not None:
         last = measured[-1]
         lines.append(

@@ -42,8 +42,8 @@ def prune_file(
     target = targets.load(target_name)
     recipe = recipes.resolve({}, config, assignments)
     tasks = None if recipe.model.tasks is None else list(recipe.model.tasks)
-    options = prune_options(recipe, target.channel_multiple, tasks)
     network = load_network(model, factory)
+    options = prune_options(recipe, target.channel_multiple, tasks, network.selected(tasks))
     data = PruneData.split(
         training_data(recipe),
         recipe.prune.oracle_images,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgemtl.report.texttables import TextRow, TextTable
-from edgemtl.report.untrusted import number, numbers, rows, shown, table, text, texts
+from edgemtl.report.untrusted import integer, number, numbers, rows, shown, table, text, texts
 
 NAMELESS = "(no name)"
 
@@ -45,12 +45,14 @@ class PruneStory:
         method: that chose the channels.
         macs, params: kept shares.
         latency: (predicted, measured, half of its interval) share of the dense latency, as often as
-            it was measured.
+            it was measured on the way to the result.
         noise: of the latency table, as a share; target: it was measured on.
-        groups: rounds in order, groups in the order of the first cut.
+        groups: of the rounds that the result went through, in order, groups in the order of the
+            first cut.
         losses: task -> (share of multiply-accumulates left, loss over the dense loss) per step.
         times: task -> (predicted share of the latency left, the same); empty without a table.
-        recoveries: per round task -> (step, relative drop on held-out pictures).
+        recoveries: per round, also one that was not kept, task -> (step, relative drop on held-out
+            pictures).
         refused: steps that were taken back, a sentence each.
         notes: sentences for the reader.
     """
@@ -79,10 +81,13 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
     dense, pruned = table(data, "dense"), table(data, "pruned")
     latency_table = table(data, "latency_table")
     rounds = rows(data, "rounds")
+    # A later round that cost a task too much is no part of the network, but its recovery says why.
+    last = integer(data, "kept_round") or 0
+    kept = rounds[:last] if last > 0 else rounds
     macs = number(dense, "macs")
     found = [
         (number(one, "predicted"), number(one, "ratio"), number(one, "half"))
-        for part in rounds
+        for part in kept
         for one in rows(part, "latency")
     ]
     return PruneStory(
@@ -94,14 +99,14 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
         text(latency_table, "target"),
         tuple(
             group
-            for index, part in enumerate(rounds)
+            for index, part in enumerate(kept)
             for group in _groups(rows(part, "steps"), index + 1, macs or 0.0)
             or _widths(table(part, "widths"), index + 1)
         ),
         _curves(rounds, "macs_share", None),
         _curves(rounds, "latency_saved_ms", number(dense, "latency_ms")),
         tuple(_recovery(table(part, "recovery")) for part in rounds),
-        tuple(_refusal(one) for part in rounds for one in rows(part, "refused")),
+        tuple(_refusal(one) for part in kept for one in rows(part, "refused")),
         texts(data, "notes"),
     )
 

@@ -173,6 +173,17 @@ def test_what_changes_a_result_changes_its_key(asked: Asked, what: str) -> None:
     assert {name for name in ALL if before[name] != after[name]} == expected
 
 
+def test_a_gate_changes_pruning_only_where_the_tasks_come_first(asked: Asked) -> None:
+    def key(*assignments: str) -> str:
+        asked.assign = ["prune.enabled=true", *assignments]
+        return asked.keys()["prune"]
+
+    gate = "gates.tasks.parts.max_relative_drop=0.1"
+    assert key() != key(gate)
+    assert key("prune.flops=0.5") == key("prune.flops=0.5", gate)
+    assert key() == key("gates.cost.size_bytes=1e6")
+
+
 def test_the_factorys_module_is_part_of_the_key(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

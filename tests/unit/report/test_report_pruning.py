@@ -79,6 +79,16 @@ def test_steps_of_a_group_add_up_within_a_round(story: dict[str, Any]) -> None:
     assert "ms saved" not in lines[0]
 
 
+def test_a_round_that_was_not_kept_tells_only_what_it_cost(story: dict[str, Any]) -> None:
+    story["rounds"][1]["recovery"] = {"drops": [{"step": 0, "drops": {"pose": 0.3}}]}
+    story["rounds"][1]["latency"] = [{"predicted": 0.2, "ratio": 0.2, "half": 0.01}]
+    found = read_story(story | {"kept_round": 1})
+    assert {group.round for group in found.groups} == {1} and found.latency == ()
+    assert any("round 2" in line and "pose +30.00%" in line for line in sentences(found))
+    for other in (2, 0, -1, "1", None, 9):  # whatever somebody wrote there
+        assert {group.round for group in read_story(story | {"kept_round": other}).groups} == {1, 2}
+
+
 def test_sentences_say_what_came_of_it(story: dict[str, Any]) -> None:
     told = sentences(read_story(story))
     assert told[0] == "40.0% of the multiply-accumulates kept"
