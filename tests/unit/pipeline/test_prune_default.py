@@ -16,12 +16,15 @@ from edgemtl.compress.groups import channel_groups
 from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline import prune_default
+from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.plan import plan
 from edgemtl.pipeline.prune_default import Decision, decide
-from edgemtl.pipeline.prune_stage import latency_on, prune_options
+from edgemtl.pipeline.prune_stage import latency_on, most_drops, prune_options
 from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
 
 CPU = targets.load("cpu")
+INTEL = targets.load("intel-cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,22 @@ def test_training_pictures_are_used_and_the_time_is_told(work: DenseWork) -> Non
     assert "8 training pictures" in found.reason and " min " in found.reason
     assert "--no-prune" in found.reason
     assert "50% of the latency" in _decide(work, "prune.goal='latency'").reason
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_it_is_told_where_the_goal_gives_way_to_the_tasks(work: DenseWork) -> None:
+    gives_way = ", or less far where that costs a task more than its gate leaves,"
+    data = f"data.root={str(work.data)!r}"
+
+    def told(*assignments: str) -> str:
+        recipe = recipe_for(INTEL, None, [data, *assignments])
+        return decide(work.model, FACTORY, recipe, INTEL).reason
+
+    assert told().startswith(f"pruning to 20% of the multiply-accumulates{gives_way} with 8 ")
+    assert gives_way in _decide(work).reason
+    # Whoever names a goal gets it; and one round has no earlier one to go back to.
+    for assignment in ("prune.flops=0.2", "prune.priority=goal", "prune.rounds=1"):
+        assert "pruning to 20% of the multiply-accumulates with 8 " in told(assignment)
 
 
 @pytest.mark.usefixtures("few_are_enough")
@@ -139,3 +158,93 @@ def test_milliseconds_are_measured_only_where_they_are_asked_for(tmp_path: Path)
     assert found is not None and (found.target.name, found.threads) == ("cpu", 1)
     with pytest.raises(TargetUnavailable):
         latency_on(timed, targets.load("jetson"), options, tmp_path, print)
+
+
+# --- the target's goal ---------------------------------------------------------------------------
+
+
+def _for_intel(work: DenseWork, *assignments: str, target: Target = INTEL) -> Recipe:
+    return recipe_for(target, None, [f"data.root={str(work.data)!r}", *assignments])
+
+
+def test_the_targets_goal_holds_where_none_is_named(work: DenseWork) -> None:
+    found = _for_intel(work)
+    options = prune_options(found, 16, None, build().tasks)
+    assert (options.flops, options.params, options.rounds) == (0.2, None, 2)
+    assert options.recovery is not None and options.recovery.steps == 1200
+    # A resolved recipe does not say whose the goal was, so what comes first stands in it.
+    assert found.prune.priority == "tasks" and options.most_drop
+    again = recipes.validate(found.to_dict(), "recipe.resolved.toml")
+    assert prune_options(again, 16, None, build().tasks) == options
+    assert _for_intel(work, "prune.priority=goal", "prune.rounds=3").prune.flops == 0.2
+    assert recipe_for(INTEL, None, []).prune == Recipe().prune
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("prune.flops=0.7", (0.7, None, None)),
+        ("prune.params=0.5", (None, 0.5, None)),
+        ("prune.latency_ratio=0.6", (None, None, 0.6)),
+        ("prune.goal=latency", (None, None, 0.5)),
+        ("prune.budgets.parts=1.2", (None, None, None)),
+    ],
+)
+def test_a_goal_of_the_users_replaces_the_targets(
+    work: DenseWork, assignment: str, expected: tuple[float | None, ...]
+) -> None:
+    found = _for_intel(work, assignment)
+    options = prune_options(found, 16, None, build().tasks)
+    assert (options.flops, options.params, options.latency_ratio) == expected
+    assert found.prune.priority is None and options.most_drop == {}
+    # The rest of what the target sets is no goal, and holds.
+    assert (found.recover.steps, found.quantize.precision) == (1200, "int8")
+
+
+def test_the_users_goal_may_come_from_a_file_or_the_environment(
+    work: DenseWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text("[prune.budgets]\nparts = 1.2\n", "utf-8")
+    data = [f"data.root={str(work.data)!r}"]
+    assert recipe_for(INTEL, config, data).prune.flops is None
+    monkeypatch.setenv("EDGEMTL_PRUNE__GOAL", "latency")
+    assert recipe_for(INTEL, None, data).prune.flops is None
+
+
+def test_a_target_may_set_more_of_pruning_than_a_goal(work: DenseWork) -> None:
+    own = {"prune": {"budgets": {"parts": 1.3}, "rounds": 3, "priority": "goal"}}
+    target = INTEL.model_copy(update={"defaults": own})
+    found = _for_intel(work, target=target).prune
+    assert (dict(found.budgets), found.rounds, found.priority) == ({"parts": 1.3}, 3, "goal")
+    found = _for_intel(work, "prune.flops=0.5", target=target).prune
+    assert (found.budgets, found.flops, found.rounds) == ({}, 0.5, 3)
+    target = INTEL.model_copy(update={"defaults": {"prune": {"rounds": 3}}})
+    assert _for_intel(work, target=target).prune.priority is None
+    target = INTEL.model_copy(update={"defaults": {"prune": 3}})
+    with pytest.raises(UsageError, match="'prune'"):
+        _for_intel(work, target=target)
+
+
+# --- what pruning may cost a task ----------------------------------------------------------------
+
+
+def _most(*assignments: str) -> dict[str, float]:
+    return most_drops(_recipe(*assignments), build().tasks)
+
+
+def test_pruning_may_cost_a_task_what_its_gate_leaves() -> None:
+    gate = "gates.tasks.parts.max_relative_drop=0.06"
+    assert _most(gate) == {"parts": 0.06, "distance": 0.02}
+    lower = ("quantize.enabled=true", "quantize.precision=int8")
+    assert _most(gate, *lower) == pytest.approx({"parts": 0.03, "distance": 0.01})
+    assert _most(gate, "quantize.enabled=true", "quantize.precision=fp32")["parts"] == 0.06
+    found = _most(gate, *lower, "quantize.budgets.parts=0.01", "quantize.budgets.distance=0.5")
+    assert found == pytest.approx({"parts": 0.05, "distance": 0})
+    assert _most("gates.tasks.parts.max_relative_drop=false", *lower).keys() == {"distance"}
+
+
+def test_the_tasks_come_first_unless_a_goal_is_named() -> None:
+    assert _most() and _most("prune.flops=0.5", "prune.priority=tasks")
+    assert _most("prune.flops=0.5") == _most("prune.priority=goal") == {}
+    assert prune_options(_recipe(), 16, None).most_drop == {}
