@@ -162,13 +162,18 @@ class QuantizeSection(_Section):
         "minmax", description="how ranges are read from the calibration pictures"
     )
     images: int = Field(64, ge=1, description="calibration pictures that ranges are read from")
-    judge_images: int = Field(200, ge=1, description="others of that split to judge budgets by")
+    judge_images: int = Field(600, ge=1, description="others of that split to judge budgets by")
     max_evaluations: int = Field(14, ge=2, description="most runs over all judge pictures")
     keep_float: tuple[str, ...] = Field(
         (), description="patterns of node names or module paths that stay in float32"
     )
     equalise: bool = Field(True, description="rescale channels first (an exact change)")
     correct_bias: bool = Field(True, description="take mean rounding errors out of the biases")
+    narrow_sums: bool | None = Field(
+        None,
+        description="weights that two products fit 16 bits with, for x86 without VNNI; by default "
+        "where the target is a processor",
+    )
     recovery_steps: int = Field(
         0, ge=0, description="train so many steps while rounded where int8 misses a budget"
     )

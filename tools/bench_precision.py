@@ -112,6 +112,7 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
         precision="int8" if precision == "int8" else "fp16",
         budgets={task.name: BUDGET for task in tasks},
         judge_images=options.judge_images,
+        unsigned=True,  # as both runtimes read it
     )
 
     def run() -> dict[str, Any]:
@@ -132,6 +133,8 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
         "budget": BUDGET,
         "images": asked.images,
         "judge": asked.judge_images,
+        "narrow_sums": asked.narrow_sums,
+        "unsigned": asked.unsigned,
     }
     kept(options.work / name / f"{precision}.json", key, run)
     return path

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemtl.backends.base import Problem
+from edgemtl.backends.narrow_sums import wide_layers
 from edgemtl.backends.processor import int8_sums_saturate
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 _FLOAT_INSTEAD = {
     "tvm": "TVM keeps quantise and dequantise steps around convolutions in float32",
 }
-#: backends that compute int8 on this machine's processor
-_ON_THE_PROCESSOR = frozenset({"onnxruntime", "openvino"})
+#: backends whose int8 kernels run on a processor
+ON_THE_PROCESSOR = frozenset({"onnxruntime", "openvino"})
 #: steps of signed and of unsigned int8 above zero
 _SIGNED, _UNSIGNED = 127, 255
 #: operators whose result is negative only where an input is
@@ -54,24 +55,30 @@ def is_int8(model: ModelProto) -> bool:
 def int8_problems(backend: str, path: Path) -> list[Problem]:
     """What to know before an int8 file runs by this backend, here; nothing for other files.
 
-    A backend that computes it in float32 anyway, or a processor whose int8 sums saturate.
+    A backend that computes it in float32 anyway, or weights too large for the sums of this
+    machine's processor (files that EdgeMTL did not write, or with ``narrow_sums = false``).
     """
     import onnx
 
     reason = runs_int8(backend)
-    saturates = backend in _ON_THE_PROCESSOR and int8_sums_saturate()
+    saturates = backend in ON_THE_PROCESSOR and int8_sums_saturate()
     if not reason and not saturates:
         return []
     try:
-        rounded = is_int8(onnx.load(path, load_external_data=False))
+        model = onnx.load(path, load_external_data=False)
+        rounded = is_int8(model)
+        wide = wide_layers(model) if rounded and not reason else []
     except Exception:  # what cannot be read is the backend's own problem to tell
         return []
-    if not rounded:
+    if not rounded or not (reason or wide):
         return []
     advice = "expect the size of int8 and the speed of float32; keep fp32 for this target"
     if not reason:
-        reason = "this machine's processor has no VNNI: sums of int8 products can saturate"
-        advice = "judge accuracy on the processor that will run it; gains in speed are smaller here"
+        reason = (
+            f"sums of int8 products can saturate in {len(wide)} layers, such as '{wide[0]}': this "
+            "machine's processor has no VNNI"
+        )
+        advice = "quantise with quantize.narrow_sums = true, which leaves room for them"
     return [Problem("", "QuantizeLinear", reason, advice, fatal=False)]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgemtl.backends import registry
 from edgemtl.backends.base import SessionOptions
-from edgemtl.backends.int8 import runs_int8
+from edgemtl.backends.int8 import ON_THE_PROCESSOR, runs_int8
 from edgemtl.compress.quantize import (
     Candidate,
     Choice,
@@ -173,6 +173,9 @@ def _lower(precision: str) -> Lower:
 
 def _write(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
     asked = job.recipe.quantize
+    narrow = asked.narrow_sums
+    if narrow is None:
+        narrow = job.target.backend in ON_THE_PROCESSOR
     options = QuantizeOptions(
         precision=precision,
         images=asked.images,
@@ -184,6 +187,8 @@ def _write(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
         keep_float=asked.keep_float,
         equalise=asked.equalise,
         correct_bias=asked.correct_bias,
+        narrow_sums=narrow,
+        unsigned=registry.get(job.target.backend).unsigned_int8,
         recovery_steps=asked.recovery_steps,
         recovery_images=asked.recovery_images,
     )

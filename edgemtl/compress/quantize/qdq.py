@@ -31,17 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.compress.quantize.layers import WEIGHTED, Layer
+from edgemtl.compress.quantize.weights import LEVELS, SMALLEST_SCALE, quantise_weight
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-#: int8 without -128, so that the range is symmetric
-LEVELS = 127
-#: scale of a tensor that is always zero
-SMALLEST_SCALE = 1e-9
-#: a bias must be representable in int32 at the product of both scales, which is how ONNX Runtime
-#: adds it (and a backend may halve the input's scale); an eighth of that range is used
-LARGEST_BIAS = 2.0**28
 #: operators that hand on values as they are, so that what follows a concatenation is still one
 MOVING = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Identity", "MaxPool", "Resize", "Pad", "Split", "Slice"}
@@ -55,30 +49,11 @@ def activation_scale(magnitude: float) -> np.float32:
     return np.float32(max(magnitude / LEVELS, SMALLEST_SCALE))
 
 
-def quantise_weight(
-    weight: NDArray[np.float32],
-    axis: int,
-    bias: NDArray[np.float32] | None = None,
-    input_scale: float = 1.0,
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Integers of the weight's shape, and a scale per channel along ``axis``.
-
-    A channel whose weights are tiny beside its bias gets a coarser scale than they need, or the
-    bias would overflow int32.
-    """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    scales = np.maximum(np.abs(weight).max(axis=others) / LEVELS, SMALLEST_SCALE)
-    if bias is not None and bias.shape == scales.shape:
-        scales = np.maximum(scales, np.abs(bias) / (input_scale * LARGEST_BIAS))
-    scales = scales.astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    integers = np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS)
-    return integers.astype(np.int8), scales
-
-
 def insert_qdq(
-    model: ModelProto, layers: Sequence[Layer], magnitudes: Mapping[str, float]
+    model: ModelProto,
+    layers: Sequence[Layer],
+    magnitudes: Mapping[str, float],
+    narrow_sums: bool = False,
 ) -> ModelProto:
     """A copy of the graph in which these layers compute in int8.
 
@@ -86,13 +61,14 @@ def insert_qdq(
         model: float32, opset 13 or later.
         layers: which to quantise; the others stay as they are and read unrounded inputs.
         magnitudes: tensor name -> largest magnitude to represent, for every layer's input.
+        narrow_sums: whether two products have to fit 16 bits (weights.py).
     """
     import onnx
 
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
-    writer = _Writer(quantised, layers, magnitudes)
+    writer = _Writer(quantised, layers, magnitudes, narrow_sums)
     nodes = list(writer.nodes(list(graph.node)))
     rebuilt = onnx.GraphProto()
     rebuilt.node.extend(nodes)
@@ -115,7 +91,11 @@ class _Writer:
     """
 
     def __init__(
-        self, model: ModelProto, layers: Sequence[Layer], magnitudes: Mapping[str, float]
+        self,
+        model: ModelProto,
+        layers: Sequence[Layer],
+        magnitudes: Mapping[str, float],
+        narrow_sums: bool,
     ) -> None:
         from onnx import numpy_helper
 
@@ -123,7 +103,7 @@ class _Writer:
         self._input_names = [value.name for value in model.graph.input]
         self._chosen = {layer.node: layer for layer in layers}
         self._sources = {layer.source for layer in layers}
-        self._magnitudes = magnitudes
+        self._magnitudes, self._narrow_sums = magnitudes, narrow_sums
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._to_array = numpy_helper.to_array
         self._from_array = numpy_helper.from_array
@@ -195,6 +175,7 @@ class _Writer:
                 layer.axis,
                 self._to_array(self._stored[bias]) if bias in self._stored else None,
                 float(activation_scale(self._magnitudes[layer.source])),
+                self._narrow_sums,
             )
             back = f"{base}_dequantized"
             yield make_node(

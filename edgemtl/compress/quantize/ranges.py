@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.compress.quantize.qdq import LEVELS
 from edgemtl.compress.quantize.results import Method
 from edgemtl.compress.quantize.simulate import Images, simulation
+from edgemtl.compress.quantize.weights import LEVELS
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -53,6 +53,7 @@ def retrain(
     steps: int,
     seed: int,
     tell: Callable[[str], None],
+    narrow_sums: bool = False,
 ) -> ModelProto:
     """A copy of the graph with trained weights and biases; repeatable.
 
@@ -68,12 +69,13 @@ def retrain(
         steps: of the optimiser.
         seed: of the order of pictures.
         tell: progress.
+        narrow_sums: as for the file (weights.py).
 
     Raises:
         StageFailed: the graph has an operator that cannot be trained through, or it does not
             compute the same in torch.
     """
-    graph = TrainableGraph(model, layers, magnitudes)
+    graph = TrainableGraph(model, layers, magnitudes, narrow_sums)
     _require_same(graph, model, pictures[0])
     distances = _Distances(graph, teacher, tasks, pictures, size)
     with torch.no_grad():

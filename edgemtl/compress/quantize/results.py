@@ -33,6 +33,10 @@ class QuantizeOptions:
             all that is inside it.
         equalise: rescale channels so that they share a range well (an exact change).
         correct_bias: take the mean rounding error of each channel out of its bias.
+        narrow_sums: weights so small that two products fit 16 bits, which is all that x86
+            processors without VNNI add them in (weights.py).
+        unsigned: judge as runtimes compute that read tensors without negative values as unsigned
+            (backends/int8.py), which is half as coarse as the file itself.
         recovery_steps: where int8 misses a budget, train so many steps while rounded before layers
             fall back; 0 for none.
         recovery_images: pictures of the calibration split to train on, beside those that calibrate;
@@ -44,12 +48,14 @@ class QuantizeOptions:
     method: Method = "minmax"
     seed: int = 0
     budgets: Mapping[str, float] = field(default_factory=dict)
-    judge_images: int = 200
+    judge_images: int = 600
     probe_images: int = 12
     max_evaluations: int = 14
     keep_float: tuple[str, ...] = ()
     equalise: bool = True
     correct_bias: bool = True
+    narrow_sums: bool = True
+    unsigned: bool = False
     recovery_steps: int = 0
     recovery_images: int = 200
 

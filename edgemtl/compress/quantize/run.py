@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.compress.quantize.fallback import Outcome, keep_budgets
-from edgemtl.compress.quantize.judge import Judge, region_costs
+from edgemtl.compress.quantize.judge import AsRun, Judge, as_written, region_costs
 from edgemtl.compress.quantize.layers import Layer, find_layers
 from edgemtl.compress.quantize.names import shorten_names
 from edgemtl.compress.quantize.pictures import canvases, split
@@ -81,12 +82,14 @@ def quantize(
     outcome, judged = Outcome(writer, forced), judge if judge is not None else held_out
     if options.budgets:
         tell(f"judging on {len(judged)} pictures")
-        cost = partial(_costs, model, layers, tasks, input_spec, judged, options, tell)
+        # A graph without int8 comes back equal.
+        as_run = unsigned_activations if options.unsigned else as_written
+        cost = partial(_costs, model, layers, tasks, input_spec, judged, options, as_run, tell)
         train = None
         if options.recovery_steps and isinstance(writer, Int8Writer):
             train = partial(_train, writer, forced, tasks, input_spec, training, options, tell)
         outcome = keep_budgets(
-            lambda: Judge(model, tasks, input_spec, judged, options.budgets),
+            lambda: Judge(model, tasks, input_spec, judged, options.budgets, as_run),
             writer,
             layers,
             forced,
@@ -148,7 +151,8 @@ def _train(
         magnitudes: Mapping[str, float],
     ) -> ModelProto:
         return retrain(
-            start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed, tell
+            *(start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed, tell),
+            narrow_sums=options.narrow_sums,
         )
 
     try:
@@ -167,16 +171,21 @@ def _costs(
     spec: InputSpec,
     judged: Dataset,
     options: QuantizeOptions,
+    as_run: AsRun,
     tell: Tell,
     writer: Writer,
     nodes: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, float]]:
     """What quantising each region alone does to the tasks' answers on the first judge pictures."""
     everything = {layer.node for layer in layers}
+
+    def alone(own: Collection[str]) -> ModelProto:
+        return as_run(writer.write(everything.difference(own)))
+
     probes = judged.subset(range(min(options.probe_images, len(judged))))
     return region_costs(
         model,
-        {name: partial(writer.write, everything.difference(own)) for name, own in nodes.items()},
+        {name: partial(alone, own) for name, own in nodes.items()},
         tasks,
         canvases(probes, spec),
         spec.size,

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.compress.quantize.layers import WEIGHTED, Layer
-from edgemtl.compress.quantize.qdq import LEVELS, SMALLEST_SCALE, activation_scale
+from edgemtl.compress.quantize.qdq import activation_scale
+from edgemtl.compress.quantize.weights import LEVELS, quantise_weight
 from edgemtl.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -43,18 +44,24 @@ class TrainableGraph(nn.Module):
         model: float32 graph with static shapes.
         layers: which compute in int8.
         magnitudes: tensor -> largest magnitude that its rounding represents.
+        narrow_sums: as for the file (weights.py).
 
     Raises:
         StageFailed: an operator is not known.
     """
 
     def __init__(
-        self, model: ModelProto, layers: Sequence[Layer], magnitudes: Mapping[str, float]
+        self,
+        model: ModelProto,
+        layers: Sequence[Layer],
+        magnitudes: Mapping[str, float],
+        narrow_sums: bool = False,
     ) -> None:
         from onnx import numpy_helper
 
         super().__init__()
         self.rounding = True
+        self._narrow_sums = narrow_sums
         self._feed = model.graph.input[0].name
         self._outputs = [value.name for value in model.graph.output]
         self._nodes = list(model.graph.node)
@@ -110,15 +117,16 @@ class TrainableGraph(nn.Module):
             if layer is not None and self.rounding:
                 weight = inputs[1]
                 assert weight is not None
-                inputs[1] = rounded(weight, _weight_scale(weight, layer.axis))
+                inputs[1] = rounded(weight, self._weight_scale(weight, layer.axis))
             plain[node.output[0]] = _COMPUTE[node.op_type](inputs, attributes)
         return {name: plain[name] for name in self._outputs}
 
-
-def _weight_scale(weight: Tensor, axis: int) -> Tensor:
-    others = [index for index in range(weight.dim()) if index != axis]
-    largest = weight.detach().abs().amax(dim=others, keepdim=True)
-    return (largest / LEVELS).clamp(min=SMALLEST_SCALE)
+    def _weight_scale(self, weight: Tensor, axis: int) -> Tensor:
+        values = weight.detach().numpy()
+        _, scales = quantise_weight(values, axis, narrow_sums=self._narrow_sums)
+        shape = [1] * weight.dim()
+        shape[axis] = -1
+        return torch.from_numpy(scales).reshape(shape)
 
 
 def _attributes(node: NodeProto) -> Attributes:

@@ -13,8 +13,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from support.small_graphs import GraphBuilder, relative_error, run
 
 from edgemtl.compress.quantize.layers import Layer, find_layers, regions
-from edgemtl.compress.quantize.qdq import LEVELS, insert_qdq, quantise_weight
+from edgemtl.compress.quantize.qdq import insert_qdq
 from edgemtl.compress.quantize.ranges import magnitudes
+from edgemtl.compress.quantize.weights import LARGEST_PAIR, LEVELS, quantise_weight
 
 
 def residual() -> tuple[GraphBuilder, ModelProto]:
@@ -182,19 +183,44 @@ def test_a_concatenation_is_clipped_where_it_is_rounded(between: tuple[str, ...]
 
 
 @given(
-    st.integers(0, 1000), st.sampled_from([(4, 3, 3, 3), (5, 2), (1, 7)]), st.sampled_from([0, 1])
+    st.integers(0, 1000),
+    st.sampled_from([(4, 3, 3, 3), (5, 2), (1, 7), (6, 1, 3, 3)]),
+    st.sampled_from([0, 1]),
+    st.booleans(),
 )
 def test_weights_are_rounded_by_half_a_step_at_most(
-    seed: int, shape: tuple[int, ...], axis: int
+    seed: int, shape: tuple[int, ...], axis: int, narrow: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     weight = (rng.normal(0, 1, shape) * 10 ** rng.uniform(-6, 3)).astype(np.float32)
-    integers, scales = quantise_weight(weight, axis)
+    integers, scales = quantise_weight(weight, axis, narrow_sums=narrow)
     view = [1] * weight.ndim
     view[axis] = -1
     error = np.abs(integers * scales.reshape(view).astype(np.float64) - weight)
     assert np.abs(integers.astype(int)).max() <= LEVELS
     assert (error <= scales.reshape(view) * 0.5001).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from([(4, 6, 3, 3), (3, 7, 1, 1), (8, 2)]))
+def test_two_products_fit_16_bits_where_sums_are_narrow(seed: int, shape: tuple[int, ...]) -> None:
+    weight = np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+    integers, scales = quantise_weight(weight, 0, narrow_sums=True)
+    largest = 0
+    for first, second in zip(range(0, shape[1], 2), range(1, shape[1], 2), strict=False):
+        one, other = integers[:, first].astype(int), integers[:, second].astype(int)
+        same = one * other > 0
+        largest = max(largest, int(np.abs(one + other)[same].max(initial=0)))
+    assert largest <= LARGEST_PAIR == 32767 // 255
+    assert np.abs(integers).max() > LEVELS // 2 - 2  # no coarser than it takes
+    _, finest = quantise_weight(weight, 0)
+    assert (scales >= finest).all() and (scales <= 2.01 * finest).all()
+
+
+def test_a_pair_that_fits_costs_no_step() -> None:
+    weight = np.array([[1.0, -1.0], [1.0, 0.007]], np.float32)
+    for narrow in (False, True):
+        integers, _ = quantise_weight(weight, 0, narrow_sums=narrow)
+        assert integers.tolist() == [[127, -127], [127, 1]]
 
 
 def test_a_channel_of_zeros_has_a_scale() -> None:

@@ -52,7 +52,7 @@ def test_the_rounded_graph_is_the_file_that_is_written(exported: Path) -> None:
     options = QuantizeOptions(equalise=False, correct_bias=False)
     written = Int8Writer(model, layers, images, options, lambda line: None).write(())
     sizes = magnitudes(model, list({layer.source for layer in layers}), images, "minmax")
-    graph = TrainableGraph(model, layers, sizes)
+    graph = TrainableGraph(model, layers, sizes, options.narrow_sums)
     with torch.inference_mode():
         here = graph(torch.from_numpy(images[0]))
     for name, there in simulation(written)(images[0]).items():

@@ -18,9 +18,9 @@ from edgemtl.compress.quantize import (
     TaskVerdict,
     choose_precision,
 )
-from edgemtl.compress.quantize.qdq import LEVELS
 from edgemtl.compress.quantize.ranges import BINS, entropy_share, histogram, kept_share
 from edgemtl.compress.quantize.search import failing, fewest, rank
+from edgemtl.compress.quantize.weights import LEVELS
 from edgemtl.errors import InputRefused, UsageError
 
 
