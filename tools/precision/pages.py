@@ -26,7 +26,7 @@ What int8 and fp16 cost and gain. Made by
     python tools/bench_precision.py all
 
 from the checkpoints in `examples/` and real pictures; every figure was printed by that command.
-Calibration (64 pictures) and the choice of layers that stay in float32 (200 other pictures, budget
+Calibration (64 pictures) and the choice of layers that stay in float32 (600 other pictures, budget
 1 % per task) see training splits only. Accuracy is measured on the validation splits of
 `faces_crowd` (AP of faces of 20 px and more) and `faces_landmarks` (NME in percent of the face's
 size, mean absolute error of the three angles against pseudo-labels), on the compiled artefact as it
@@ -35,7 +35,8 @@ Speed-ups are ratios of medians of interleaved runs with one thread, with their 
 
 An int8 file is written once for all runtimes: symmetric, zero point 0, scales per channel, float32
 biases. On ONNX Runtime and OpenVINO the artefact reads tensors that cannot be negative as unsigned,
-which rounds half as coarsely as the file itself (`edgemtl/backends/int8.py`).
+which rounds half as coarsely as the file itself (`edgemtl/backends/int8.py`). Weights leave room for
+processors that add two products in 16 bits (`edgemtl/backends/narrow_sums.py`).
 fp16 halves the file; OpenVINO computes it in float32 on a CPU, and ONNX Runtime has no float16
 convolution there, so it is left out.
 """
