@@ -131,7 +131,7 @@ def _rows(
                 size, whole = facts["size_after"], facts["size_before"]
                 cells = [model, precision, RUNTIMES[target]]
                 cells += _accuracy_cells(now, now if precision == "fp32" else before)
-                cells += [f"{size / 1e6:.2f}", f"{size / whole:.2f}x"]
+                cells += [f"{size / 1e6:.2f}", f"{size / whole:.3f}x"]
                 cells += [_speed_cell(speed), _median(work / model, precision, target)]
                 yield f"| {' | '.join(cells)} |"
 
