@@ -265,7 +265,7 @@ def libraries(options: argparse.Namespace) -> None:
                 return {
                     "seconds": seconds,
                     "size": path.stat().st_size,
-                    "tensorrt": sorted({problem.reason for problem in refused}),
+                    "tensorrt": sorted({p.reason for p in refused if p.fatal}),
                 }
 
             try:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.compress.quantize.layers import find_layers
+from edgemtl.compress.quantize.names import shorten_names
 from edgemtl.compress.quantize.results import QuantizeOptions
 from edgemtl.compress.quantize.writers import Int8Writer
 
@@ -29,14 +30,17 @@ def by_edgemtl(
     pictures: Pictures,
     equalise: bool = True,
     correct_bias: bool = True,
+    narrow_sums: bool = True,
 ) -> None:
     """This project's writer."""
     import onnx
 
     model = onnx.load(source)
-    options = QuantizeOptions(equalise=equalise, correct_bias=correct_bias)
+    options = QuantizeOptions(equalise=equalise, correct_bias=correct_bias, narrow_sums=narrow_sums)
     writer = Int8Writer(model, find_layers(model), pictures, options, lambda line: None)
-    output.write_bytes(writer.write(()).SerializeToString(deterministic=True))
+    written = writer.write(())
+    shorten_names(written)
+    output.write_bytes(written.SerializeToString(deterministic=True))
 
 
 def by_placement_only(source: Path, output: Path, pictures: Pictures) -> None:
@@ -47,6 +51,11 @@ def by_placement_only(source: Path, output: Path, pictures: Pictures) -> None:
 def by_equalisation_only(source: Path, output: Path, pictures: Pictures) -> None:
     """Without bias correction."""
     by_edgemtl(source, output, pictures, correct_bias=False)
+
+
+def by_full_range(source: Path, output: Path, pictures: Pictures) -> None:
+    """With weights that leave no room for sums of 16 bits."""
+    by_edgemtl(source, output, pictures, narrow_sums=False)
 
 
 def by_onnxruntime(source: Path, output: Path, pictures: Pictures) -> None:
@@ -106,6 +115,7 @@ LIBRARIES: dict[str, Quantizer] = {
     "nncf": by_nncf,
     "placement": by_placement_only,
     "equalised": by_equalisation_only,
+    "full-range": by_full_range,
     "edgemtl": by_edgemtl,
 }
 TITLES = {
@@ -113,5 +123,6 @@ TITLES = {
     "nncf": "NNCF",
     "placement": "EdgeMTL, placement only",
     "equalised": "EdgeMTL, equalised",
+    "full-range": "EdgeMTL, equalised and bias-corrected, weights of the full range",
     "edgemtl": "EdgeMTL, equalised and bias-corrected",
 }
