@@ -2,10 +2,9 @@
 
 They multiply unsigned by signed bytes and add the products of two neighbouring input channels at
 once (``vpmaddubsw``), in 16 bits, where they stop at 32767: 255 times two weights of 127 is twice
-that. Nothing tells. On such a processor the answers of an int8 network were off by as much again as
-rounding itself puts them off (docs/precision.md). Weights of which no two neighbours of one sign
-add up to more than 128 compute the same on every processor; compress/quantize/weights.py writes
-them so.
+that. Nothing tells; tasks that int8 itself costs nothing lose some percent (docs/precision.md).
+Weights of which no two neighbours of one sign add up to more than 128 compute the same on every
+processor; compress/quantize/weights.py writes them so.
 """
 
 from __future__ import annotations
