@@ -66,19 +66,21 @@ def int8_problems(backend: str, path: Path) -> list[Problem]:
         return []
     try:
         model = onnx.load(path, load_external_data=False)
-        rounded = is_int8(model)
-        wide = wide_layers(model) if rounded and not reason else []
+        if not is_int8(model):
+            return []
+        wide = [] if reason else wide_layers(model)
     except Exception:  # what cannot be read is the backend's own problem to tell
         return []
-    if not rounded or not (reason or wide):
-        return []
-    advice = "expect the size of int8 and the speed of float32; keep fp32 for this target"
-    if not reason:
+    if reason:
+        advice = "expect the size of int8 and the speed of float32; keep fp32 for this target"
+    elif wide:
         reason = (
             f"sums of int8 products can saturate in {len(wide)} layers, such as '{wide[0]}': this "
             "machine's processor has no VNNI"
         )
         advice = "quantise with quantize.narrow_sums = true, which leaves room for them"
+    else:
+        return []
     return [Problem("", "QuantizeLinear", reason, advice, fatal=False)]
 
 

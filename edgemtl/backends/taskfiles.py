@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 #: key of ``Artefact.facts``: task -> file of its graph
 TASK_FILES = "task_files"
@@ -148,9 +148,7 @@ def _restricted(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed |= set(node.input) | {
-                name for a in node.attribute if a.HasField("g") for name in _read_inside(a.g)
-            }
+            needed |= set(node.input) | names_inside(node)
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(reversed(kept))
     graph.output.extend(value for value in model.graph.output if value.name in outputs)
@@ -158,12 +156,12 @@ def _restricted(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
     return alone
 
 
-def _read_inside(graph: Any) -> set[str]:
-    """All names that a branch's nodes read, of outer tensors and of its own."""
-    names: set[str] = {value.name for value in graph.output}
-    for node in graph.node:
-        names |= set(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                names |= _read_inside(attribute.g)
+def names_inside(node: NodeProto) -> set[str]:
+    """All names in a node's branches or loop, of outer tensors and of their own."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names |= {value.name for value in graph.output}
+            for inner in graph.node:
+                names |= {*inner.input, *inner.output} | names_inside(inner)
     return names

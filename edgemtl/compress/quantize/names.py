@@ -9,11 +9,12 @@ outputs; these keep their names.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from edgemtl.backends.taskfiles import names_inside
+
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+    from onnx import ModelProto
 
 #: operator that quantisation adds -> what its nodes are called, with a number
 _PAIRS = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
@@ -27,7 +28,8 @@ def shorten_names(model: ModelProto) -> None:
     names; value infos, which go by names, are left out. A name that is taken is passed over.
     """
     graph = model.graph
-    kept = {value.name for value in (*graph.input, *graph.output)} | set(_read_inside(graph))
+    kept: set[str] = {value.name for value in (*graph.input, *graph.output)}
+    kept.update(*map(names_inside, graph.node))
     free = (name for n in itertools.count() if (name := f"t{n}") not in kept)
     short = {name: name for name in (*kept, "")}
 
@@ -46,14 +48,3 @@ def shorten_names(model: ModelProto) -> None:
     for tensor in graph.initializer:
         tensor.name = of(tensor.name)
     graph.ClearField("value_info")
-
-
-def _read_inside(graph: GraphProto) -> Iterator[str]:
-    """Names that graphs inside its nodes read or write."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                for one in inner.node:
-                    yield from (*one.input, *one.output)
-                yield from (value.name for value in inner.output)
-                yield from _read_inside(inner)
