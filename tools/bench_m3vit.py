@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.taskfiles import TaskSessions, with_task_files
+from edgemtl.backends.types import SessionOptions
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError

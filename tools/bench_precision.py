@@ -30,7 +30,7 @@ from precision.pages import page
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.data.concat import Concatenated

@@ -35,10 +35,10 @@ import torch
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.export.onnx_export import export_onnx
@@ -70,10 +70,10 @@ def tell(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
-def training_data(options: argparse.Namespace, oracle: int, calibration: int) -> PruneData:
+def training_data(options: argparse.Namespace, oracle: int, calibration: int) -> DataSplits:
     """Slices of the training splits."""
     parts = [open_dataset(options.data / name, "train") for name in DATA_SETS]
-    return PruneData.split(parts, oracle, calibration, options.seed)
+    return DataSplits.split(parts, oracle, calibration, options.seed)
 
 
 def recovery_options(options: argparse.Namespace, steps: int) -> RecoverOptions:

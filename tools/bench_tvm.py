@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.backends.tvm.child import environment
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import EdgemtlError, ParityFailed
 from edgemtl.files import sha256_file, write_json
 from edgemtl.measure.latency import BenchRequest, compare

@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.batches import Prepared, images_of, targets_of
-from edgemtl.compress.cut import cut
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.distillation import answer_loss
-from edgemtl.compress.groups import channel_groups
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.export.module_cost import module_costs

@@ -9,136 +9,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgemtl.backends.int8 import int8_problems
+from edgemtl.backends.routed import ROUTING, compile_routed, load_routed
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
 if TYPE_CHECKING:
     from edgemtl.models.base import MultiTaskNetwork
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a backend works here.
-
-    Attributes:
-        ok: whether :meth:`Backend.compile` and :meth:`Backend.load` can be called.
-        version: of the runtime, empty when not ok.
-        reason: why not, with the next step; empty when ok.
-    """
-
-    ok: bool
-    version: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A node that the backend cannot run, or runs otherwise than written.
-
-    Attributes:
-        node: ONNX node name, empty for the graph as a whole.
-        op: ONNX operator.
-        reason: one sentence.
-        advice: what to do.
-        fatal: False when it runs, but not as written (int8 as float, say).
-    """
-
-    node: str
-    op: str
-    reason: str
-    advice: str
-    fatal: bool = True
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """What a backend compiled, as a folder of files.
-
-    Attributes:
-        backend: name of the backend that can load it.
-        target: name of the target it is for.
-        folder: where the files lie.
-        files: their names relative to ``folder``, sorted; the first entry is what a runtime opens.
-        reproducible: whether the same input gives the same bytes.
-        facts: plain data worth keeping (tool versions, precision asked and granted, ...).
-    """
-
-    backend: str
-    target: str
-    folder: Path
-    files: tuple[str, ...]
-    reproducible: bool = True
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How an artefact is run.
-
-    Attributes:
-        threads: worker threads; 0 lets the runtime choose.
-        precision_hint: "f32" computes as written; "auto" lets the runtime choose (OpenVINO takes
-            bfloat16 on some machines, and then is not comparable with float32).
-    """
-
-    threads: int = 0
-    precision_hint: str = "f32"
-
-
-class Session(ABC):
-    """A loaded artefact.
-
-    Args:
-        input_shape: (B, 3, H, W) of the one input.
-        outputs: output names in the order of the graph.
-
-    Attributes:
-        kind: "measured" when this is the target itself; "proxy" when something else stands in for
-            it here, whose outputs are right but whose latency says nothing.
-    """
-
-    kind: ClassVar[str] = "measured"
-
-    def __init__(self, input_shape: tuple[int, ...], outputs: tuple[str, ...]) -> None:
-        self.input_shape = input_shape
-        self.outputs = outputs
-
-    @final
-    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Run once.
-
-        Args:
-            images: ``input_shape`` float32, normalised, C-contiguous.
-
-        Returns:
-            output name -> array, batch first, in the order of ``outputs``.
-
-        Raises:
-            StageFailed: wrong shape or type, or the runtime failed.
-        """
-        if images.shape != self.input_shape or images.dtype != np.float32:
-            raise StageFailed(
-                f"input is {images.dtype} {images.shape}, the artefact wants float32 "
-                f"{self.input_shape}"
-            )
-        results = self.run_impl(images)
-        if tuple(results) != self.outputs:
-            raise StageFailed(f"the runtime returned {tuple(results)}, expected {self.outputs}")
-        return results
-
-    @abstractmethod
-    def run_impl(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Run once; the input is already checked."""
-
-    def close(self) -> None:  # noqa: B027 - nothing to release is a valid default
-        """Release the runtime's resources; the session is not used afterwards."""
 
 
 class Backend(ABC):
@@ -182,8 +64,6 @@ class Backend(ABC):
     @final
     def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
         """What of this graph the target cannot run as written; asked before compiling."""
-        from edgemtl.backends.int8 import int8_problems
-
         return [*self.problems_impl(onnx_path, target), *int8_problems(self.name, onnx_path)]
 
     @final
@@ -217,12 +97,12 @@ class Backend(ABC):
             TargetUnavailable: the backend does not work here.
             StageFailed: the graph has fatal problems, or the compiler failed.
         """
-        from edgemtl.backends.routed import ROUTING, compile_routed
         from edgemtl.backends.sharedweights import whole
 
         self.require()
         if onnx_path.name == ROUTING:
-            return compile_routed(self, onnx_path, target, folder)
+            gather = self.gather_impl if self.shares_weights else None
+            return compile_routed(self.name, self.compile, gather, onnx_path, target, folder)
         # Weights may lie beside the graph; artefacts hold what they need.
         with whole(onnx_path, self.shares_weights) as source:
             fatal = [problem for problem in self.problems(source, target) if problem.fatal]
@@ -242,13 +122,12 @@ class Backend(ABC):
             TargetUnavailable: the backend or the device does not work here.
             StageFailed: the artefact cannot be loaded.
         """
-        from edgemtl.backends.routed import ROUTING, load_routed
-
         self.require()
         if artefact.backend != self.name:
             raise StageFailed(f"this artefact is for backend '{artefact.backend}'")
         if artefact.files[:1] == (ROUTING,):
-            return load_routed(self, artefact, options or SessionOptions())
+            chosen = options or SessionOptions()
+            return load_routed(artefact, lambda part: self.load(part, chosen))
         return self.load_impl(artefact, options or SessionOptions())
 
     @abstractmethod

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemtl.backends.base import Problem
 from edgemtl.backends.narrow_sums import wide_layers
 from edgemtl.backends.processor import int8_sums_saturate
+from edgemtl.backends.types import Problem
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed
 
 #: runs before those that count, and those

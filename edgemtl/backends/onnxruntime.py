@@ -12,16 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.backends.processor import processor_name
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target

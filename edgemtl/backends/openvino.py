@@ -13,15 +13,10 @@ from xml.etree.ElementTree import ElementTree, parse
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE as SHARED_FILE
 from edgemtl.backends.weightsfile import WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact
 from edgemtl.errors import StageFailed
 
 if TYPE_CHECKING:
-    from edgemtl.backends.base import Artefact, Backend, Session, SessionOptions
     from edgemtl.targets import Target
 
 ROUTING = "routing.json"
@@ -146,11 +147,20 @@ def _plain_name(value: Any) -> str:
     return value
 
 
-def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -> Artefact:
-    """Compile the router and every network; networks of one backend share weights if it can.
+def compile_routed(
+    backend: str,
+    compile_one: Callable[[Path, Target, Path], Artefact],
+    gather: Callable[[Mapping[str, Artefact], Path], dict[str, Artefact]] | None,
+    path: Path,
+    target: Target,
+    folder: Path,
+) -> Artefact:
+    """Compile the router and every network; the networks share weights where that can be done.
 
     Args:
-        backend: compiles each.
+        backend: name of the backend that compiles each.
+        compile_one: compiles an ONNX file for a target into an empty folder.
+        gather: puts the weights of several artefacts into one file; None where that cannot be.
         path: ``routing.json`` beside the ONNX files it names.
         target: what for.
         folder: exists and is empty.
@@ -158,18 +168,16 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
     Raises:
         StageFailed: a file is missing or does not compile.
     """
-    from edgemtl.backends.base import Artefact
-
     routing = read_routing(path)
     names = {name: Path(name).stem for name in (routing.router, *routing.networks)}
     made: dict[str, Artefact] = {}
     for onnx_name, name in names.items():
         (folder / name).mkdir()
-        made[name] = backend.compile(path.with_name(onnx_name), target, folder / name)
+        made[name] = compile_one(path.with_name(onnx_name), target, folder / name)
     networks = tuple(names[name] for name in routing.networks)
-    if backend.shares_weights:
+    if gather is not None:
         (folder / NETWORKS).mkdir()
-        made |= backend.gather_impl({name: made[name] for name in networks}, folder / NETWORKS)
+        made |= gather({name: made[name] for name in networks}, folder / NETWORKS)
         for name in networks:
             shutil.rmtree(folder / name)
     parts = {name: Part(a.folder.name, a.files, a.facts) for name, a in made.items()}
@@ -185,7 +193,7 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
     text = json.dumps(compiled.to_dict(), indent=1, sort_keys=True)
     (folder / ROUTING).write_text(text, "utf-8")
     return Artefact(
-        backend.name,
+        backend,
         target.name,
         folder,
         (ROUTING, *dict.fromkeys(files)),
@@ -194,10 +202,13 @@ def compile_routed(backend: Backend, path: Path, target: Target, folder: Path) -
     )
 
 
-def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -> Session:
-    """Load the router now and each network when it is first needed."""
-    from edgemtl.backends.base import Artefact
+def load_routed(artefact: Artefact, load_part: Callable[[Artefact], Session]) -> Session:
+    """Load the router now and each network when it is first needed.
 
+    Args:
+        artefact: of :func:`compile_routed`.
+        load_part: loads the artefact of the router or of a network.
+    """
     routing = read_routing(artefact.folder / ROUTING)
 
     def load(name: str) -> Session:
@@ -205,8 +216,8 @@ def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -
             raise StageFailed(f"the routing names no files of '{name}'", where=ROUTING)
         part = routing.parts[name]
         place = artefact.folder / part.folder
-        return backend.load(
-            Artefact(backend.name, artefact.target, place, part.files, facts=part.facts), options
+        return load_part(
+            Artefact(artefact.backend, artefact.target, place, part.files, facts=part.facts)
         )
 
     return routed_session(routing, load)
@@ -214,7 +225,6 @@ def load_routed(backend: Backend, artefact: Artefact, options: SessionOptions) -
 
 def routed_session(routing: Routing, load: Callable[[str], Session]) -> Session:
     """A session over anything that can load the networks by name."""
-    from edgemtl.backends.base import Session
 
     class RoutedSession(Session):
         """Runs the router, then what it names.

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, UsageError
 

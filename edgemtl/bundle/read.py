@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgemtl.bundle.selftest import SelfTest
 from edgemtl.data.preprocess import InputSpec

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import Session
+from edgemtl.backends.session import Session
 from edgemtl.errors import StageFailed
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import Bundle, open_bundle, signature_bytes
 from edgemtl.bundle.signature import check_signature, public_key
 from edgemtl.devices.runner.errors import RunnerError

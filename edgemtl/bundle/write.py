@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import manifest as m
 from edgemtl.bundle.archive import BUNDLE_MAIN, runner_bytes, write_zip
 from edgemtl.bundle.sbom import sbom_bytes, tool_versions

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgemtl.compress.groups import ChannelGroup
-from edgemtl.compress.pagcp.graph import TracedNetwork
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.replay.graph import TracedNetwork
 
 #: group -> (width,) bool, True for kept; absent groups are whole
 Keep = Mapping[str, Tensor]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.models.base import MultiTaskNetwork
 
 

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.batches import Batch, Prepared, batches
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import snapped_widths
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import channel_groups, snapped_widths
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
-from edgemtl.compress.masking import MaskedNetwork
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
 from edgemtl.compress.pagcp.oracle import Oracle
-from edgemtl.compress.pagcp.saliency import Scores, taylor_scores
-from edgemtl.compress.pagcp.shared import Elsewhere, SharedPictures
-from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.recover import RecoverOptions
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.remote import RemoteLossEvaluator, RemoteWorkers
 from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.search_cost import SearchCost
+from edgemtl.compress.taylor import Scores, taylor_scores
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
@@ -99,7 +100,7 @@ class PruneOptions:
 
 
 @dataclass(frozen=True)
-class Found:
+class ChannelSelection:
     """What a method decided.
 
     Attributes:
@@ -117,7 +118,7 @@ class Found:
     state: State
     steps: tuple[GroupStep, ...] = ()
     loss_ratio: Mapping[str, float] = field(default_factory=dict)
-    spent: Spent = field(default_factory=Spent)
+    spent: SearchCost = field(default_factory=SearchCost)
     notes: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
     latency: tuple[Measured, ...] = ()
@@ -151,7 +152,7 @@ class Job:
         state: Path | None,
         tell: Tell,
         latency: Latency | None,
-        elsewhere: Callable[[Job], Elsewhere] | None = None,
+        elsewhere: Callable[[Job], RemoteWorkers] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -188,7 +189,7 @@ class Job:
         self.dense = dense or self.cost.of({})
         self._oracle: Oracle | None = None
         self._open = elsewhere
-        self._elsewhere: Elsewhere | None = None
+        self._elsewhere: RemoteWorkers | None = None
         self.kept: dict[str, Any] | None = None
 
     @property
@@ -204,13 +205,13 @@ class Job:
                 self.options.oracle_memory_bytes,
                 None
                 if elsewhere is None
-                else SharedPictures(self.traced, tasks, self.batches, elsewhere),
+                else RemoteLossEvaluator(self.traced, tasks, self.batches, elsewhere),
             )
             self._oracle.measure_dense()
         return self._oracle
 
     @property
-    def elsewhere(self) -> Elsewhere | None:
+    def elsewhere(self) -> RemoteWorkers | None:
         """The processes that look at the held-out pictures; None where this one does."""
         if self._elsewhere is None and self._open is not None:
             self._elsewhere = self._open(self)
@@ -240,7 +241,7 @@ class Job:
         size = self.network.input_spec.size
         return batches(self._calibration, self.network.tasks, size, SALIENCY_BATCH)
 
-    def score(self, keep: Keep) -> tuple[Scores, Spent]:
+    def score(self, keep: Keep) -> tuple[Scores, SearchCost]:
         """Taylor scores of the network with these masks, and what they cost."""
         started = time.monotonic()
         masked = MaskedNetwork(self.network, self.groups)
@@ -252,7 +253,7 @@ class Job:
         passes = 1 + 2 * len(self.network.tasks)
         images = len(parts) * SALIENCY_BATCH
         macs = self.traced.macs // ORACLE_BATCH * images * passes
-        return scores, Spent(macs, images, 0, time.monotonic() - started)
+        return scores, SearchCost(macs, images, 0, time.monotonic() - started)
 
     def check(self, keep: Keep) -> None:
         """Cut a copy and run it once.
@@ -291,7 +292,7 @@ def exportable(network: MultiTaskNetwork) -> None:
         export_onnx(network, Path(folder) / "model.onnx", opset=17)
 
 
-Method = Callable[[Job], Found]
+Method = Callable[[Job], ChannelSelection]
 METHODS: dict[str, Method] = {}
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.cost import Cost
-from edgemtl.compress.job import Found, Job, register_method
-from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.saliency import Scores, keep_most_important
+from edgemtl.compress.job import ChannelSelection, Job, register_method
+from edgemtl.compress.replay.graph import State
+from edgemtl.compress.taylor import Scores, keep_most_important
 from edgemtl.errors import StageFailed, UsageError
 
 #: how often costs are made linear anew
@@ -26,7 +26,7 @@ STRIDE = 0.35
 
 
 @register_method("knapsack")
-def knapsack(job: Job) -> Found:
+def knapsack(job: Job) -> ChannelSelection:
     """The widths that keep the most worst-task saliency within the goals.
 
     Raises:
@@ -50,7 +50,7 @@ def knapsack(job: Job) -> Found:
         keep = _solve(job, importance, keep, last=number == PASSES - 1)
     if not job.goals.reached(job.cost.of(keep), job.dense):
         keep = _shrink(job, importance, keep)
-    return Found(keep, State(), spent=spent)
+    return ChannelSelection(keep, State(), spent=spent)
 
 
 def _worst_task(scores: Scores) -> dict[str, NDArray[np.float64]]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.cost import CostModel, Keep
-from edgemtl.compress.groups import ChannelGroup
 from edgemtl.compress.latency_table import LatencyTable, Timer, measure_table
 from edgemtl.errors import InputRefused, TargetUnavailable
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
@@ -161,7 +161,7 @@ def backend_timer(target: Target, threads: int = 1) -> Timer:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
     """
     from edgemtl.backends import registry
-    from edgemtl.backends.base import SessionOptions
+    from edgemtl.backends.types import SessionOptions
     from edgemtl.export.onnx_export import export_onnx
     from edgemtl.export.simplify import simplify
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.groups import ChannelGroup, snapped_widths
 from edgemtl.compress.cost import CostModel, Keep
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import ChannelGroup, snapped_widths
 from edgemtl.errors import InputRefused
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork

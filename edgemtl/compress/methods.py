@@ -16,11 +16,11 @@ from torch import Tensor
 from edgemtl.compress.batches import Batch
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import library_importance
-from edgemtl.compress.job import DEFAULT_BUDGET, Found, Job, register_method
-from edgemtl.compress.pagcp.graph import State
+from edgemtl.compress.job import DEFAULT_BUDGET, ChannelSelection, Job, register_method
 from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.pagcp.stored import load_state, to_state
+from edgemtl.compress.replay.graph import State
+from edgemtl.compress.search_cost import SearchCost
 from edgemtl.errors import UsageError
 from edgemtl.files import write_atomically
 
@@ -31,7 +31,7 @@ USUAL_CHECKS, USUAL_IMAGES = 1.5, 24
 
 
 @register_method("pagcp")
-def pagcp(job: Job) -> Found:
+def pagcp(job: Job) -> ChannelSelection:
     """The fast search of :mod:`edgemtl.compress.pagcp.search`."""
     options = job.options
     path = None if job.state is None else job.state / "search.pt"
@@ -85,7 +85,7 @@ def pagcp(job: Job) -> Found:
         f"group '{refusal.group}' was left at {refusal.width}: {refusal.problem}"
         for refusal in search.refused
     ]
-    return Found(
+    return ChannelSelection(
         search.keep,
         oracle.committed,
         tuple(search.steps),
@@ -113,7 +113,7 @@ def _estimate(job: Job) -> str:
 
 
 @register_method("l1-uniform")
-def l1_uniform(job: Job) -> Found:
+def l1_uniform(job: Job) -> ChannelSelection:
     """The same share of every group, smallest weights first; scores by Torch-Pruning."""
     import torch_pruning
 
@@ -129,7 +129,7 @@ def l1_uniform(job: Job) -> Found:
 
 
 @register_method("l1-global")
-def l1_global(job: Job) -> Found:
+def l1_global(job: Job) -> ChannelSelection:
     """Smallest weights of the whole network; scores, relative to their group, by Torch-Pruning."""
     import torch_pruning
 
@@ -137,7 +137,7 @@ def l1_global(job: Job) -> Found:
 
 
 @register_method("taylor-global")
-def taylor_global(job: Job) -> Found:
+def taylor_global(job: Job) -> ChannelSelection:
     """Smallest first-order effect of weights on the sum of all losses; scores by Torch-Pruning."""
     import torch_pruning
 
@@ -150,7 +150,7 @@ class Scored:
     """Importance per group and unit, what it cost, and what to say about it."""
 
     importance: dict[str, NDArray[np.float64]]
-    spent: Spent = field(default_factory=Spent)
+    spent: SearchCost = field(default_factory=SearchCost)
     notes: tuple[str, ...] = ()
 
 
@@ -169,11 +169,11 @@ def _library(job: Job, criterion: Any, batches: list[Batch]) -> Scored:
     notes: tuple[str, ...] = ()
     if missing:
         notes = (f"Torch-Pruning has no score for {len(missing)} group(s): our L1 norm was used",)
-    return Scored(found, Spent(macs, images, 0, time.monotonic() - started), notes)
+    return Scored(found, SearchCost(macs, images, 0, time.monotonic() - started), notes)
 
 
 @register_method("unanimous")
-def unanimous(job: Job) -> Found:
+def unanimous(job: Job) -> ChannelSelection:
     """A channel goes only when every task finds it unimportant.
 
     The idea of DiSparse (Sun et al., CVPR 2022) on channels: importance is the best rank that a
@@ -200,7 +200,7 @@ def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> T
     return keep
 
 
-def _global(job: Job, scored: Scored) -> Found:
+def _global(job: Job, scored: Scored) -> ChannelSelection:
     everything = np.sort(np.concatenate(list(scored.importance.values())))
 
     def masks(share: float) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ def _global(job: Job, scored: Scored) -> Found:
     return _to_goal(job, masks, scored)
 
 
-def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> Found:
+def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> ChannelSelection:
     """The smallest share to remove that reaches the goals.
 
     Raises:
@@ -233,4 +233,4 @@ def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> Found:
     keep = dict(masks(high))
     if all(bool(mask.all()) for mask in keep.values()):
         keep = dict(masks(1.0))
-    return Found(keep, State(), spent=scored.spent, notes=scored.notes)
+    return ChannelSelection(keep, State(), spent=scored.spent, notes=scored.notes)

@@ -9,9 +9,9 @@ from typing import Any
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.latency_model import Measured
 from edgemtl.compress.latency_table import LatencyTable
-from edgemtl.compress.pagcp.spent import Spent
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.search_cost import SearchCost
 from edgemtl.models.base import MultiTaskNetwork
 
 
@@ -36,7 +36,7 @@ class Round:
     widths: Mapping[str, tuple[int, int]]
     cost: Cost
     loss_ratio: Mapping[str, float]
-    spent: Spent
+    spent: SearchCost
     search_seconds: float
     recovery: RecoverResult | None = None
     refused: tuple[Refusal, ...] = ()

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import losses_of
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.cut import cut
 from edgemtl.compress.importance import l1_importance
-from edgemtl.compress.job import Found, Job, register_method
-from edgemtl.compress.masking import MaskedNetwork
+from edgemtl.compress.job import ChannelSelection, Job, register_method
 from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.saliency import keep_most_important
 from edgemtl.compress.pagcp.search import PROBE_SHARE
-from edgemtl.compress.pagcp.shared import cut_losses
-from edgemtl.compress.pagcp.spent import Spent
+from edgemtl.compress.replay.graph import State
+from edgemtl.compress.replay.remote import cut_losses
 from edgemtl.compress.results import GroupStep
+from edgemtl.compress.search_cost import SearchCost
+from edgemtl.compress.taylor import keep_most_important
 from edgemtl.files import write_atomically
 
 RATIOS = np.linspace(0.05, 0.95, 19)
@@ -46,7 +46,7 @@ class PaperSearch:
         self.names = [task.name for task in job.network.tasks]
         self.keep = dict(job.all_kept)
         self.steps: list[GroupStep] = []
-        self.spent = Spent()
+        self.spent = SearchCost()
         self.done: list[str] = []
         options = job.options
         budgets = {name: options.budgets.get(name, PAPER_BUDGET) for name in self.names}
@@ -89,7 +89,7 @@ class PaperSearch:
             found = cut_losses(job.elsewhere, keep, len(job.batches))
         losses = np.concatenate(found)
         labelled = (losses != 0).sum(axis=0)
-        spent = Spent(
+        spent = SearchCost(
             int(job.cost.of(keep).macs) * len(losses),
             len(losses),
             1,
@@ -178,16 +178,16 @@ class PaperSearch:
         state: Mapping[str, Any] = torch.load(path, weights_only=True)
         self.keep, self.done = dict(state["keep"]), list(state["done"])
         self.steps = [GroupStep.from_dict(step) for step in state["steps"]]
-        self.spent = Spent.from_dict(state["spent"])
+        self.spent = SearchCost.from_dict(state["spent"])
         self.dense, self.reference = state["dense"].numpy(), state["reference"].numpy()
         self.tolerances.now = state["now"].numpy()
         return True
 
 
 @register_method("pagcp-paper")
-def pagcp_paper(job: Job) -> Found:
+def pagcp_paper(job: Job) -> ChannelSelection:
     """The published linear scan; with a goal it ends when that is reached."""
     search = PaperSearch(job)
     search.run()
     ratio = search.steps[-1].loss_ratio if search.steps else {}
-    return Found(search.keep, State(), tuple(search.steps), ratio, search.spent)
+    return ChannelSelection(search.keep, State(), tuple(search.steps), ratio, search.spent)

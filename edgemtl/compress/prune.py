@@ -19,18 +19,18 @@ import torch
 from torch import nn
 
 from edgemtl.compress.augmentation import prepare_all
+from edgemtl.compress.best_round import BestRound
+from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.cost import Cost, Goals
-from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.job import METHODS, Found, Job, PruneOptions, Tell, exportable
-from edgemtl.compress.keeping import DeepestInside
+from edgemtl.compress.data_splits import DataSplits
+from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.shared import Elsewhere
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.compress.searching import found_or_stored
-from edgemtl.compress.slices import PruneData
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
@@ -52,12 +52,12 @@ def methods() -> list[str]:
 
 def prune(
     network: MultiTaskNetwork,
-    data: PruneData,
+    data: DataSplits,
     options: PruneOptions,
     tell: Tell = lambda line: None,
     state_dir: Path | None = None,
     latency: Latency | None = None,
-    elsewhere: Callable[[Job], Elsewhere] | None = None,
+    elsewhere: Callable[[Job], RemoteWorkers] | None = None,
 ) -> PruneResult:
     """Prune a network, and train it after each round when the options say so.
 
@@ -112,7 +112,7 @@ def prune(
     rounds: list[Round] = []
     notes: list[str] = []
     table: LatencyTable | None = None
-    inside = DeepestInside(options.most_drop)
+    inside = BestRound(options.most_drop)
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
         where = None if folder is None else folder / f"round{number + 1}"
@@ -122,7 +122,7 @@ def prune(
         job = Job(current, prepared, options, goals, dense, where, tell, latency, elsewhere)
         dense = job.dense
         try:
-            found, seconds = found_or_stored(job, where, started)
+            found, seconds = run_or_resume(job, where, started)
         finally:
             job.close()
         if rounds and not _removes(found):
@@ -211,7 +211,7 @@ def _starting_point(network: MultiTaskNetwork, options: PruneOptions) -> MultiTa
 
 
 def _fingerprint(
-    network: MultiTaskNetwork, data: PruneData, options: PruneOptions, latency: Latency | None
+    network: MultiTaskNetwork, data: DataSplits, options: PruneOptions, latency: Latency | None
 ) -> str:
     """A folder name that changes with everything that changes what a round does."""
     asked = options.to_dict()
@@ -246,11 +246,11 @@ def _recovery_of_round(options: PruneOptions, number: int) -> RecoverOptions:
     )
 
 
-def _removes(found: Found) -> bool:
+def _removes(found: ChannelSelection) -> bool:
     return not all(bool(mask.all()) for mask in found.keep.values())
 
 
-def _cut(job: Job, found: Found) -> MultiTaskNetwork:
+def _cut(job: Job, found: ChannelSelection) -> MultiTaskNetwork:
     """Cut for good, batch statistics moved along, and prove it: same answers, exports, reloads.
 
     Raises:

@@ -20,7 +20,7 @@ from torch import nn
 
 from edgemtl.compress.batches import Prepared, images_of, targets_of
 from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
-from edgemtl.compress.training_pictures import Pictures, Prefetcher
+from edgemtl.compress.train_loader import Prefetcher, TrainLoader
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import StageFailed
 from edgemtl.files import write_atomically
@@ -160,7 +160,7 @@ class Recovery:
         self.options, self._state, self._tell = options, state, tell
         self._held_out = held_out
         spec = replace(network.input_spec, size=options.size or network.input_spec.size)
-        self._pictures = Pictures(training, spec, options.batch, options.seed)
+        self._pictures = TrainLoader(training, spec, options.batch, options.seed)
         self._names = [task.name for task in network.tasks]
         self.average = copy.deepcopy(network).eval()
         self.best = copy.deepcopy(network.state_dict())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.measure.machine import MachineFacts
 from edgemtl.measure.statistics import Ratio, Summary

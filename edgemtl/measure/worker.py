@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import Session
+from edgemtl.backends.session import Session
 from edgemtl.data.preprocess import InputSpec, View, letterbox
 from edgemtl.errors import (
     EdgemtlError,

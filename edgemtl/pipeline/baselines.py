@@ -14,8 +14,8 @@ from edgemtl.errors import InputRefused, TargetUnavailable, UsageError
 from edgemtl.files import read_json
 from edgemtl.gates.snapshot import COST_KEYS, LatencySamples, Snapshot, TaskFigure, thinned
 from edgemtl.measure.results import LatencyResult
+from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.pipeline.run_folder import RUN
-from edgemtl.pipeline.subject import kind_of
 
 #: ``git:REVISION:PATH``: the file as it was committed there
 GIT = "git:"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import UsageError
 from edgemtl.export.metadata import read_metadata
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.selfcheck import SelfCheck, self_check
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import Session
+from edgemtl.backends.session import Session
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused, StageFailed

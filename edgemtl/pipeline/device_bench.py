@@ -13,7 +13,7 @@ from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
 from edgemtl.devices.tvmrpc import SCHEME, RpcAddress, RpcJob, bench
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.pipeline.benchmarking import Timing
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 
 
 def bench_on_device(

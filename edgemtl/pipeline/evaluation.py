@@ -17,7 +17,7 @@ from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, evaluate
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
 from edgemtl.measure.wider_protocol import wider_ap
-from edgemtl.pipeline.subject import Subject, open_subject
+from edgemtl.pipeline.loaded_model import LoadedModel, open_model
 from edgemtl.tasks.base import Task
 from edgemtl.tasks.detection import Detection
 
@@ -36,7 +36,7 @@ def evaluate_file(
         InputRefused: the file or the data is refused.
         UsageError: no embedded set fits the tasks, or an unknown layout.
     """
-    with open_subject(path, factory) as subject:
+    with open_model(path, factory) as subject:
         dataset = evaluation_data(subject.tasks, data, split, layout, limit)
         return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
 
@@ -80,7 +80,7 @@ def evaluate_wider(
         UsageError: no detection task, or several scales asked of an artefact.
         InputRefused: file, data or ground truth is refused.
     """
-    with open_subject(path, factory) as subject:
+    with open_model(path, factory) as subject:
         task = next((t for t in subject.tasks if isinstance(t, Detection)), None)
         if task is None:
             raise UsageError("the network has no detection task", where=str(path))
@@ -101,7 +101,9 @@ def evaluate_wider(
     return wider_ap(ground_truth, predictions)
 
 
-def _one_pass(subject: Subject, task: Detection, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _one_pass(
+    subject: LoadedModel, task: Detection, image: NDArray[np.uint8]
+) -> NDArray[np.float32]:
     """(n, 5) x1 y1 x2 y2 score in picture pixels."""
     canvas, view = letterbox(image, subject.input_spec)
     outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}

@@ -18,7 +18,7 @@ from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.tasks.base import Task
 
 

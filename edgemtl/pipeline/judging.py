@@ -17,7 +17,7 @@ from edgemtl.gates.limits import GateLimits
 from edgemtl.gates.regression import RegressionReport, compare
 from edgemtl.gates.snapshot import LatencySamples, Snapshot, thinned
 from edgemtl.pipeline.baselines import read_snapshot
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.tasks.base import MetricSpec
 
 

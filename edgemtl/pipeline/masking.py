@@ -13,17 +13,17 @@ import torch
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.routed import ROUTING
 from edgemtl.backends.sharedweights import Sharing
+from edgemtl.backends.types import SessionOptions
 from edgemtl.bundle.selftest import record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.compress.batches import Prepared, images_of, prepare
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Observed, Subject, analyse
 from edgemtl.compress.dynamic.build import BuildOptions, Routed, build, route_torch
 from edgemtl.compress.dynamic.router import RouterOptions
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import ParityFailed, UsageError
 from edgemtl.export.onnx_export import INPUT_NAME
@@ -94,7 +94,7 @@ def mask_file(request: MaskRequest, tell: Callable[[str], None]) -> dict[str, An
         raise UsageError("masks need training pictures", hint="give --data DIR, with a train split")
     target = targets.load(request.target)
     network = _folded(load_network(request.model, request.factory))
-    slices = PruneData.split(
+    slices = DataSplits.split(
         [open_dataset(folder, "train") for folder in request.data],
         request.images,
         request.images,

@@ -102,7 +102,7 @@ def _licence_note(context: Context) -> str:
     return str(load(context.model).meta.get("licence", ""))
 
 
-class Pictures(Stage):
+class PredictionImages(Stage):
     """Predictions of the uncompressed network and of the artefact, on a few real pictures."""
 
     needs_data = True

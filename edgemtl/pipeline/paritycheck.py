@@ -18,7 +18,7 @@ from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.parity import TOLERANCES, bisect, compare_outputs
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.subject import Subject, kind_of, open_subject
+from edgemtl.pipeline.loaded_model import LoadedModel, kind_of, open_model
 
 
 def compare_files(
@@ -42,7 +42,7 @@ def compare_files(
             where="--precision",
             hint=f"one of {', '.join(TOLERANCES)}",
         )
-    with open_subject(a, factory) as first, open_subject(b, factory) as second:
+    with open_model(a, factory) as first, open_model(b, factory) as second:
         names = {task.name for task in second.tasks}
         tasks = [task for task in first.tasks if task.name in names]
         if not tasks or first.input_spec != second.input_spec:
@@ -64,7 +64,7 @@ def compare_files(
     return found
 
 
-def _inputs(subject: Subject, data: Path | None, count: int) -> list[NDArray[np.float32]]:
+def _inputs(subject: LoadedModel, data: Path | None, count: int) -> list[NDArray[np.float32]]:
     kinds = {task.label_kind for task in subject.tasks}
     dataset = embedded(kinds, "val") if data is None else open_dataset(data, "val")
     canvases = [letterbox(s.image, subject.input_spec)[0] for s in islice(dataset, count)]
@@ -73,7 +73,9 @@ def _inputs(subject: Subject, data: Path | None, count: int) -> list[NDArray[np.
     return [canvas[None] for canvas in canvases]
 
 
-def _outputs(subject: Subject, inputs: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def _outputs(
+    subject: LoadedModel, inputs: list[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
     answers = [{k: np.array(v) for k, v in subject.run(images).items()} for images in inputs]
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 

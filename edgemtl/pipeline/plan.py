@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgemtl.pipeline.build_stages import CheckModel, Compile, Export
 from edgemtl.pipeline.check_stages import Accuracy, Bench, Cost, Gates
-from edgemtl.pipeline.package_stages import MakeBundle, Pictures
+from edgemtl.pipeline.package_stages import MakeBundle, PredictionImages
 from edgemtl.pipeline.parity_stage import Parity
 from edgemtl.pipeline.prune_stage import Prune
 from edgemtl.pipeline.quantize_stage import Quantize
@@ -46,7 +46,7 @@ def plan(recipe: Recipe) -> list[Stage]:
         Cost("cost-reference", reference),
         Cost("cost", ("export", "compile")),
         MakeBundle("bundle", (graph, "compile", "parity", *judged, reference[1])),
-        Pictures("pictures", ("model", "compile")),
+        PredictionImages("pictures", ("model", "compile")),
         Bench("bench", timed),
         Gates("gates", (*judged, "bench")),
     ]

@@ -11,7 +11,7 @@ import torch
 
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import batches, losses_per_image
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.job import PruneOptions
 from edgemtl.data.concat import thinned
 from edgemtl.data.samples import Dataset

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
@@ -171,7 +171,7 @@ class Prune(Stage):
         """Search, cut, recover; write the checkpoint and ``prune.json``."""
         recipe, options = context.recipe, self._options(context)
         asked, seed = recipe.prune, recipe.data.seed
-        data = PruneData.split(
+        data = DataSplits.split(
             training_data(recipe), asked.oracle_images, asked.calibration_images, seed
         )
         state = context.cache.work_folder(self.name, self.key(context))

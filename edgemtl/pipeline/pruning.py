@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import recipes, targets
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import Job
-from edgemtl.compress.pagcp.shared import Elsewhere
 from edgemtl.compress.prune import prune
-from edgemtl.compress.slices import PruneData
+from edgemtl.compress.replay.remote import RemoteWorkers
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import from_network, load_network, save
 from edgemtl.pipeline.prune_stage import latency_on, prune_options, story, training_data
@@ -26,7 +26,7 @@ def prune_file(
     resume: bool,
     factory: str | None,
     tell: Callable[[str], None],
-    elsewhere: Callable[[Job], Elsewhere] | None = None,
+    elsewhere: Callable[[Job], RemoteWorkers] | None = None,
 ) -> dict[str, Any]:
     """Prune, write the checkpoint and, beside it, ``OUTPUT.prune.json`` with the whole story.
 
@@ -44,7 +44,7 @@ def prune_file(
     tasks = None if recipe.model.tasks is None else list(recipe.model.tasks)
     network = load_network(model, factory)
     options = prune_options(recipe, target.channel_multiple, tasks, network.selected(tasks))
-    data = PruneData.split(
+    data = DataSplits.split(
         training_data(recipe),
         recipe.prune.oracle_images,
         recipe.prune.calibration_images,

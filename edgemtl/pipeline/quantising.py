@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.int8 import ON_THE_PROCESSOR, runs_int8
+from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize import (
     Candidate,
     Choice,

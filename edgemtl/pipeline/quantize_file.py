@@ -9,7 +9,7 @@ from typing import Any
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import SessionOptions
+from edgemtl.backends.types import SessionOptions
 from edgemtl.data.calibration import embedded
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
@@ -18,8 +18,8 @@ from edgemtl.export.metadata import read_metadata
 from edgemtl.files import write_atomically, write_json
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.exporting import export_file
+from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.pipeline.quantising import Job, write_precision
-from edgemtl.pipeline.subject import kind_of
 
 
 def quantize_file(

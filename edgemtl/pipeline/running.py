@@ -13,7 +13,7 @@ from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import write_atomically
 from edgemtl.measure.accuracy import decode_all
 from edgemtl.models.m3vit.network import OVERFLOW
-from edgemtl.pipeline.subject import open_subject
+from edgemtl.pipeline.loaded_model import open_model
 from edgemtl.report.drawing import draw_results
 
 
@@ -39,7 +39,7 @@ def run_on_picture(
     picture = read_image(image)
     if picture is None:
         raise InputRefused("this is not a picture that can be decoded", where=str(image))
-    with open_subject(model, factory, task=task) as subject:
+    with open_model(model, factory, task=task) as subject:
         canvas, view = letterbox(picture, subject.input_spec)
         outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
         tasks = subject.tasks

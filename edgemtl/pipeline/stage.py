@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Backend, SessionOptions
+from edgemtl.backends.base import Backend
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.data.calibration import embedded
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset

@@ -18,7 +18,7 @@ from edgemtl.backends.tvm.tuner import measuring, options_here, told
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.files import write_text
 from edgemtl.pipeline.exporting import export_file
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.targets import Target
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.measure.selfcheck import self_check
 

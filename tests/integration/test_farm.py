@@ -28,8 +28,8 @@ from edgemtl.backends.tvm.tuner import options_here
 from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.certificates import make_certificates
+from edgemtl.devices.farm.resident_worker import CHANNEL
 from edgemtl.devices.farm.service import ALLOWED_FAILURES
-from edgemtl.devices.farm.standing import CHANNEL
 from edgemtl.devices.farm.work import PYTHON, Job, JobResult
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable, UsageError
 from edgemtl.pipeline.farm.members import same_code

@@ -17,14 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import StageFailed
 from edgemtl.targets import Target
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS

@@ -17,9 +17,12 @@ from torch import Tensor
 from dynamic.dependence import DATA_SETS, IMAGES, MULTIPLE, PROTOTYPES
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Session, SessionOptions
 from edgemtl.backends.routed import ROUTING, read_routing
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.accounting import cost_model
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
 from edgemtl.compress.dynamic.build import CALIBRATION, _spread, build
@@ -27,9 +30,7 @@ from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.prototypes import make_prototypes
 from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import subnet
-from edgemtl.compress.groups import channel_groups
 from edgemtl.compress.recover import recover
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.routed import FULL_FILE
@@ -147,7 +148,7 @@ class Made:
         self.request = work.request()
         self.network = _folded(load_network(work.checkpoint))
         sets = [open_dataset(folder, "train") for folder in self.request.data]
-        self.slices = PruneData.split(sets, IMAGES, IMAGES, self.request.masks.seed)
+        self.slices = DataSplits.split(sets, IMAGES, IMAGES, self.request.masks.seed)
         spec = self.network.input_spec
         self.calibration = [prepare(sample, spec) for sample in self.slices.calibration]
         self.held_out = [prepare(sample, spec) for sample in self.slices.oracle]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.compress.batches import prepare
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Observed, Subject, analyse
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256_file, write_json
@@ -36,7 +36,7 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
     if not missing:
         return
     network = _folded(load_network(checkpoint))
-    slices = PruneData.split([open_dataset(data / n, "train") for n in DATA_SETS], IMAGES, IMAGES)
+    slices = DataSplits.split([open_dataset(data / n, "train") for n in DATA_SETS], IMAGES, IMAGES)
     calibration = [prepare(sample, network.input_spec) for sample in slices.calibration]
     held_out = [prepare(sample, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")

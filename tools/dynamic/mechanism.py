@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dynamic.crops import Crops, part_crops
 from dynamic.networks import NETWORKS, SPEC, TASK
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.accounting import Estimator, cost_model
 from edgemtl.compress.dynamic.dependence import input_dependence
@@ -31,7 +32,6 @@ from edgemtl.compress.dynamic.training import (
     start_at_rates,
     train,
 )
-from edgemtl.compress.groups import channel_groups
 from edgemtl.files import write_atomically, write_json
 from edgemtl.models.base import MultiTaskNetwork
 

@@ -25,13 +25,15 @@ from dynamic.networks import ResNet18
 from dynamic.stages import StageOf, stage_file
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Session, SessionOptions
 from edgemtl.backends.routed import ROUTING
-from edgemtl.compress.cut import cut
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import SessionOptions
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import ChannelGroup, snapped_widths
 from edgemtl.compress.dynamic.accounting import cost_model
 from edgemtl.compress.dynamic.router import Router
 from edgemtl.compress.dynamic.subnets import recalibrate
-from edgemtl.compress.groups import ChannelGroup, channel_groups, snapped_widths
 from edgemtl.errors import ParityFailed
 from edgemtl.export.routed import FULL_FILE, export_routed, single_file
 from edgemtl.files import write_json

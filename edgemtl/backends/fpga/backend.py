@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
 from edgemtl.backends.fpga import simulate
 from edgemtl.backends.fpga.design import Design
 from edgemtl.backends.fpga.device import FpgaOptions, options_of
@@ -38,6 +31,8 @@ from edgemtl.backends.fpga.plan import KIND, Plan
 from edgemtl.backends.fpga.sweep import EMITTED, Point, choose
 from edgemtl.backends.fpga.work import Array
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target

@@ -18,19 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
+from edgemtl.backends.session import Session
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import PLUGINS, table_problems
 from edgemtl.backends.tensorrt.settings import options_of
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target

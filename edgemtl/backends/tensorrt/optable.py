@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemtl.backends.base import Problem
 from edgemtl.backends.tensorrt.settings import OPSET_LIMITS, Version
+from edgemtl.backends.types import Problem
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -10,20 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgemtl.backends.base import (
-    Artefact,
-    Availability,
-    Backend,
-    Problem,
-    Session,
-    SessionOptions,
-)
+from edgemtl.backends.base import Backend
 from edgemtl.backends.processor import host_flags, processor_name
+from edgemtl.backends.session import Session
 from edgemtl.backends.tvm import board, child
 from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
 from edgemtl.backends.tvm.session import DirectSession, PipeSession
 from edgemtl.backends.tvm.settings import options_of, resolved, wanted_flags
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.targets import Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.base import Problem
+from edgemtl.backends.types import Problem
 from edgemtl.errors import StageFailed
 
 _NAMES = """

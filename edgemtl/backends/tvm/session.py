@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.base import Session
+from edgemtl.backends.session import Session
 from edgemtl.backends.tvm.child import how_it_ended, tail
 from edgemtl.errors import StageFailed
 

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.targets import Rule, cumulated_mass, mask_at
-from edgemtl.compress.groups import ChannelGroup
-from edgemtl.compress.masking import MaskedNetwork
-from edgemtl.compress.pagcp.graph import TracedNetwork
+from edgemtl.compress.replay.graph import TracedNetwork
 from edgemtl.errors import UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.surgery import example_images

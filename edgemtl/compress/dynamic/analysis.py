@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import Prepared, batches
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.accounting import cost_model, observe
 from edgemtl.compress.dynamic.dependence import (
@@ -25,9 +28,7 @@ from edgemtl.compress.dynamic.prototypes import TINY, Prototypes, held, make_pro
 from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import losses, subnet
 from edgemtl.compress.dynamic.targets import target_mask
-from edgemtl.compress.groups import ChannelGroup, channel_groups
-from edgemtl.compress.masking import MaskedNetwork
-from edgemtl.compress.pagcp.saliency import taylor_scores
+from edgemtl.compress.taylor import taylor_scores
 from edgemtl.models.base import MultiTaskNetwork
 
 #: pictures per batch of all passes

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
 from edgemtl.compress.dynamic.prototypes import Prototypes, make_prototypes
 from edgemtl.compress.dynamic.router import (
@@ -25,7 +26,6 @@ from edgemtl.compress.dynamic.router import (
 )
 from edgemtl.compress.dynamic.subnets import subnet
 from edgemtl.compress.recover import RecoverOptions, RecoverResult, recover
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
@@ -98,7 +98,7 @@ class Routed:
 
 def build(
     subject: Subject,
-    data: PruneData,
+    data: DataSplits,
     calibration: Sequence[Prepared],
     held_out: Sequence[Prepared],
     options: BuildOptions,

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemtl.compress.channels.groups import ChannelGroup, snapped_widths
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.targets import Rule, cumulated_mass, mask_at
-from edgemtl.compress.groups import ChannelGroup, snapped_widths
 from edgemtl.errors import UsageError
 
 ROUNDS = 25

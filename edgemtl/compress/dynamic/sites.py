@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
 

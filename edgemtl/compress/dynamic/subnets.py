@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgemtl.compress.batches import Batch, losses_per_image
-from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.channels.cut import check_cut, cut
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.models.base import MultiTaskNetwork
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from edgemtl.compress.batches import Batch
 from edgemtl.compress.pagcp.decision import FEWEST, Verdict, judge
-from edgemtl.compress.pagcp.folded_norm import Statistics
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.pictures import Pictures, Question, Stores
-from edgemtl.compress.pagcp.spent import Spent
+from edgemtl.compress.replay.folded_norm import Statistics
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.losses import LossEvaluator, LossRequest, Stores
+from edgemtl.compress.search_cost import SearchCost
 from edgemtl.errors import StageFailed
 from edgemtl.tasks.base import Task
 
@@ -79,15 +79,15 @@ class Oracle:
         batches: Sequence[Batch],
         calibration: Sequence[Batch],
         memory_bytes: int,
-        pictures: Pictures | None = None,
+        pictures: LossEvaluator | None = None,
     ) -> None:
         self.traced = traced
         self.tasks = tuple(tasks)
         self.batches = list(batches)
         self.calibration = list(calibration)
         self.committed = State()
-        self.spent = Spent()
-        self._pictures = pictures or Pictures(traced, self.tasks, self.batches)
+        self.spent = SearchCost()
+        self._pictures = pictures or LossEvaluator(traced, self.tasks, self.batches)
         self._bits = np.array([traced.bits_of(task.outputs) for task in self.tasks], object)
         self._memory_bytes = memory_bytes
         self._losses = [np.full((b.count, len(self.tasks)), np.nan) for b in self.batches]
@@ -242,7 +242,7 @@ class Oracle:
         state: State,
         current: NDArray[np.float64],
         reference: NDArray[np.float64],
-        spent: Spent,
+        spent: SearchCost,
     ) -> None:
         """Go on from a state that was saved (after :meth:`measure_dense`), or back to one."""
         self._pictures.clear()
@@ -297,16 +297,16 @@ class Oracle:
         questions = []
         for index in range(len(self.batches)) if order is None else order:
             if missing := self._missing(index):
-                questions.append(Question(index, self.committed, 0, tuple(missing)))
+                questions.append(LossRequest(index, self.committed, 0, tuple(missing)))
             if state is not None:
-                questions.append(Question(index, state, dirty, tuple(columns)))
+                questions.append(LossRequest(index, state, dirty, tuple(columns)))
         self._pictures.expect(self.committed, questions)
 
     def _evaluate(
         self, index: int, state: State, dirty: int, columns: Sequence[int]
     ) -> NDArray[np.float64]:
-        found, macs = self._pictures.losses(Question(index, state, dirty, tuple(columns)))
-        self.spent = self.spent.plus(Spent(macs=macs))
+        found, macs = self._pictures.losses(LossRequest(index, state, dirty, tuple(columns)))
+        self.spent = self.spent.plus(SearchCost(macs=macs))
         return found
 
     def _adapted(self) -> State:
@@ -358,11 +358,11 @@ class Oracle:
     ) -> None:
         wanted = [name for task in self.tasks for name in task.outputs]
         _, macs = self.traced.evaluate(batch.images, state, {}, 0, wanted, observe=observe)
-        self.spent = self.spent.plus(Spent(macs=macs))
+        self.spent = self.spent.plus(SearchCost(macs=macs))
 
     def _add(self, trials: int, images: int, started: float | None) -> None:
         seconds = 0.0 if started is None else time.monotonic() - started
-        self.spent = self.spent.plus(Spent(0, images, trials, seconds))
+        self.spent = self.spent.plus(SearchCost(0, images, trials, seconds))
 
 
 def _statistics(raw: Tensor) -> Statistics:

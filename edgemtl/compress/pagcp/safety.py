@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.pagcp.graph import State
+from edgemtl.compress.replay.graph import State
 from edgemtl.errors import EdgemtlError
 
 

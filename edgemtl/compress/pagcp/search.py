@@ -23,15 +23,15 @@ from edgemtl.compress.pagcp.budgets import Tolerances
 from edgemtl.compress.pagcp.oracle import Oracle
 from edgemtl.compress.pagcp.position import Position
 from edgemtl.compress.pagcp.safety import Point, first_broken
-from edgemtl.compress.pagcp.saliency import (
+from edgemtl.compress.pagcp.widths import farthest_passing
+from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.search_cost import SearchCost
+from edgemtl.compress.taylor import (
     Scores,
     keep_most_important,
     predicted_rise,
     worst_task,
 )
-from edgemtl.compress.pagcp.spent import Spent
-from edgemtl.compress.pagcp.widths import farthest_passing
-from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.errors import EdgemtlError
 
 #: units are ordered by what removing this share of their channels saves (PAGCP)
@@ -78,7 +78,7 @@ class Search:
     goals: Goals
     budgets: Mapping[str, float] | None
     first: Mapping[str, float]
-    score: Callable[[Keep], tuple[Scores, Spent]]
+    score: Callable[[Keep], tuple[Scores, SearchCost]]
     check: Callable[[Keep], None]
     export: Callable[[Keep], None] = lambda keep: None
     save: Callable[[Search], None] = lambda search: None

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.graph import State
 from edgemtl.compress.pagcp.position import Position
 from edgemtl.compress.pagcp.safety import Point
 from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.pagcp.spent import Spent
+from edgemtl.compress.replay.graph import State
 from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.search_cost import SearchCost
 
 
 def to_state(search: Search) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def load_state(search: Search, state: Mapping[str, Any]) -> None:
         _state(search.keep, state["statistics"]),
         state["current"].numpy(),
         state["reference"].numpy(),
-        Spent.from_dict(state["spent"]),
+        SearchCost.from_dict(state["spent"]),
     )
     search.scores = {name: value.numpy() for name, value in state["scores"].items()}
     search.steps = [GroupStep.from_dict(step) for step in state["steps"]]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgemtl.compress.quantize.bias import bias_shifts, shift_biases
 from edgemtl.compress.quantize.equalise import equalise
-from edgemtl.compress.quantize.halves import to_float16
+from edgemtl.compress.quantize.fp16 import to_float16
 from edgemtl.compress.quantize.layers import Layer
 from edgemtl.compress.quantize.qdq import insert_qdq
 from edgemtl.compress.quantize.ranges import magnitudes

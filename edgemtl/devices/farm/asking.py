@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from edgemtl.devices.farm.client import Farm, given_up
+from edgemtl.devices.farm.resident_worker import answer_question, end_program, key_of
 from edgemtl.devices.farm.service import ALLOWED_FAILURES
-from edgemtl.devices.farm.standing import answer_question, end_program, key_of
 from edgemtl.devices.farm.work import Job
 from edgemtl.errors import from_data
 
@@ -23,8 +23,8 @@ class Standing:
 
     Args:
         farm: connected.
-        job: see :func:`edgemtl.devices.farm.standing.answer_question`; to an empty question its
-            program answers anything.
+        job: see :func:`edgemtl.devices.farm.resident_worker.answer_question`; to an empty question
+            its program answers anything.
     """
 
     def __init__(self, farm: Farm, job: Job) -> None:

@@ -108,7 +108,7 @@ class JobResult:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workspace:
     """Where a worker works: its files, and how it reaches those of the farm.
 
     Attributes:
@@ -142,13 +142,13 @@ def run_job(job: Mapping[str, Any], topic: str) -> dict[str, Any]:
     from distributed import get_worker
 
     worker = get_worker()
-    bench = bench_of(
+    bench = workspace_of(
         worker, lambda line: worker.log_event(topic, {"job": job["name"], "line": line})
     )
     return work(Job(**job), str(worker.name), bench).to_dict()
 
 
-def bench_of(worker: Any, tell: Callable[[str], None]) -> Bench:
+def workspace_of(worker: Any, tell: Callable[[str], None]) -> Workspace:
     """Where this worker of Dask's works."""
     from distributed.utils import sync
 
@@ -161,7 +161,7 @@ def bench_of(worker: Any, tell: Callable[[str], None]) -> Bench:
     def keep(digest: str, path: Path) -> None:
         send(ask, digest, path)
 
-    return Bench(
+    return Workspace(
         worker.edgemtl_store,
         folder / "jobs",
         folder.parent / "devices",
@@ -195,7 +195,7 @@ def answer_of(answer: Mapping[str, Any]) -> Any:
     return answer["value"]
 
 
-def work(job: Job, worker: str, bench: Bench) -> JobResult:
+def work(job: Job, worker: str, bench: Workspace) -> JobResult:
     """Run a job in a folder of its own, which is gone afterwards."""
     began, folder = time.time(), None
     try:
@@ -222,13 +222,13 @@ def work(job: Job, worker: str, bench: Bench) -> JobResult:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_folder(bench: Bench) -> Path:
+def new_folder(bench: Workspace) -> Path:
     """A folder for one job; a later worker sweeps it away if this one is killed."""
     bench.jobs.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=bench.jobs)).resolve()
 
 
-def lay_out(job: Job, bench: Bench, folder: Path) -> None:
+def lay_out(job: Job, bench: Workspace, folder: Path) -> None:
     """Put a job's files into its folder; what the worker does not have comes from the farm."""
     for digest in set(job.files.values()):
         bench.store.take(digest, bench.get)

@@ -15,7 +15,7 @@ from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, TargetUnavailabl
 from edgemtl.files import read_json
 from edgemtl.pipeline.benchmarking import Timing
 from edgemtl.pipeline.farm.members import BOARD, DEVICE
-from edgemtl.pipeline.subject import kind_of
+from edgemtl.pipeline.loaded_model import kind_of
 
 _BUNDLE = "bundle.edgemtl"
 _RESULTS = "results.json"

@@ -19,7 +19,7 @@ from edgemtl.pipeline.evaluation import evaluation_data
 from edgemtl.pipeline.farm.job import STATE
 from edgemtl.pipeline.farm.members import needed
 from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, result_of
-from edgemtl.pipeline.subject import meaning_of
+from edgemtl.pipeline.loaded_model import read_signature
 from edgemtl.tasks.base import Metric, Task
 
 #: a part is not worth its start with fewer
@@ -48,7 +48,7 @@ def evaluate_on_farm(
         StageFailed: a part failed.
         TargetUnavailable: no worker runs this code, or the scheduler was lost.
     """
-    subject = meaning_of(path, factory)
+    subject = read_signature(path, factory)
     for task in subject.tasks:
         if not task.new_metric().found:
             raise UsageError(

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from edgemtl.backends.processor import processor_name
-from edgemtl.compress.answers import save_pictures
 from edgemtl.compress.job import Job as Search
-from edgemtl.compress.pagcp.shared import signature
+from edgemtl.compress.loss_worker import save_pictures
+from edgemtl.compress.replay.remote import signature
 from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.client import Farm
-from edgemtl.devices.farm.standing import CHANNEL
+from edgemtl.devices.farm.resident_worker import CHANNEL
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import from_network, save
-from edgemtl.pipeline.farm.looking import NETWORK, PICTURES
+from edgemtl.pipeline.farm.loss_worker_main import NETWORK, PICTURES
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
 
@@ -52,7 +52,7 @@ def on_workers(
             write_json(place / REQUEST, request)
             digests = farm.put([place / name for name in (NETWORK, PICTURES, REQUEST)])
         files = {path.name: digest for path, digest in digests.items()}
-        module = "edgemtl.pipeline.farm.looking"
+        module = "edgemtl.pipeline.farm.loss_worker_main"
         command = (PYTHON, "-P", "-m", module, f"{FOLDER}/{REQUEST}", CHANNEL)
         standing = Standing(farm, Job("held-out pictures", command, files, needs, advice=ADVICE))
         tell(f"held-out pictures are looked at by {standing.width} worker(s)")

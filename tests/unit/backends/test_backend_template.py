@@ -17,7 +17,9 @@ from support.dense_family import TinyDense, build
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Backend, Session, SessionOptions
+from edgemtl.backends.base import Backend
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.parity import TOLERANCES, compare_outputs

@@ -14,8 +14,9 @@ from support.small_graphs import GraphBuilder
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Backend
+from edgemtl.backends.base import Backend
 from edgemtl.backends.fpga import simulate
+from edgemtl.backends.types import Artefact
 from edgemtl.errors import ExitCode, StageFailed, UsageError
 from edgemtl.targets import Target
 

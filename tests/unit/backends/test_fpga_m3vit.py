@@ -14,8 +14,8 @@ from support.m3vit import TASKS, tiny
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.fpga.m3vit import encoder_of, task_works
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import StageFailed
 from edgemtl.export.module_cost import module_costs
 from edgemtl.models.m3vit.network import M3ViT

@@ -11,8 +11,8 @@ from support.dense_family import build
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.backends.layer_times import LayerTime, _Graph, layer_times
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto
 
 from edgemtl import targets
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
+from edgemtl.backends.types import SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
 
 ReluGraph = Callable[..., Path]

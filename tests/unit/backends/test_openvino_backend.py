@@ -14,8 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.openvino import OpenVinoBackend, import_openvino, session_settings
+from edgemtl.backends.types import SessionOptions
 from edgemtl.errors import TargetUnavailable
 from edgemtl.models.layers import deform_conv2d_portable
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Session, SessionOptions
 from edgemtl.backends.routed import ROUTING, Routing, read_routing, routed_session
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import SessionOptions
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import StageFailed
 from edgemtl.export.routed import SINGLE_FILE, export_routed, single_file
 

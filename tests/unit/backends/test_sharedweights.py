@@ -18,14 +18,16 @@ from support.pruning import liven, random_keep
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Availability, Backend, Problem, Session, SessionOptions
+from edgemtl.backends.base import Backend
 from edgemtl.backends.routed import NETWORKS, ROUTING
+from edgemtl.backends.session import Session
 from edgemtl.backends.sharedweights import PREFIX, inlined, is_shared
+from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE
-from edgemtl.compress.cut import cut
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.dynamic.router import Router
 from edgemtl.compress.dynamic.subnets import recalibrate
-from edgemtl.compress.groups import channel_groups
 from edgemtl.errors import StageFailed
 from edgemtl.export.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
 from edgemtl.targets import Target

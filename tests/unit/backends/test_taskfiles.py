@@ -12,7 +12,6 @@ from support.m3vit import tiny
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.backends.taskfiles import (
     TASK_FILES,
     WEIGHTS_FILE,
@@ -20,6 +19,7 @@ from edgemtl.backends.taskfiles import (
     for_task,
     with_task_files,
 )
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
-from edgemtl.backends.base import Artefact
 from edgemtl.backends.tensorrt import backend as module
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.backend import TensorRtBackend, TensorRtRtxBackend
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import table_problems
+from edgemtl.backends.types import Artefact
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.measure.latency import BenchRequest, bench
 

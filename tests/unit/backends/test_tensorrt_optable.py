@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
-from edgemtl.backends.base import Problem
 from edgemtl.backends.tensorrt.optable import table_problems
 from edgemtl.backends.tensorrt.settings import OPSET_LIMITS, Version, options_of
+from edgemtl.backends.types import Problem
 from edgemtl.errors import UsageError
 
 TENSORRT_TARGETS = [n for n in targets.names() if targets.load(n).backend.startswith("tensorrt")]

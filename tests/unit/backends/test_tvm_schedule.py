@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.tvm.schedule.machine import Machine, Tile, best, candidates, chunks, fits
+from edgemtl.backends.types import SessionOptions
 
 AVX2 = Machine(lanes=8, registers=16, cores=1)
 NEON = Machine(lanes=4, registers=32, cores=4)

@@ -21,7 +21,8 @@ from tiny_bundle import (
 )
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import BundleContents, record_selftest, verify, write_bundle
 from edgemtl.bundle.selftest import TOLERANCES, npy_bytes
 from edgemtl.devices.runner.cli import main

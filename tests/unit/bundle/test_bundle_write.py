@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tiny_bundle import NAME, SIZE, PlainSession, make_contents, members_of
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import BundleContents, open_bundle, record_selftest, write_bundle
 from edgemtl.bundle.archive import runner_bytes
 from edgemtl.errors import StageFailed

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper
 from tiny_bundle import make_contents
 
 from edgemtl import targets
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.tensorrt.backend import TensorRtBackend
 from edgemtl.backends.tensorrt.optable import table_problems
 from edgemtl.backends.tensorrt.settings import OPSET_LIMITS
 from edgemtl.backends.tensorrt.suppression import add_suppression
+from edgemtl.backends.types import SessionOptions
 from edgemtl.bundle.selftest import record_selftest
 from edgemtl.bundle.write import write_bundle
 from edgemtl.data.preprocess import InputSpec, View

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_bundle import make_contents, members_of, write_network
 
-from edgemtl.backends.base import Artefact
+from edgemtl.backends.types import Artefact
 from edgemtl.bundle.read import open_bundle
 from edgemtl.bundle.write import write_bundle
 from edgemtl.devices.runner.cli import main

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemtl.backends.base import Artefact, Session, SessionOptions
+from edgemtl.backends.session import Session
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import BundleContents, record_selftest
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.targets import Target

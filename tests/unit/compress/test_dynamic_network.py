@@ -11,7 +11,8 @@ import torch
 from support.pruning import Host, networks, random_keep
 from torch import Tensor, nn
 
-from edgemtl.compress.cut import cut
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.dynamic.accounting import Estimator, cost_model, observe, sample_macs
 from edgemtl.compress.dynamic.dependence import input_dependence, task_overlap
 from edgemtl.compress.dynamic.network import DynamicNetwork, MaskOptions
@@ -24,7 +25,6 @@ from edgemtl.compress.dynamic.training import (
     measure_masks,
     train,
 )
-from edgemtl.compress.groups import channel_groups
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 

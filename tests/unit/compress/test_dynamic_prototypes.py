@@ -8,10 +8,10 @@ import torch
 from support.dense_family import build
 from torch import Tensor
 
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.dynamic.accounting import cost_model
 from edgemtl.compress.dynamic.prototypes import Prototypes, cluster, held, make_prototypes
 from edgemtl.compress.dynamic.router import NEVER, judge
-from edgemtl.compress.groups import channel_groups
 
 
 def mask(*on: int) -> dict[str, Tensor]:

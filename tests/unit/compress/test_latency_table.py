@@ -11,15 +11,16 @@ from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
 
 from edgemtl import targets
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel
-from edgemtl.compress.groups import ChannelGroup, channel_groups
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured, backend_timer, describe
 from edgemtl.compress.latency_table import LatencyTable, Timer, measure_table
-from edgemtl.compress.masking import MaskedNetwork
-from edgemtl.compress.pagcp.graph import TracedNetwork
 from edgemtl.compress.prune import prune
-from edgemtl.compress.slices import PruneData
+from edgemtl.compress.replay.graph import TracedNetwork
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import InputRefused, TargetUnavailable
 from edgemtl.models.base import MultiTaskNetwork
@@ -161,7 +162,7 @@ def test_what_was_measured_corrects_what_is_predicted(
 def test_a_latency_goal_is_met_by_what_is_measured(tmp_path: Path) -> None:
     """Groups cut together save less than the table says of each."""
     root = write_dense_folder(tmp_path / "data", "train", count=16, seed=3)
-    data = PruneData.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
+    data = DataSplits.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
     options = PruneOptions(latency_ratio=0.62, channel_multiple=2)
     network, lines = build(), list[str]()
 

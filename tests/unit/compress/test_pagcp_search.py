@@ -17,22 +17,22 @@ from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
 
 from edgemtl.compress import prune as prune_module
-from edgemtl.compress.answers import Answers, load_pictures, save_pictures
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, targets_of
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel, Goals
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import Job, PruneOptions
-from edgemtl.compress.masking import MaskedNetwork
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.loss_worker import Answers, load_pictures, save_pictures
 from edgemtl.compress.pagcp.oracle import MOST_PICTURES
 from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.pagcp.shared import signature
 from edgemtl.compress.paper import PaperSearch
 from edgemtl.compress.prune import methods, prune
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.slices import PruneData
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.remote import signature
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.checkpoint import from_network, weights_hash
@@ -76,13 +76,13 @@ def network(pictures: DenseFolder) -> TinyDense:
 
 
 @pytest.fixture(scope="module")
-def data(pictures: DenseFolder) -> PruneData:
-    return PruneData.split([pictures], oracle=16, calibration=8)
+def data(pictures: DenseFolder) -> DataSplits:
+    return DataSplits.split([pictures], oracle=16, calibration=8)
 
 
 def _job(
     network: TinyDense,
-    data: PruneData,
+    data: DataSplits,
     options: PruneOptions,
     goals: Goals,
     elsewhere: Any = None,
@@ -143,7 +143,7 @@ def test_re_running_the_suffix_equals_running_everything(network: TinyDense) -> 
 
 
 def test_what_does_not_fit_is_computed_again_with_the_same_answer(
-    network: TinyDense, data: PruneData
+    network: TinyDense, data: DataSplits
 ) -> None:
     found = []
     for memory in (10**9, 10**6, 0):
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_computed_again_with_the_same_answer(
 
 
 def test_trials_leave_statistics_alone_and_adapting_them_hurts_no_task(
-    network: TinyDense, data: PruneData
+    network: TinyDense, data: DataSplits
 ) -> None:
     job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
     oracle = job.oracle
@@ -185,7 +185,7 @@ def test_a_trial_looks_at_some_pictures_and_the_next_turn_at_others(
     network: TinyDense, tmp_path: Path
 ) -> None:
     root = write_dense_folder(tmp_path, "train", count=76, seed=4)
-    data = PruneData.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
+    data = DataSplits.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
     job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
     gate = torch.ones(job.groups[0].width)
     gate[0] = 0
@@ -223,7 +223,7 @@ def test_the_cost_model_equals_counting_the_cut_network(network: TinyDense) -> N
     assert found.macs == pytest.approx(counter.get_total_flops() / 2)
 
 
-def test_budgets_hold_and_the_reference_never_falls(network: TinyDense, data: PruneData) -> None:
+def test_budgets_hold_and_the_reference_never_falls(network: TinyDense, data: DataSplits) -> None:
     budgets = {"parts": 1.4, "distance": 1.6}
     options = PruneOptions(budgets=budgets, channel_multiple=2)
     result = prune(network, data, options)
@@ -241,7 +241,7 @@ def test_budgets_hold_and_the_reference_never_falls(network: TinyDense, data: Pr
 
 
 def test_committed_masks_are_nested_and_references_only_rise(
-    network: TinyDense, data: PruneData
+    network: TinyDense, data: DataSplits
 ) -> None:
     job = _job(network, data, PruneOptions(channel_multiple=2), Goals(macs=0.5))
     masks: list[dict[str, torch.Tensor]] = []
@@ -262,7 +262,7 @@ def test_committed_masks_are_nested_and_references_only_rise(
 
 @pytest.mark.parametrize("way", ["check", "export"])
 def test_a_step_that_breaks_the_network_is_taken_back(
-    network: TinyDense, data: PruneData, way: str
+    network: TinyDense, data: DataSplits, way: str
 ) -> None:
     job = _job(network, data, PruneOptions(channel_multiple=2), Goals(macs=0.7))
     # The second of a sweep: when an export notices, several steps are there behind it.
@@ -297,7 +297,7 @@ def test_a_step_that_breaks_the_network_is_taken_back(
 
 @pytest.mark.parametrize("method", [name for name in ALL_METHODS if name != "pagcp-paper"])
 def test_a_goal_is_reached_and_not_overshot_much(
-    network: TinyDense, data: PruneData, method: str
+    network: TinyDense, data: DataSplits, method: str
 ) -> None:
     result = prune(network, data, PruneOptions(method, flops=0.6, channel_multiple=1))
     assert result.goals_reached
@@ -305,9 +305,9 @@ def test_a_goal_is_reached_and_not_overshot_much(
 
 
 def test_a_later_round_that_finds_nothing_only_trains(
-    network: TinyDense, data: PruneData, monkeypatch: pytest.MonkeyPatch
+    network: TinyDense, data: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search, calls = prune_module.found_or_stored, []
+    search, calls = prune_module.run_or_resume, []
 
     def nothing_the_second_time(*given: Any) -> Any:
         found, seconds = search(*given)
@@ -317,7 +317,7 @@ def test_a_later_round_that_finds_nothing_only_trains(
             found = replace(found, keep=whole, steps=())
         return found, seconds
 
-    monkeypatch.setattr(prune_module, "found_or_stored", nothing_the_second_time)
+    monkeypatch.setattr(prune_module, "run_or_resume", nothing_the_second_time)
     training = replace(data, recovery=data.calibration)
     recovery = RecoverOptions(steps=2, batch=2, evaluate_every=1, warmup=1)
     options = PruneOptions("pagcp", flops=0.6, channel_multiple=2, rounds=2, recovery=recovery)
@@ -375,7 +375,7 @@ def test_the_published_scan_keeps_its_budgets_and_spends_more(
     network: TinyDense, tmp_path: Path
 ) -> None:
     root = write_dense_folder(tmp_path, "train", count=76, seed=4)
-    data = PruneData.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
+    data = DataSplits.split([DenseFolder.open(root, "train")], oracle=64, calibration=8)
     budgets = {"parts": 1.5, "distance": 1.5}
     found = {
         method: prune(network, data, PruneOptions(method, budgets=budgets, channel_multiple=1))
@@ -388,7 +388,7 @@ def test_the_published_scan_keeps_its_budgets_and_spends_more(
 
 
 def test_others_that_look_at_the_pictures_find_the_same(
-    network: TinyDense, data: PruneData
+    network: TinyDense, data: DataSplits
 ) -> None:
     budgets = {"parts": 1.5, "distance": 1.5}
     # Not enough memory to keep everything that is worth it.
@@ -416,7 +416,7 @@ def test_others_that_look_at_the_pictures_find_the_same(
 
 
 def test_a_killed_search_goes_on_to_the_same_end(
-    network: TinyDense, data: PruneData, tmp_path: Path
+    network: TinyDense, data: DataSplits, tmp_path: Path
 ) -> None:
     options = PruneOptions(flops=0.6, channel_multiple=2)
     whole = prune(network, data, options, state_dir=tmp_path / "whole")
@@ -443,7 +443,7 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert any("finished before" in line for line in again)
 
 
-def test_a_group_of_one_task_changes_only_that_task(network: TinyDense, data: PruneData) -> None:
+def test_a_group_of_one_task_changes_only_that_task(network: TinyDense, data: DataSplits) -> None:
     job = _job(network, data, PruneOptions(channel_multiple=1), Goals())
     name = next(g.name for g in job.groups if g.tasks == ("distance",))
     gate = torch.zeros(job.by_name[name].width)
@@ -455,7 +455,7 @@ def test_a_group_of_one_task_changes_only_that_task(network: TinyDense, data: Pr
     assert job.oracle.spent.macs - before < batches * job.traced.macs
 
 
-def test_clear_errors(network: TinyDense, data: PruneData) -> None:
+def test_clear_errors(network: TinyDense, data: DataSplits) -> None:
     with pytest.raises(UsageError, match="needs a goal"):
         prune(network, data, PruneOptions("l1-uniform"))
     with pytest.raises(UsageError, match="no pruning method"):
@@ -475,6 +475,6 @@ def test_clear_errors(network: TinyDense, data: PruneData) -> None:
 
 def test_unlabelled_tasks_are_named(network: TinyDense, tmp_path: Path) -> None:
     root = write_dense_folder(tmp_path, "train", count=14, kinds=["segmentation"])
-    data = PruneData.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
+    data = DataSplits.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
     with pytest.raises(StageFailed, match="'distance'"):
         prune(network, data, PruneOptions(flops=0.5))

@@ -13,8 +13,8 @@ from support.small_graphs import GraphBuilder, relative_error, run
 
 from edgemtl import targets
 from edgemtl.backends import processor, registry
-from edgemtl.backends.base import SessionOptions
 from edgemtl.backends.int8 import int8_problems, is_int8, runs_int8, unsigned_activations
+from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.compress.quantize.qdq import insert_qdq
 from edgemtl.compress.quantize.ranges import magnitudes

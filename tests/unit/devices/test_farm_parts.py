@@ -18,7 +18,7 @@ from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.certificates import make_certificates
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.store import BLOCK, KEPT_DAYS, FileStore, plain_path
-from edgemtl.devices.farm.work import FOLDER, PYTHON, Bench, Job, JobResult, work
+from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult, Workspace, work
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
 from edgemtl.pipeline.farm.evaluating import FEWEST_PICTURES, _ranges
@@ -124,12 +124,12 @@ def test_no_path_leaves_its_folder(name: str) -> None:
         plain_path(name)
 
 
-def bench_in(folder: Path, lines: list[str]) -> Bench:
+def bench_in(folder: Path, lines: list[str]) -> Workspace:
     def nothing(digest: str, offset: int) -> bytes:
         raise InputRefused("not there", where=digest)
 
     store = FileStore(folder / "files")
-    return Bench(
+    return Workspace(
         store, folder / "jobs", folder / "locks", nothing, lambda digest, path: None, lines.append
     )
 

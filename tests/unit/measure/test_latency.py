@@ -17,7 +17,7 @@ import psutil
 import pytest
 from support.fakebackend import FakeBackend
 
-from edgemtl.backends.base import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, UsageError
 from edgemtl.measure.latency import (

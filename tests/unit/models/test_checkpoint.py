@@ -328,8 +328,8 @@ def test_a_directory_that_claims_more_disks_is_refused(stored: Path, tmp_path: P
 def test_what_was_cut_from_a_factorys_network_is_cut_again(tmp_path: Path) -> None:
     import support.dense_family
 
-    from edgemtl.compress.cut import cut
-    from edgemtl.compress.groups import channel_groups
+    from edgemtl.compress.channels.cut import cut
+    from edgemtl.compress.channels.discover import channel_groups
 
     network = support.dense_family.build()
     group = next(g for g in channel_groups(network) if g.width > 8)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import dense_family, vit_family
 
-from edgemtl.compress.cut import cut
+from edgemtl.compress.channels.cut import cut
 from edgemtl.errors import InputRefused
 from edgemtl.models import checkpoint
 from edgemtl.models.registry import build

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.command import edgemtl
 
-from edgemtl.backends.base import Artefact
+from edgemtl.backends.types import Artefact
 from edgemtl.bundle import BundleContents
 from edgemtl.bundle.write import write_bundle
 from edgemtl.devices.ssh import DeviceRun

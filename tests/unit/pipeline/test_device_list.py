@@ -8,8 +8,8 @@ import pytest
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.base import Availability
 from edgemtl.backends.openvino import OpenVinoBackend
+from edgemtl.backends.types import Availability
 from edgemtl.pipeline.environment import device_list
 
 

@@ -10,7 +10,7 @@ from support.dense_family import build
 from support.dense_work import write_dense_work
 
 from edgemtl import recipes, targets
-from edgemtl.backends.base import SessionOptions
+from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize.results import Culprit, QuantizeResult
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError

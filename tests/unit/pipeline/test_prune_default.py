@@ -11,8 +11,8 @@ from support.dense_family import build
 from support.dense_work import FACTORY, DenseWork
 
 from edgemtl import recipes, targets
-from edgemtl.compress.cut import cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline import prune_default

@@ -14,8 +14,8 @@ from support.dense_family import build
 from support.dense_work import FACTORY, DenseWork, write_dense_work
 
 from edgemtl import recipes, targets
-from edgemtl.backends.base import Availability
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
+from edgemtl.backends.types import Availability
 from edgemtl.pipeline import cache, stage
 from edgemtl.pipeline.cache import StageCache
 from edgemtl.pipeline.plan import plan

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.batches import Prepared, losses_of
+from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.cost import Goals
-from edgemtl.compress.cut import cut
 from edgemtl.compress.job import Job, PruneOptions
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.pictures import Pictures, Question
-from edgemtl.compress.pagcp.shared import packed, signature, state_of, unpacked
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.losses import LossEvaluator, LossRequest
+from edgemtl.compress.replay.remote import packed, signature, state_of, unpacked
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.files import write_atomically
@@ -28,7 +28,7 @@ _FACES = "faces"
 
 
 class Answers:
-    """Answers questions of :class:`edgemtl.compress.pagcp.shared.SharedPictures`.
+    """Answers questions of :class:`edgemtl.compress.replay.remote.RemoteLossEvaluator`.
 
     What is kept is of the state that the last question called committed; what differs from it in
     the next one's is dropped.
@@ -56,7 +56,7 @@ class Answers:
                 "the network is another one on the worker",
                 hint="workers need the same version of your own network's code (--factory)",
             )
-        self._pictures = Pictures(self._job.traced, network.tasks, self._job.batches)
+        self._pictures = LossEvaluator(self._job.traced, network.tasks, self._job.batches)
         self._committed = State()
         self._cut: tuple[dict[str, Tensor], MultiTaskNetwork] | None = None
 
@@ -73,7 +73,9 @@ class Answers:
         found = []
         for one in asked["questions"]:
             state = self._committed if one["state"] is None else state_of(one["state"])
-            question = Question(one["index"], state, int(one["dirty"], 16), tuple(one["columns"]))
+            question = LossRequest(
+                one["index"], state, int(one["dirty"], 16), tuple(one["columns"])
+            )
             losses, _ = self._pictures.losses(question)
             found.append(torch.from_numpy(losses))
         return packed({"losses": found})

@@ -14,12 +14,12 @@ from support.data import write_dense_folder
 from support.dense_family import build
 
 from edgemtl.compress import prune as prune_module
+from edgemtl.compress.best_round import BudgetViolation, furthest_over
+from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
-from edgemtl.compress.keeping import TooMuch, furthest_over
 from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions, RecoverResult
-from edgemtl.compress.slices import PruneData
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import UsageError
 from edgemtl.models.checkpoint import weights_hash
@@ -35,10 +35,12 @@ def _recovery(*drops: Mapping[str, float], best: int = 0) -> RecoverResult:
 
 def test_the_task_furthest_over_is_named() -> None:
     assert furthest_over(_recovery(INSIDE), MOST) is None
-    assert furthest_over(_recovery(OVER), MOST) == TooMuch("distance", 0.05, 0.02)
+    assert furthest_over(_recovery(OVER), MOST) == BudgetViolation("distance", 0.05, 0.02)
     both = {"parts": 0.05, "distance": 0.055}
-    assert furthest_over(_recovery(both), MOST) == TooMuch("parts", 0.05, 0.01)
-    assert furthest_over(_recovery({"parts": math.inf}), MOST) == TooMuch("parts", math.inf, 0.01)
+    assert furthest_over(_recovery(both), MOST) == BudgetViolation("parts", 0.05, 0.01)
+    assert furthest_over(_recovery({"parts": math.inf}), MOST) == BudgetViolation(
+        "parts", math.inf, 0.01
+    )
 
 
 def test_what_is_judged_is_the_network_that_was_kept() -> None:
@@ -60,7 +62,7 @@ class Pruned:
         options: of the pruning, less what the tasks may lose.
     """
 
-    data: PruneData
+    data: DataSplits
     drops: list[Mapping[str, float]]
     left: list[str]
     options: PruneOptions
@@ -80,7 +82,7 @@ class Pruned:
 @pytest.fixture
 def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pruned:
     root = write_dense_folder(tmp_path / "dense", "train", count=12, seed=3)
-    data = PruneData.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
+    data = DataSplits.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
     recovery = RecoverOptions(steps=4, batch=2, evaluate_every=2, warmup=1)
     options = PruneOptions("l1-uniform", flops=0.5, channel_multiple=1, rounds=2, recovery=recovery)
     found = Pruned(data, [INSIDE, OVER], [], options)

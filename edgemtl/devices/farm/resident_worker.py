@@ -18,7 +18,16 @@ from dataclasses import asdict
 from typing import Any
 
 from edgemtl.devices.farm import channel
-from edgemtl.devices.farm.work import Bench, Job, bench_of, end, ended, lay_out, new_folder, start
+from edgemtl.devices.farm.work import (
+    Job,
+    Workspace,
+    end,
+    ended,
+    lay_out,
+    new_folder,
+    start,
+    workspace_of,
+)
 from edgemtl.errors import StageFailed, as_data
 from edgemtl.files import as_told
 
@@ -48,7 +57,7 @@ def answer_question(job: Mapping[str, Any], question: bytes) -> dict[str, Any]:
 
     worker = get_worker()
     try:
-        bench = bench_of(worker, lambda line: None)
+        bench = workspace_of(worker, lambda line: None)
         return {"worker": str(worker.name), "answer": _answer(Job(**job), bench, question)}
     except Exception as problem:
         return {"worker": str(worker.name), "error": as_data(as_told(problem))}
@@ -61,7 +70,7 @@ def end_program(key: str) -> None:
         program.end()
 
 
-def _answer(job: Job, bench: Bench, question: bytes) -> bytes:
+def _answer(job: Job, bench: Workspace, question: bytes) -> bytes:
     key = key_of(job)
     for other in [other for other in _PROGRAMS if other != key]:
         end_program(other)
@@ -87,7 +96,7 @@ class _Program:
         bench: where this worker works.
     """
 
-    def __init__(self, job: Job, bench: Bench) -> None:
+    def __init__(self, job: Job, bench: Workspace) -> None:
         self._job = job
         self._folder = new_folder(bench)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program

@@ -9,7 +9,7 @@ any other operator become fixed, so that an unknown one costs freedom, never cor
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from edgemtl.compress.labels import Atoms, Field, Fields, Ints, along
+from edgemtl.compress.channels.labels import ChannelIds, ChannelMap, ChannelMaps, Ints, along
 
 Origin = tuple[str, int]
 
@@ -68,7 +68,7 @@ class Trace:
         tasks: task name -> names of the weights its outputs depend on.
     """
 
-    atoms: Atoms
+    atoms: ChannelIds
     starts: dict[Origin, Ints] = dataclass_field(default_factory=dict)
     produced: dict[Origin, None] = dataclass_field(default_factory=dict)
     consumed: dict[Origin, None] = dataclass_field(default_factory=dict)
@@ -76,15 +76,22 @@ class Trace:
     tasks: dict[str, frozenset[str]] = dataclass_field(default_factory=dict)
 
 
+#: what an operator does to labels: (tracer, operator, arguments, keyword arguments, result)
+ApplyRule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches operators run; see the module's text. ``network`` must not be in use elsewhere.
+    """Watches operators run; see the module's text.
+
+    ``network`` must not be in use elsewhere; ``apply_rule`` knows the operators (see rules.py).
 
     Outputs are given to :meth:`fix` and :meth:`output`, then :meth:`finish` completes the trace.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, apply_rule: ApplyRule) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace = Trace(Atoms())
+        self._apply_rule = apply_rule
+        self.trace = Trace(ChannelIds())
         self._splits: list[Split] = []
         self._fields: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._state = {
@@ -114,7 +121,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- what tensors carry
 
     @property
-    def atoms(self) -> Atoms:
+    def atoms(self) -> ChannelIds:
         """The classes of channels."""
         return self.trace.atoms
 
@@ -123,11 +130,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Path of the innermost module that runs now."""
         return self._path[-1]
 
-    def fields(self, tensor: Tensor) -> Fields:
+    def fields(self, tensor: Tensor) -> ChannelMaps:
         """What is known of a tensor; weights are labelled along each dimension."""
         known = self._state.get(id(tensor))
         if known is None:
-            found: Fields = self._fields.get(tensor, ())  # type: ignore[no-untyped-call]
+            found: ChannelMaps = self._fields.get(tensor, ())  # type: ignore[no-untyped-call]
             return tuple(f for f in found if not self.atoms.all_fixed(f.core()))
         name = known[1]
         made = []
@@ -136,20 +143,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if (name, axis) not in self.trace.starts:
                     self.trace.starts[name, axis] = self.atoms.new(size)
                 labels = along(self.trace.starts[name, axis], tensor.shape, axis)
-                made.append(Field(labels, (name, axis)))
+                made.append(ChannelMap(labels, (name, axis)))
         return tuple(made)
 
-    def attach(self, tensor: Tensor, fields: Fields) -> None:
+    def attach(self, tensor: Tensor, fields: ChannelMaps) -> None:
         """Say what a result carries, and note where labels vary along several axes."""
         assert all(f.labels.shape == tensor.shape for f in fields)
         self._fields[tensor] = fields
 
-    def fix(self, fields: Fields) -> None:
+    def fix(self, fields: ChannelMaps) -> None:
         """Make channels unremovable."""
         for item in fields:
             self.atoms.fix(item.core())
 
-    def note_split(self, item: Field, pinned: int | None = None) -> None:
+    def note_split(self, item: ChannelMap, pinned: int | None = None) -> None:
         """Labels vary along ``item.axes``; the axis ``pinned`` cannot shrink."""
         free = tuple(place for place, axis in enumerate(item.axes) if axis != pinned)
         if not free:
@@ -173,15 +180,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        from edgemtl.compress.tracing_rules import apply_rule
-
         named = dict(kwargs or {})
         result = func(*args, **named)
         inputs = _tensors([*args, *named.values()])
         outputs = _tensors([result])
         self._follow(inputs, outputs)
         if any(self.fields(tensor) for tensor in inputs):
-            apply_rule(self, func, args, named, result)
+            self._apply_rule(self, func, args, named, result)
         return result
 
     def _follow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -225,7 +230,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _classes_left(roots: Ints, axis: int) -> int:
         """How many removable classes would be left if slices along ``axis`` were united."""
         slices = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
-        trial = Atoms()
+        trial = ChannelIds()
         values, inverse = np.unique(np.append(slices.reshape(-1), 0), return_inverse=True)
         trial.new(len(values) - 1)  # value 0, the fixed class, is the lowest: atom 0
         dense = inverse[:-1].reshape(slices.shape)
@@ -244,7 +249,12 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def trace(network: nn.Module, images: Tensor, tasks: Mapping[str, Sequence[str]]) -> Trace:
+def trace(
+    network: nn.Module,
+    images: Tensor,
+    tasks: Mapping[str, Sequence[str]],
+    apply_rule: ApplyRule,
+) -> Trace:
     """Watch one forward pass.
 
     Args:
@@ -252,8 +262,9 @@ def trace(network: nn.Module, images: Tensor, tasks: Mapping[str, Sequence[str]]
             by name.
         images: what to call it with.
         tasks: task name -> names of its outputs.
+        apply_rule: moves labels through an operator (see rules.py).
     """
-    tracer = Tracer(network)
+    tracer = Tracer(network, apply_rule)
     with tracer:
         answers = network(images)
     for tensor in answers.values():  # some belong to no task

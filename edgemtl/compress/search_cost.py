@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Spent:
+class SearchCost:
     """What the oracle cost.
 
     Attributes:
@@ -23,9 +23,9 @@ class Spent:
     trials: int = 0
     seconds: float = 0.0
 
-    def plus(self, other: Spent) -> Spent:
+    def plus(self, other: SearchCost) -> SearchCost:
         """The sum."""
-        return Spent(
+        return SearchCost(
             self.macs + other.macs,
             self.images + other.images,
             self.trials + other.trials,
@@ -42,8 +42,8 @@ class Spent:
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Spent:
+    def from_dict(data: Mapping[str, Any]) -> SearchCost:
         """Parse :meth:`to_dict`."""
-        return Spent(
+        return SearchCost(
             int(data["macs"]), int(data["images"]), int(data["trials"]), float(data["seconds"])
         )

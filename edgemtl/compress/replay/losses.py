@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgemtl.compress.batches import Batch, losses_per_image
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
+from edgemtl.compress.replay.graph import State, TracedNetwork
 from edgemtl.tasks.base import Task
 
 #: batch -> step -> what is kept of its output
@@ -19,7 +19,7 @@ Stores = dict[int, dict[int, Any]]
 
 
 @dataclass(frozen=True)
-class Question:
+class LossRequest:
     """What the losses of one batch are.
 
     Attributes:
@@ -35,7 +35,7 @@ class Question:
     columns: tuple[int, ...]
 
 
-class Pictures:
+class LossEvaluator:
     """Batches, and the outputs that are kept of the committed state.
 
     Args:
@@ -53,7 +53,7 @@ class Pictures:
         #: the same of the trial that is judged, for when it is committed; None between trials
         self.fresh: Stores | None = None
 
-    def expect(self, committed: State, questions: Sequence[Question]) -> None:
+    def expect(self, committed: State, questions: Sequence[LossRequest]) -> None:
         """Say what will be asked next, in this order, or at least the first of it.
 
         Args:
@@ -61,7 +61,7 @@ class Pictures:
             questions: at most two per batch, one of them of the committed state.
         """
 
-    def losses(self, question: Question) -> tuple[NDArray[np.float64], int]:
+    def losses(self, question: LossRequest) -> tuple[NDArray[np.float64], int]:
         """(count, tasks) losses of a batch, 0 in columns that were not asked for, and the
         multiply-accumulates that they took with what was kept."""
         index = question.index
@@ -106,10 +106,10 @@ class Pictures:
         for store in self.stores:
             store.clear()
 
-    def tasks_of(self, question: Question) -> list[Task]:
+    def tasks_of(self, question: LossRequest) -> list[Task]:
         """The tasks whose losses are asked for."""
         return [self.tasks[column] for column in question.columns]
 
-    def outputs_of(self, question: Question) -> list[str]:
+    def outputs_of(self, question: LossRequest) -> list[str]:
         """Their outputs."""
         return [name for task in self.tasks_of(question) for name in task.outputs]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from support.pruning import Host, random_keep
 from torch import Tensor, nn
 
-from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.channels.cut import check_cut, cut
+from edgemtl.compress.channels.discover import channel_groups
 
 
 class Lambda(nn.Module):

@@ -13,7 +13,7 @@ from edgemtl.errors import UsageError
 
 
 @dataclass(frozen=True)
-class PruneData:
+class DataSplits:
     """Disjoint slices of training data.
 
     Attributes:
@@ -29,7 +29,7 @@ class PruneData:
     @staticmethod
     def split(
         datasets: Sequence[Dataset], oracle: int = 128, calibration: int = 56, seed: int = 0
-    ) -> PruneData:
+    ) -> DataSplits:
         """Cut training data into the three slices, taking equally from each data set.
 
         Args:
@@ -54,4 +54,4 @@ class PruneData:
             cuts = (order[: ends[0]], order[ends[0] : ends[1]], sorted(order[ends[1] :]))
             for part, indices in zip(parts, cuts, strict=True):
                 part.append(dataset.subset(indices))
-        return PruneData(*(Concatenated(part) for part in parts))
+        return DataSplits(*(Concatenated(part) for part in parts))

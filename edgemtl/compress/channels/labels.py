@@ -19,7 +19,7 @@ from torch import Tensor
 Ints = NDArray[np.int64]
 
 
-class Atoms:
+class ChannelIds:
     """Union-find over atoms; the class of atom 0 is fixed."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Atoms:
 
 
 @dataclass(frozen=True)
-class Field:
+class ChannelMap:
     """Labels of one tensor's elements.
 
     Attributes:
@@ -104,7 +104,7 @@ class Field:
         return result
 
 
-def field(labels: Tensor, origin: tuple[str, int] | None = None) -> Field | None:
+def field(labels: Tensor, origin: tuple[str, int] | None = None) -> ChannelMap | None:
     """A field in its canonical form, or None when there is nothing that varies."""
     core = labels
     for axis in range(labels.dim()):
@@ -114,7 +114,7 @@ def field(labels: Tensor, origin: tuple[str, int] | None = None) -> Field | None
         first = core.narrow(axis, 0, 1)
         if core.size(axis) > 1 and bool((core == first).all()):
             core = first
-    made = Field(core.contiguous().expand(labels.shape), origin)
+    made = ChannelMap(core.contiguous().expand(labels.shape), origin)
     return made if made.axes else None
 
 
@@ -125,11 +125,11 @@ def along(labels: Ints, shape: Sequence[int], axis: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(labels)).view(view).expand(tuple(shape))
 
 
-Fields = tuple[Field, ...]
+ChannelMaps = tuple[ChannelMap, ...]
 
 
-def merge(atoms: Atoms, operands: Iterable[tuple[Sequence[int], Fields]]) -> Fields:
-    """Fields of the result of an element-wise operation with broadcasting.
+def merge(atoms: ChannelIds, operands: Iterable[tuple[Sequence[int], ChannelMaps]]) -> ChannelMaps:
+    """ChannelMaps of the result of an element-wise operation with broadcasting.
 
     An axis that one operand labels and another fills with more than one unlabelled element (a
     constant, say) cannot shrink, so those labels become fixed.
@@ -155,7 +155,7 @@ def merge(atoms: Atoms, operands: Iterable[tuple[Sequence[int], Fields]]) -> Fie
                     for axis in item.axes
                 ):
                     atoms.fix(item.core())
-    merged: list[Field] = []
+    merged: list[ChannelMap] = []
     for _, fields in spread:
         for item in fields:
             found = [one for one in merged if set(one.axes) & set(item.axes)]

@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import Node, map_arg
 from torch.utils.flop_counter import flop_registry
 
-from edgemtl.compress.pagcp.folded_norm import FoldedNorm, Statistics
+from edgemtl.compress.replay.folded_norm import FoldedNorm, Statistics
 
 #: runs a masked network: images, gate per group name -> output name -> tensor
 Run = Callable[[Tensor, Mapping[str, Tensor]], dict[str, Tensor]]

@@ -18,7 +18,7 @@ from edgemtl.errors import InputRefused
 PICTURE_BYTES = 1_500_000_000
 
 
-class Pictures:
+class TrainLoader:
     """Random training pictures; decoded ones are kept while memory allows.
 
     Args:
@@ -71,7 +71,7 @@ class Pictures:
 class Prefetcher:
     """Prepares the next batches in a thread; errors reach the one who asks."""
 
-    def __init__(self, pictures: Pictures, start: int, stop: int) -> None:
+    def __init__(self, pictures: TrainLoader, start: int, stop: int) -> None:
         self._queue: queue.Queue[list[Prepared] | Exception] = queue.Queue(maxsize=2)
         self._ended = threading.Event()
         self._work_args = (pictures, start, stop)

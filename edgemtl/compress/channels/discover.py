@@ -1,113 +1,25 @@
 """Which channels of a network have to go together, read off its graph.
 
-No layer is listed by hand: the labels of tracing.py tell which positions of which weights are one
+No layer is listed by hand: the labels of tracer.py tell which positions of which weights are one
 and the same channel, through residual sums, concatenations, depthwise and grouped convolutions,
-channel shuffles, attention heads, cross-stitches. A *unit* is the least that can be removed; a
-*group* is the units that live in the same weights, so that any subset of them may stay.
+channel shuffles, attention heads, cross-stitches.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, gcd
-from typing import Literal
+from dataclasses import replace
 
 from torch import nn
 
-from edgemtl.compress.tracing import Counted, Origin, Trace, trace
+from edgemtl.compress.channels.groups import Attribute, ChannelGroup, Member, Role
+from edgemtl.compress.channels.rules import apply_rule
+from edgemtl.compress.channels.tracer import Counted, Origin, Trace, trace
+from edgemtl.compress.channels.trial import filter_prunable
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
 from edgemtl.models.surgery import example_images
-
-Role = Literal["producer", "consumer", "follower"]
-#: the narrowest a group may become, as a share of its width
-FLOOR = 0.125
-
-
-@dataclass(frozen=True)
-class Member:
-    """One dimension of one weight (or buffer) that shrinks with the group.
-
-    Attributes:
-        tensor: name in the network's ``named_parameters`` or ``named_buffers``.
-        dim: the dimension.
-        role: ``producer`` writes the channels, ``consumer`` sums over them, ``follower`` belongs
-            to them (bias, norm, depthwise kernel).
-        per_unit: positions per unit.
-        positions: those of unit 0, then of unit 1, ...; ``per_unit`` each.
-    """
-
-    tensor: str
-    dim: int
-    role: Role
-    per_unit: int
-    positions: tuple[int, ...]
-
-    def of(self, unit: int) -> tuple[int, ...]:
-        """Positions of one unit."""
-        return self.positions[unit * self.per_unit : (unit + 1) * self.per_unit]
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A number in a module that counts the group's units (``groups`` of a depthwise layer).
-
-    Attributes:
-        module: path of the module.
-        name: of the attribute.
-        per_unit: by how much it falls per removed unit.
-    """
-
-    module: str
-    name: str
-    per_unit: int
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels of which any subset may stay.
-
-    Attributes:
-        name: path of the module that first writes them (``#1``, ``#2`` behind it when a module
-            writes several groups).
-        width: prunable units.
-        members: what shrinks.
-        tasks: tasks whose outputs depend on it, in the network's order.
-        attributes: numbers that fall with the width.
-    """
-
-    name: str
-    width: int
-    members: tuple[Member, ...]
-    tasks: tuple[str, ...]
-    attributes: tuple[Attribute, ...] = ()
-
-    @property
-    def channels_per_unit(self) -> int:
-        """Channels a unit has in the narrowest of its layers (a head's width, say); mostly 1."""
-        return min(member.per_unit for member in self.members)
-
-    def with_role(self, role: Role) -> tuple[Member, ...]:
-        """Members of one role, in the order of computation."""
-        return tuple(member for member in self.members if member.role == role)
-
-
-def snapped_widths(group: ChannelGroup, multiple: int) -> list[int]:
-    """Widths in units that a search may choose from, rising, the full width included.
-
-    Widths whose channels are a multiple of ``multiple``, no narrower than that and than 12.5 % of
-    the group.
-
-    Args:
-        group: the group.
-        multiple: channels a target computes at once (8, say); 1 allows every width.
-    """
-    step = multiple // gcd(multiple, group.channels_per_unit)
-    lowest = max(step, ceil(FLOOR * group.width))
-    widths = [w for w in range(step, group.width, step) if w >= lowest]
-    return [*widths, group.width]
 
 
 def channel_groups(
@@ -128,13 +40,11 @@ def channel_groups(
     Raises:
         UsageError: a task the network does not have.
     """
-    from edgemtl.compress.trial import tried
-
     wanted = {task.name for task in network.selected(tasks)}
     traced = _traced(network)
     groups = _grouped(traced, network)
     modules = dict(network.named_modules())
-    groups = tried(network, groups, lambda group: _candidates(modules, traced, group))
+    groups = filter_prunable(network, groups, lambda group: _candidates(modules, traced, group))
     return tuple(group for group in groups if wanted & set(group.tasks))
 
 
@@ -145,7 +55,7 @@ def _traced(network: MultiTaskNetwork) -> Trace:
             module.lowering = "portable"  # of operators that the tracer knows
 
     outputs = {task.name: task.outputs for task in network.tasks}
-    return trace(copied, example_images(copied), outputs)
+    return trace(copied, example_images(copied), outputs, apply_rule)
 
 
 def _grouped(traced: Trace, network: MultiTaskNetwork) -> list[ChannelGroup]:
@@ -223,6 +133,3 @@ def _names(module: nn.Module, counted: Counted) -> list[str]:
     if counted.attribute is not None:
         return [counted.attribute] if vars(module).get(counted.attribute) == size else []
     return [name for name, value in vars(module).items() if type(value) is int and value == size]
-
-
-__all__ = ["Attribute", "ChannelGroup", "Member", "channel_groups", "snapped_widths"]

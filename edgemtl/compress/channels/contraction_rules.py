@@ -1,4 +1,4 @@
-"""Rules for operators that sum over channels or normalise them (see tracing_rules.py)."""
+"""Rules for operators that sum over channels or normalise them (see rules.py)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.compress.labels import Field, Fields, along, field, merge
-from edgemtl.compress.tracing import Tracer
-from edgemtl.compress.tracing_moves import Args, blocked, channelwise, first_of, tensors_of
+from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, field, merge
+from edgemtl.compress.channels.shape_rules import Args, blocked, channelwise, first_of, tensors_of
+from edgemtl.compress.channels.tracer import Tracer
 
 
 def norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
@@ -23,7 +23,7 @@ def norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
     for tensor in args[1:5]:
         if isinstance(tensor, Tensor):
             viewed = tensor.reshape(shape)
-            lifted = tuple(Field(f.labels.reshape(shape)) for f in tracer.fields(tensor))
+            lifted = tuple(ChannelMap(f.labels.reshape(shape)) for f in tracer.fields(tensor))
             operands.append((tuple(viewed.shape), lifted))
     tracer.attach(target, merge(tracer.atoms, operands))
 
@@ -34,7 +34,7 @@ def layer_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
     blocked(tracer, args[0], range(rank - len(args[1]), rank), result)
 
 
-def _pair(tracer: Tracer, first: list[Field], second: list[Field], axis: int) -> None:
+def _pair(tracer: Tracer, first: list[ChannelMap], second: list[ChannelMap], axis: int) -> None:
     """Unite labels that meet along a summed axis.
 
     Where several fields share the axis (a flattened kernel, say) those belong together whose
@@ -53,7 +53,7 @@ def _pair(tracer: Tracer, first: list[Field], second: list[Field], axis: int) ->
     tracer.fix(tuple(left))
 
 
-def _pattern(item: Field, axis: int) -> Any:
+def _pattern(item: ChannelMap, axis: int) -> Any:
     """Which places along ``axis`` hold the same labels, as numbers of first occurrence."""
     rows = np.moveaxis(item.core(), axis, 0)
     flat = rows.reshape(rows.shape[0], -1)
@@ -61,12 +61,14 @@ def _pattern(item: Field, axis: int) -> Any:
     return np.argsort(np.argsort(start))[inverse.reshape(-1)]
 
 
-def _product(tracer: Tracer, a: tuple[Tensor, Fields], b: tuple[Tensor, Fields]) -> Fields:
+def _product(
+    tracer: Tracer, a: tuple[Tensor, ChannelMaps], b: tuple[Tensor, ChannelMaps]
+) -> ChannelMaps:
     """Labels of a (B, M, K) @ b (B, K, N), in that shape."""
     (left, left_fields), (right, right_fields) = a, b
     shape = (left.shape[0], left.shape[1], left.shape[2], right.shape[2])
 
-    def lift(fields: Fields, place: int) -> list[Field]:
+    def lift(fields: ChannelMaps, place: int) -> list[ChannelMap]:
         made = [field(f.labels.unsqueeze(place).expand(shape), f.origin) for f in fields]
         return [item for item in made if item is not None]
 
@@ -75,7 +77,7 @@ def _product(tracer: Tracer, a: tuple[Tensor, Fields], b: tuple[Tensor, Fields])
     here = [f for f in ours if summed in f.axes]
     there = [f for f in theirs if summed in f.axes]
     weights = [f for f in here + there if f.origin is not None]
-    rest: list[list[Field]] = [
+    rest: list[list[ChannelMap]] = [
         [f for f in fields if summed not in f.axes] for fields in (ours, theirs)
     ]
     if weights:
@@ -96,10 +98,10 @@ def _product(tracer: Tracer, a: tuple[Tensor, Fields], b: tuple[Tensor, Fields])
                 one = field(item.labels.narrow(summed, 0, 1).expand(shape))
                 if one is not None:
                     kept.append(one)
-    operands: list[tuple[tuple[int, ...], Fields]] = []
+    operands: list[tuple[tuple[int, ...], ChannelMaps]] = []
     for fields, size in zip(rest, ((*shape[:2], 1), (shape[0], 1, shape[3])), strict=True):
         sides = [f.labels.narrow(summed, 0, 1).squeeze(summed) for f in fields]
-        operands.append((size, tuple(Field(_narrowed(side, size)) for side in sides)))
+        operands.append((size, tuple(ChannelMap(_narrowed(side, size)) for side in sides)))
     return merge(tracer.atoms, operands)
 
 
@@ -122,22 +124,22 @@ def mm_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
     """Matrix products, with or without a bias."""
     a, b = args[:2] if func._schema.name == "aten::mm" else args[1:3]
 
-    def lifted(tensor: Tensor) -> tuple[Tensor, Fields]:
-        made = tuple(Field(f.labels.unsqueeze(0), f.origin) for f in tracer.fields(tensor))
+    def lifted(tensor: Tensor) -> tuple[Tensor, ChannelMaps]:
+        made = tuple(ChannelMap(f.labels.unsqueeze(0), f.origin) for f in tracer.fields(tensor))
         return tensor.unsqueeze(0), made
 
-    fields = tuple(Field(f.labels.squeeze(0)) for f in _product(tracer, lifted(a), lifted(b)))
+    fields = tuple(ChannelMap(f.labels.squeeze(0)) for f in _product(tracer, lifted(a), lifted(b)))
     _add_bias(tracer, func, "aten::addmm", args, fields, result)
 
 
 def _add_bias(
-    tracer: Tracer, func: Any, with_bias: str, args: Args, fields: Fields, result: Tensor
+    tracer: Tracer, func: Any, with_bias: str, args: Args, fields: ChannelMaps, result: Tensor
 ) -> None:
     if func._schema.name == with_bias:
         bias = args[0]
         operands = [(bias.shape, tracer.fields(bias)), (result.shape, fields)]
         fields = merge(tracer.atoms, operands)
-    tracer.attach(result, tuple(Field(f.labels) for f in fields))
+    tracer.attach(result, tuple(ChannelMap(f.labels) for f in fields))
 
 
 def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
@@ -178,11 +180,13 @@ def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> N
         if isinstance(bias, Tensor):
             for other in tracer.fields(bias):
                 tracer.atoms.unite(item.core().reshape(-1), other.core().reshape(-1))
-        made.append(Field(along(item.core().reshape(-1), result.shape, 1)))
+        made.append(ChannelMap(along(item.core().reshape(-1), result.shape, 1)))
     tracer.attach(result, tuple(made))
 
 
-def _depthwise(tracer: Tracer, incoming: list[Field], outer: list[Field], groups: int) -> None:
+def _depthwise(
+    tracer: Tracer, incoming: list[ChannelMap], outer: list[ChannelMap], groups: int
+) -> None:
     if len(incoming) != 1 or len(outer) != 1:
         tracer.fix((*incoming, *outer))
         return
@@ -191,12 +195,12 @@ def _depthwise(tracer: Tracer, incoming: list[Field], outer: list[Field], groups
     tracer.note_count(channels, "groups")
 
 
-def _flat(tracer: Tracer, fields: Sequence[Field], axis: int) -> list[Field]:
+def _flat(tracer: Tracer, fields: Sequence[ChannelMap], axis: int) -> list[ChannelMap]:
     """Labels along one axis as vectors; what varies along another axis too is fixed."""
     made = []
     for item in fields:
         if item.axes == (axis,):
-            made.append(Field(torch.from_numpy(item.core().reshape(-1))))
+            made.append(ChannelMap(torch.from_numpy(item.core().reshape(-1))))
         else:
             tracer.atoms.fix(item.core())
     return made
@@ -210,15 +214,15 @@ def attention(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
         tracer.fix(tracer.fields(mask))
     query, key, value = tensors[:3]
 
-    def folded(tensor: Tensor, swap: bool = False) -> tuple[Tensor, Fields]:
-        fields = [Field(f.labels.flatten(0, -3)) for f in tracer.fields(tensor)]
+    def folded(tensor: Tensor, swap: bool = False) -> tuple[Tensor, ChannelMaps]:
+        fields = [ChannelMap(f.labels.flatten(0, -3)) for f in tracer.fields(tensor)]
         flat = tensor.flatten(0, -3)
         if swap:
             flat = flat.transpose(1, 2)
-            fields = [Field(f.labels.transpose(1, 2)) for f in fields]
+            fields = [ChannelMap(f.labels.transpose(1, 2)) for f in fields]
         return flat, tuple(f for g in fields if (f := field(g.labels)) is not None)
 
     scores = _product(tracer, folded(query), folded(key, swap=True))
     left = torch.empty((query.shape[:-2].numel(), query.shape[-2], key.shape[-2]), device="meta")
     out = _product(tracer, (left, scores), folded(value))
-    tracer.attach(target, tuple(Field(f.labels.reshape(target.shape)) for f in out))
+    tracer.attach(target, tuple(ChannelMap(f.labels.reshape(target.shape)) for f in out))

@@ -1,4 +1,4 @@
-"""What each of torch's operators does to the labels of channels (see tracing.py)."""
+"""What each of torch's operators does to the labels of channels (see tracer.py)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from edgemtl.compress import tracing_moves as moves
-from edgemtl.compress import tracing_products as products
-from edgemtl.compress.tracing import Tracer
+from edgemtl.compress.channels import contraction_rules as products
+from edgemtl.compress.channels import shape_rules as moves
+from edgemtl.compress.channels.tracer import Tracer
 
 Args = tuple[Any, ...]
 Rule = Callable[[Tracer, Any, Args, Any], None]

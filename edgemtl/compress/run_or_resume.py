@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
+from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.cut import cut
-from edgemtl.compress.job import METHODS, Found, Job
+from edgemtl.compress.job import METHODS, ChannelSelection, Job
 from edgemtl.compress.latency_model import LatencyModel, Measured
-from edgemtl.compress.pagcp.graph import State
-from edgemtl.compress.pagcp.spent import Spent
+from edgemtl.compress.replay.graph import State
 from edgemtl.compress.results import GroupStep, Refusal
+from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import read_json, write_atomically, write_json
 
 #: how often the search goes on because what was measured missed the latency goal
 MOST_CORRECTIONS = 6
 
 
-def found_or_stored(job: Job, where: Path | None, started: float) -> tuple[Found, float]:
+def run_or_resume(job: Job, where: Path | None, started: float) -> tuple[ChannelSelection, float]:
     """Run the method, or read what it found before the run was killed.
 
     Args:
@@ -50,7 +50,7 @@ def found_or_stored(job: Job, where: Path | None, started: float) -> tuple[Found
     return found, seconds
 
 
-def _measured(job: Job, model: LatencyModel, path: Path | None) -> Found:
+def _measured(job: Job, model: LatencyModel, path: Path | None) -> ChannelSelection:
     """Run the method and measure what it found.
 
     A table predicts groups one by one, and groups cut together may save less. Where the goal is
@@ -84,7 +84,7 @@ def _reached(job: Job, measured: Measured) -> bool:
     return job.goals.latency is None or measured.ratio <= job.goals.latency
 
 
-def _found_to(found: Found, seconds: float) -> dict[str, Any]:
+def _found_to(found: ChannelSelection, seconds: float) -> dict[str, Any]:
     return {
         "keep": dict(found.keep),
         "statistics": {str(k): list(v) for k, v in found.state.statistics.items()},
@@ -98,14 +98,14 @@ def _found_to(found: Found, seconds: float) -> dict[str, Any]:
     }
 
 
-def _found_from(stored: Mapping[str, Any]) -> Found:
+def _found_from(stored: Mapping[str, Any]) -> ChannelSelection:
     # What was stored before there were refusals and latencies has neither.
-    return Found(
+    return ChannelSelection(
         dict(stored["keep"]),
         State({}, {int(k): (v[0], v[1]) for k, v in stored["statistics"].items()}),
         tuple(GroupStep.from_dict(step) for step in stored["steps"]),
         dict(stored["loss_ratio"]),
-        Spent.from_dict(stored["spent"]),
+        SearchCost.from_dict(stored["spent"]),
         tuple(stored["notes"]),
         tuple(Refusal.from_dict(refusal) for refusal in stored.get("refused", [])),
         tuple(Measured.from_dict(one) for one in stored.get("latency", [])),

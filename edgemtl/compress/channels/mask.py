@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from edgemtl.compress.cut import check_mask
-from edgemtl.compress.groups import ChannelGroup
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.channels.record import check_mask
 from edgemtl.models.base import MultiTaskNetwork
 
 

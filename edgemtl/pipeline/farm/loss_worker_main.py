@@ -1,8 +1,8 @@
 """The program that looks at held-out pictures for a pruning search that runs elsewhere.
 
-    python -m edgemtl.pipeline.farm.looking request.json CHANNEL
+    python -m edgemtl.pipeline.farm.loss_worker_main request.json CHANNEL
 
-It stays on its worker for as long as it is asked (``edgemtl.devices.farm.standing``).
+It stays on its worker for as long as it is asked (``edgemtl.devices.farm.resident_worker``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
 def _ready(path: Path) -> Callable[[bytes], bytes]:
     import torch
 
-    from edgemtl.compress.answers import Answers, load_pictures
+    from edgemtl.compress.loss_worker import Answers, load_pictures
     from edgemtl.models.checkpoint import load_network
 
     request = read_json(path)

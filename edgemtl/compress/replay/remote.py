@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import Batch
-from edgemtl.compress.pagcp.graph import State, TracedNetwork
-from edgemtl.compress.pagcp.pictures import Pictures, Question
+from edgemtl.compress.replay.graph import State, TracedNetwork
+from edgemtl.compress.replay.losses import LossEvaluator, LossRequest
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.tasks.base import Task
@@ -41,8 +41,8 @@ class Reply(Protocol):
         """It is not wanted any more."""
 
 
-class Elsewhere(Protocol):
-    """Processes that answer as :class:`edgemtl.compress.answers.Answers` does."""
+class RemoteWorkers(Protocol):
+    """Processes that answer as :class:`edgemtl.compress.loss_worker.Answers` does."""
 
     @property
     def width(self) -> int:
@@ -55,7 +55,7 @@ class Elsewhere(Protocol):
         """Nothing more will be asked."""
 
 
-class SharedPictures(Pictures):
+class RemoteLossEvaluator(LossEvaluator):
     """The same answers from elsewhere.
 
     While a batch is judged the next ones are looked at, as many as there are others; what turns out
@@ -68,16 +68,16 @@ class SharedPictures(Pictures):
         traced: TracedNetwork,
         tasks: Sequence[Task],
         batches: Sequence[Batch],
-        elsewhere: Elsewhere,
+        elsewhere: RemoteWorkers,
     ) -> None:
         super().__init__(traced, tasks, batches)
         self._elsewhere = elsewhere
         self._committed = State()
-        self._waiting: dict[int, list[Question]] = {}
-        self._sent: dict[int, tuple[list[Question], Reply]] = {}
+        self._waiting: dict[int, list[LossRequest]] = {}
+        self._sent: dict[int, tuple[list[LossRequest], Reply]] = {}
         self._known: dict[tuple[int, int], NDArray[np.float64]] = {}
 
-    def expect(self, committed: State, questions: Sequence[Question]) -> None:
+    def expect(self, committed: State, questions: Sequence[LossRequest]) -> None:
         """Ask for the first of these, and forget what was expected before."""
         for _, reply in self._sent.values():
             reply.cancel()
@@ -86,7 +86,7 @@ class SharedPictures(Pictures):
             self._waiting.setdefault(question.index, []).append(question)
         self._send()
 
-    def losses(self, question: Question) -> tuple[NDArray[np.float64], int]:
+    def losses(self, question: LossRequest) -> tuple[NDArray[np.float64], int]:
         """The losses, which must be expected."""
         index, key = question.index, (question.index, question.dirty)
         if key not in self._known:
@@ -130,8 +130,8 @@ class SharedPictures(Pictures):
             }
             self._sent[place] = questions, self._elsewhere.send(place, packed(message))
 
-    def _price(self, question: Question) -> int:
-        """What :meth:`Pictures.losses` would spend and keep in one process."""
+    def _price(self, question: LossRequest) -> int:
+        """What :meth:`LossEvaluator.losses` would spend and keep in one process."""
         traced, store, dirty = self.traced, self.stores[question.index], question.dirty
         targets = {traced.outputs[name] for name in self.outputs_of(question)}
         fresh, spent = self.fresh_of(question.index), 0
@@ -148,7 +148,7 @@ class SharedPictures(Pictures):
 
 
 def cut_losses(
-    elsewhere: Elsewhere, keep: Mapping[str, Tensor], count: int
+    elsewhere: RemoteWorkers, keep: Mapping[str, Tensor], count: int
 ) -> list[NDArray[np.float64]]:
     """Losses of all ``count`` batches by a network that is really cut to these masks."""
     replies = [

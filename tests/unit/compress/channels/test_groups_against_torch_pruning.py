@@ -14,7 +14,8 @@ import torch_pruning as tp
 from support.pruning import networks
 from torch import nn
 
-from edgemtl.compress.groups import ChannelGroup, channel_groups
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.models import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS
 

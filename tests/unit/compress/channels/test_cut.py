@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pruning import networks, random_keep
 
-from edgemtl.compress.cut import check_cut, cut
-from edgemtl.compress.groups import channel_groups
+from edgemtl.compress.channels.cut import check_cut, cut
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import ParityFailed, UsageError
 from edgemtl.models import checkpoint
 from edgemtl.models.base import MultiTaskNetwork

@@ -14,8 +14,9 @@ from itertools import combinations
 
 import torch
 
-from edgemtl.compress.cut import build_record, differences
-from edgemtl.compress.groups import Attribute, ChannelGroup
+from edgemtl.compress.channels.equivalence import differences
+from edgemtl.compress.channels.groups import Attribute, ChannelGroup
+from edgemtl.compress.channels.record import build_record
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.surgery import apply_record, example_images, output_shapes, sketch
 
@@ -26,7 +27,7 @@ Candidates = Callable[[ChannelGroup], tuple[list[Attribute], list[Attribute]]]
 _WRONG = 1e-3
 
 
-def tried(
+def filter_prunable(
     network: MultiTaskNetwork, groups: Sequence[ChannelGroup], candidates: Candidates
 ) -> list[ChannelGroup]:
     """The groups that can be cut, each with the numbers that fall with it.

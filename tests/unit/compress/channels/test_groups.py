@@ -7,7 +7,8 @@ import torch
 from support import dense_family, vit_family
 from support.pruning import SIZE, networks
 
-from edgemtl.compress.groups import ChannelGroup, Member, channel_groups, snapped_widths
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.groups import ChannelGroup, Member, snapped_widths
 from edgemtl.errors import UsageError
 from edgemtl.models import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS

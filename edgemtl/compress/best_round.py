@@ -12,7 +12,7 @@ from edgemtl.models.base import MultiTaskNetwork
 
 
 @dataclass(frozen=True)
-class TooMuch:
+class BudgetViolation:
     """A task that lost more than it may.
 
     Attributes:
@@ -27,7 +27,9 @@ class TooMuch:
     most: float
 
 
-def furthest_over(recovery: RecoverResult, most_drop: Mapping[str, float]) -> TooMuch | None:
+def furthest_over(
+    recovery: RecoverResult, most_drop: Mapping[str, float]
+) -> BudgetViolation | None:
     """The task furthest over what it may lose, of the network that a recovery kept.
 
     Args:
@@ -40,14 +42,14 @@ def furthest_over(recovery: RecoverResult, most_drop: Mapping[str, float]) -> To
     """
     drops = dict(recovery.drops)[recovery.best_step]
     over = [
-        TooMuch(name, drops[name], most)
+        BudgetViolation(name, drops[name], most)
         for name, most in most_drop.items()
         if name in drops and drops[name] > most
     ]
     return max(over, key=lambda one: one.drop - one.most, default=None)
 
 
-class DeepestInside:
+class BestRound:
     """Remembers the last round after which every task was inside what it may lose.
 
     Attributes:
@@ -63,7 +65,7 @@ class DeepestInside:
         self._most_drop = most_drop
         self.round = 0
         self.network: MultiTaskNetwork | None = None
-        self.too_much: TooMuch | None = None
+        self.too_much: BudgetViolation | None = None
 
     def see(self, number: int, network: MultiTaskNetwork, recovery: RecoverResult | None) -> None:
         """Judge what a round left; without recovery there is nothing to judge by."""

@@ -1,4 +1,4 @@
-"""Rules for operators that move, join and pool elements (see tracing_rules.py)."""
+"""Rules for operators that move, join and pool elements (see rules.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.compress.labels import Field, Fields, along, field, merge
-from edgemtl.compress.tracing import Tracer
+from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, field, merge
+from edgemtl.compress.channels.tracer import Tracer
 
 Args = tuple[Any, ...]
 
@@ -33,7 +33,7 @@ def first_of(result: Any) -> Tensor:
     return tensor
 
 
-def _fit(tensor: Tensor, fields: Sequence[Field]) -> Fields:
+def _fit(tensor: Tensor, fields: Sequence[ChannelMap]) -> ChannelMaps:
     """Stretch labels over axes along which they do not vary to the shape of a result."""
     made = []
     for item in fields:
@@ -41,7 +41,7 @@ def _fit(tensor: Tensor, fields: Sequence[Field]) -> Fields:
         for axis in range(core.dim()):
             if axis not in item.axes:
                 core = core.narrow(axis, 0, 1)
-        made.append(Field(core.expand(tensor.shape), item.origin))
+        made.append(ChannelMap(core.expand(tensor.shape), item.origin))
     return tuple(made)
 
 
@@ -72,11 +72,11 @@ def elementwise(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
         fields = tracer.fields(tensors[0])
     else:
         fields = merge(tracer.atoms, [(t.shape, tracer.fields(t)) for t in tensors])
-    tracer.attach(target, tuple(Field(f.labels) for f in fields))
+    tracer.attach(target, tuple(ChannelMap(f.labels) for f in fields))
 
 
-def channelwise(tracer: Tracer, source: Tensor) -> Fields:
-    """Fields of (B, C, ...) that vary along axis 1 alone.
+def channelwise(tracer: Tracer, source: Tensor) -> ChannelMaps:
+    """ChannelMaps of (B, C, ...) that vary along axis 1 alone.
 
     Where a label varies over places too (behind a pixel shuffle), the places of a channel belong
     together.
@@ -89,7 +89,7 @@ def channelwise(tracer: Tracer, source: Tensor) -> Fields:
         core = np.moveaxis(item.core(), 1, 0)
         channels = core.reshape(core.shape[0], -1)
         tracer.atoms.unite(channels, channels[:, :1])
-        made.append(Field(along(channels[:, 0], source.shape, 1)))
+        made.append(ChannelMap(along(channels[:, 0], source.shape, 1)))
     return tuple(made)
 
 
@@ -105,7 +105,7 @@ def spatial(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
     tracer.attach(target, _fit(target, fields))
 
 
-def _bound(tracer: Tracer, item: Field, axes: set[int]) -> bool:
+def _bound(tracer: Tracer, item: ChannelMap, axes: set[int]) -> bool:
     """What is computed jointly over ``axes`` cannot lose part of them, only a whole slice.
 
     Returns:
@@ -125,7 +125,7 @@ def blocked(tracer: Tracer, source: Tensor, axes: Sequence[int], result: Any) ->
     target = first_of(result)
     blocked = {axis % source.dim() for axis in axes}
     kept = [item for item in tracer.fields(source) if _bound(tracer, item, blocked)]
-    tracer.attach(target, tuple(Field(item.labels) for item in kept))
+    tracer.attach(target, tuple(ChannelMap(item.labels) for item in kept))
 
 
 def reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -> None:
@@ -143,7 +143,7 @@ def reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) ->
             labels = item.labels
             for axis in sorted(gone, reverse=True):
                 labels = labels.narrow(axis, 0, 1) if keepdim else labels.select(axis, 0)
-            kept.append(Field(labels))
+            kept.append(ChannelMap(labels))
     tracer.attach(target, tuple(kept))
 
 
@@ -179,7 +179,7 @@ def slice_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
         if axis in item.axes:
             tracer.atoms.fix(item.core())
         else:
-            kept.append(Field(item.labels, item.origin))
+            kept.append(ChannelMap(item.labels, item.origin))
     tracer.attach(result, _fit(result, kept))
 
 
@@ -189,7 +189,7 @@ def split_rule(tracer: Tracer, func: Any, args: Args, result: Sequence[Tensor]) 
     axis = (args[2] if len(args) > 2 else 0) % source.dim()
     sizes = [part.shape[axis] for part in result]
     equal = len(set(sizes)) == 1
-    made: list[list[Field]] = [[] for _ in result]
+    made: list[list[ChannelMap]] = [[] for _ in result]
     for item in tracer.fields(source):
         if axis in item.axes:
             if not equal:
@@ -219,20 +219,22 @@ def stack_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
     axis = (args[1] if len(args) > 1 else 0) % result.dim()
     parts = []
     for tensor in args[0]:
-        lifted = tuple(Field(f.labels.unsqueeze(axis)) for f in tracer.fields(tensor))
+        lifted = tuple(ChannelMap(f.labels.unsqueeze(axis)) for f in tracer.fields(tensor))
         parts.append((tensor.unsqueeze(axis), lifted))
     _join(tracer, parts, axis, result)
 
 
 def _join(
-    tracer: Tracer, parts: Sequence[tuple[Tensor, Fields]], axis: int, result: Tensor
+    tracer: Tracer, parts: Sequence[tuple[Tensor, ChannelMaps]], axis: int, result: Tensor
 ) -> None:
     """Labels along the joined axis lie side by side; labels along others are shared by all."""
-    beside: list[list[Field]] = []
+    beside: list[list[ChannelMap]] = []
     shared = []
     for tensor, fields in parts:
         beside.append([f for f in fields if axis in f.axes])
-        across = tuple(Field(f.labels.narrow(axis, 0, 1)) for f in fields if axis not in f.axes)
+        across = tuple(
+            ChannelMap(f.labels.narrow(axis, 0, 1)) for f in fields if axis not in f.axes
+        )
         shape = list(tensor.shape)
         shape[axis] = 1
         shared.append((shape, across))

@@ -7,8 +7,8 @@ import torch
 from support.pruning import networks, random_keep
 from torch import nn
 
-from edgemtl.compress.groups import channel_groups
-from edgemtl.compress.masking import MaskedNetwork
+from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.errors import UsageError
 
 NETWORK = networks()["tiny-dense"]
@@ -96,7 +96,7 @@ def test_gate_gradients_are_the_slope_of_the_loss(name: str) -> None:
 
 def test_statistics_measured_behind_a_mask_are_those_of_the_cut_network() -> None:
     """Batch norms can be recalibrated while channels are only masked."""
-    from edgemtl.compress.cut import check_cut, cut
+    from edgemtl.compress.channels.cut import check_cut, cut
 
     network = networks()["tiny-dense"]
     groups = channel_groups(network)

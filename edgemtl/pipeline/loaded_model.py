@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgemtl.backends import registry
-from edgemtl.backends.base import Artefact, SessionOptions
 from edgemtl.backends.taskfiles import for_task
+from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
@@ -25,7 +25,7 @@ Kind = Literal["checkpoint", "onnx", "bundle"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A network in any form, ready to run.
 
     Attributes:
@@ -55,7 +55,7 @@ def kind_of(path: Path) -> Kind:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ModelSignature:
     """What a network's outputs mean, and what runs it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Meaning:
     backend: str | None
 
 
-def meaning_of(path: Path, factory: str | None = None) -> Meaning:
+def read_signature(path: Path, factory: str | None = None) -> ModelSignature:
     """Read a checkpoint, an ONNX file of ours or a bundle, without a runtime to run it.
 
     Raises:
@@ -78,21 +78,21 @@ def meaning_of(path: Path, factory: str | None = None) -> Meaning:
     kind = kind_of(path)
     if kind == "checkpoint":
         network = load_network(path, factory)
-        return Meaning(network.selected(None), network.input_spec, None)
+        return ModelSignature(network.selected(None), network.input_spec, None)
     if kind == "onnx":
         tasks, spec = read_metadata(path)
-        return Meaning(tasks, spec, "onnxruntime")
+        return ModelSignature(tasks, spec, "onnxruntime")
     bundle = open_bundle(path)
-    return Meaning(bundle.tasks(), bundle.input_spec(), bundle.manifest.artefact.backend)
+    return ModelSignature(bundle.tasks(), bundle.input_spec(), bundle.manifest.artefact.backend)
 
 
 @contextmanager
-def open_subject(
+def open_model(
     path: Path,
     factory: str | None = None,
     options: SessionOptions | None = None,
     task: str | None = None,
-) -> Iterator[Subject]:
+) -> Iterator[LoadedModel]:
     """Open a checkpoint, an ONNX file of ours or a bundle; closed again on leaving.
 
     Args:
@@ -111,7 +111,7 @@ def open_subject(
         network = load_network(path, factory)
         kept = network.selected(None if task is None else [task])
         run = network_runner(network, [t.name for t in kept])
-        yield Subject(kind, run, kept, network.input_spec)
+        yield LoadedModel(kind, run, kept, network.input_spec)
         return
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         if kind == "onnx":
@@ -127,6 +127,6 @@ def open_subject(
             artefact, tasks = for_task(artefact, task), select(tasks, [task])
         session = registry.get(artefact.backend).load(artefact, options)
         try:
-            yield Subject(kind, session.run, tasks, spec)
+            yield LoadedModel(kind, session.run, tasks, spec)
         finally:
             session.close()

@@ -1,0 +1,1 @@
+"""Which channels go together, switching them off, cutting them out, and the proof of it."""

@@ -1,0 +1,47 @@
+"""How far a cut network's answers are from those of the masked one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.channels.mask import MaskedNetwork
+from edgemtl.models.base import MultiTaskNetwork
+
+
+@torch.no_grad()
+def differences(
+    network: MultiTaskNetwork,
+    keep: Mapping[str, Tensor],
+    cut_network: MultiTaskNetwork,
+    images: Tensor,
+    groups: Sequence[ChannelGroup],
+) -> dict[str, float]:
+    """Output name -> largest difference between masked and cut, relative to the output's range.
+
+    Infinite where the shapes differ; arguments as in
+    :func:`edgemtl.compress.channels.cut.check_cut`.
+    """
+    masked = MaskedNetwork(network, groups)
+    for name, mask in keep.items():
+        masked.set_mask(name, mask)
+    training = network.training, cut_network.training
+    try:
+        network.eval()
+        expected, answers = masked(images), cut_network.eval()(images)
+    finally:
+        network.train(training[0])
+        cut_network.train(training[1])
+    result = {}
+    for name, value in expected.items():
+        if answers[name].shape != value.shape:
+            result[name] = math.inf
+            continue
+        span = float(value.max() - value.min())
+        error = float((value - answers[name]).abs().max())
+        result[name] = error / span if span > 0 else error
+    return result

@@ -1,0 +1,1 @@
+"""A network as a list of operators, evaluated again with some channels off."""
