@@ -1,3 +1,9 @@
 """EdgeMTL: from a trained multi-task network to a verified bundle for an edge device."""
 
+import os
+
 __version__ = "0.1.0"
+
+# ONNX Runtime from 1.32 on collects telemetry on Linux unless this is set when it is first imported
+# (its Privacy.md), whoever imports it. What the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

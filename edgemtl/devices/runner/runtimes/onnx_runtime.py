@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def load(
     model: str, device: str, threads: int, precision_hint: str, outputs: Sequence[str]
 ) -> Session:
     """Load an ONNX file; ``precision_hint`` changes nothing, it always computes as written."""
+    # From 1.32 on it collects telemetry on Linux unless this is set before the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
