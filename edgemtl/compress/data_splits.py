@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemtl.data.concat import Concatenated
+from edgemtl.data.groups import groups_of, hold_out, outside
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
+
+#: share of a data set that held-out groups may take away from training for the sake of variety
+MOST_TAKEN = 0.1
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Disjoint slices of training data.
+    """Slices of training data without a picture in common.
 
     Attributes:
-        oracle: held out: the search and the recovery judge by its losses and metrics.
+        oracle: held out: the search and the recovery judge by its losses and metrics. Nothing that
+            is alike (a person, a stretch of a video: ``edgemtl.data.groups``) is in the others.
         calibration: for saliency and batch statistics.
         recovery: to train on; None when there is no recovery.
     """
@@ -32,6 +37,8 @@ class DataSplits:
     ) -> DataSplits:
         """Cut training data into the three slices, taking equally from each data set.
 
+        What is left of a held-out group is in none of them.
+
         Args:
             datasets: training splits, never the one that accuracy is reported on.
             oracle: pictures to hold out in all.
@@ -39,7 +46,7 @@ class DataSplits:
             seed: of the choice.
 
         Raises:
-            UsageError: a data set is too small to give its share.
+            UsageError: a data set is too small to give its share, or has too few groups.
         """
         parts: tuple[list[Dataset], list[Dataset], list[Dataset]] = ([], [], [])
         for number, dataset in enumerate(datasets):
@@ -50,8 +57,18 @@ class DataSplits:
                     hint="lower oracle_images and calibration_images",
                 )
             order = np.random.default_rng([seed, number]).permutation(len(dataset)).tolist()
-            ends = [shares[0], sum(shares)]
-            cuts = (order[: ends[0]], order[ends[0] : ends[1]], sorted(order[ends[1] :]))
+            groups = groups_of(dataset)
+            spare = len(dataset) - int(MOST_TAKEN * len(dataset))
+            held_out = hold_out(groups, order, shares[0], spare, shares[1] + 1)
+            if len(held_out) < shares[0]:
+                raise UsageError(
+                    f"the {len(dataset)} pictures of '{dataset.name}' are of {len(set(groups))} "
+                    f"kind(s) (people, stretches of a video): whole ones held out give "
+                    f"{len(held_out)} pictures to judge by, {shares[0]} are needed",
+                    hint="lower oracle_images and calibration_images, or give pictures of more",
+                )
+            others = outside(groups, held_out, order)
+            cuts = (held_out, others[: shares[1]], sorted(others[shares[1] :]))
             for part, indices in zip(parts, cuts, strict=True):
                 part.append(dataset.subset(indices))
         return DataSplits(*(Concatenated(part) for part in parts))

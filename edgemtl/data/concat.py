@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import accumulate
 
+from edgemtl.data.groups import groups_of
 from edgemtl.data.samples import Dataset, Sample
 
 
@@ -46,6 +47,12 @@ class Concatenated:
                 runs.append((which, []))
             runs[-1][1].append(inside)
         return Concatenated([self.parts[which].subset(inside) for which, inside in runs])
+
+    def groups(self) -> tuple[Hashable, ...]:
+        """The parts' groups; pictures of two parts are never alike."""
+        return tuple(
+            (which, group) for which, part in enumerate(self.parts) for group in groups_of(part)
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over the parts' fingerprints, in order."""

@@ -4,8 +4,9 @@
 ``labels`` (one byte per pixel: the class, 255 for ignored; class names in ``DIR/classes.json``),
 ``depth_mm`` (16 bit: depth in millimetres, 0 for missing), ``normals`` (three times 16 bit, red x,
 green y, blue z: -1 is 0 and 1 is 65535), ``edges`` and ``saliency`` (one byte: 0, 1, 255 for
-ignored), any of them. The layouts of people_parts, indoor_rgbd and calib_data/rooms; other layouts
-are subclasses with another :attr:`DenseFolder.layers`.
+ignored), any of them; ``groups.json`` there may say which pictures are alike. The layouts of
+people_parts, indoor_rgbd and calib_data/rooms; other layouts are subclasses with another
+:attr:`DenseFolder.layers`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.data.faces import read_image
+from edgemtl.data.groups import read_groups
 from edgemtl.data.preprocess import View, inner_size
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import InputRefused
@@ -95,11 +97,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class DensePicture:
-    """One picture, not decoded yet, with its label files by kind."""
+    """One picture, not decoded yet, with its label files by kind.
+
+    Attributes:
+        group: what it shares with pictures that are alike; itself where nothing is known.
+    """
 
     name: str
     path: Path
     labels: Mapping[str, Path]
+    group: str = ""
 
 
 class DenseFolder:
@@ -135,8 +142,8 @@ class DenseFolder:
         """Open ``root/split``.
 
         Raises:
-            InputRefused: the folder, its pictures or every kind of label is not there, or
-                ``classes.json`` is not a list of names.
+            InputRefused: the folder, its pictures or every kind of label is not there,
+                ``classes.json`` is not a list of names, or ``groups.json`` not one by picture.
         """
         folder = root / split
         layout = ", ".join(layer.folder for layer in cls.layers)
@@ -151,6 +158,7 @@ class DenseFolder:
         )
         if not pictures:
             raise InputRefused("the folder holds no picture", where=str(folder / "images"))
+        declared = read_groups(folder) or cls.alike([path.name for path in pictures])
         entries, problems = [], []
         for path in pictures:
             labels = {}
@@ -160,8 +168,14 @@ class DenseFolder:
                     labels[layer.kind] = label
                 else:
                     problems.append(f"{path.name}: no {layer.kind} label")
-            entries.append(DensePicture(path.name, path, labels))
+            group = declared.get(path.name, "")
+            entries.append(DensePicture(path.name, path, labels, group))
         return cls(f"{root.name}/{split}", entries, _class_names(root), problems)
+
+    @classmethod
+    def alike(cls, names: Sequence[str]) -> dict[str, str]:
+        """Name -> group of the pictures of a split, sorted, where the layout itself tells."""
+        return {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -209,6 +223,10 @@ class DenseFolder:
     def subset(self, indices: Sequence[int]) -> DenseFolder:
         """The pictures at these positions, in this order."""
         return type(self)(self.name, [self.entries[i] for i in indices], self.classes)
+
+    def groups(self) -> tuple[str, ...]:
+        """What each picture shares with those that are alike; its own name where none is known."""
+        return tuple(entry.group or entry.name for entry in self.entries)
 
     def fingerprint(self) -> str:
         """SHA-256 over class names, picture names, and bytes of pictures and labels."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemtl.data.groups import read_groups
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import InputRefused
 
@@ -28,6 +29,8 @@ COLUMNS_WITHOUT_POSE = 20
 FARTHEST_PX = 1e6
 #: pictures beyond this side are refused rather than decoded into gigabytes
 LARGEST_SIDE = 16384
+#: the data set whose file names are people's; elsewhere IMG_0001 and IMG_0002 may be strangers
+PEOPLE_BY_NAME = "faces_landmarks"
 
 
 def read_image(path: Path) -> NDArray[np.uint8] | None:
@@ -49,11 +52,16 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """One entry of a label file, not decoded yet."""
+    """One entry of a label file, not decoded yet.
+
+    Attributes:
+        group: what it shares with pictures that are alike; itself where nothing is known.
+    """
 
     name: str
     path: Path
     faces: Faces
+    group: str = ""
 
 
 def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], list[str]]:
@@ -135,6 +143,13 @@ def _faces(rows: list[list[float]]) -> Faces:
     return Faces(boxes, landmarks, pitch_yaw_roll[:, [1, 0, 2]].copy())
 
 
+def person(name: str) -> str:
+    """Whom a picture of faces_landmarks shows: ``First_Last`` of ``First_Last_31.jpg``."""
+    stem = Path(name).stem
+    whom, _, number = stem.rpartition("_")
+    return whom if whom and number.isdecimal() else stem
+
+
 class FaceFolder:
     """A split of a folder in the layout above; decodes lazily, in file order.
 
@@ -157,7 +172,8 @@ class FaceFolder:
         """Open ``root/split``.
 
         Raises:
-            InputRefused: the folder, its label file or its pictures are not there.
+            InputRefused: the folder, its label file or its pictures are not there, or its
+                ``groups.json`` is not readable.
         """
         folder = root / split
         if not folder.is_dir():
@@ -167,6 +183,10 @@ class FaceFolder:
                 hint="expected DIR/SPLIT/images and DIR/SPLIT/label.txt",
             )
         entries, problems = parse_label_file(folder / "label.txt", folder / "images")
+        declared = read_groups(folder)
+        if not declared and root.resolve().name == PEOPLE_BY_NAME:
+            declared = {entry.name: person(entry.name) for entry in entries}
+        entries = [replace(entry, group=declared.get(entry.name, "")) for entry in entries]
         return FaceFolder(f"{root.name}/{split}", entries, problems)
 
     def __len__(self) -> int:
@@ -204,6 +224,10 @@ class FaceFolder:
     def subset(self, indices: Sequence[int]) -> FaceFolder:
         """The pictures at these positions, in this order."""
         return FaceFolder(self.name, [self.entries[i] for i in indices])
+
+    def groups(self) -> tuple[str, ...]:
+        """Whom each picture shows, where that is known; its own name elsewhere."""
+        return tuple(entry.group or entry.name for entry in self.entries)
 
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and picture bytes."""

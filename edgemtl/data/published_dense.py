@@ -14,6 +14,7 @@ Published layouts (M3ViT and its predecessors):
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from edgemtl.errors import InputRefused
 
 #: focal length of indoor_rgbd's camera relative to the width of its pictures (292.5 at 320)
 INDOOR_FOCAL = 292.5 / 320
+#: pictures of indoor_rgbd in a row that count as one stretch: a picture has little in common with
+#: the one as many later (mean correlation of 20 x 15 thumbnails 0.18, of neighbours 0.98)
+STRETCH = 32
 #: shorter than this a stored vector means "not labelled" (8 bits cannot store zero exactly)
 SHORTEST = 0.1
 
@@ -251,7 +255,12 @@ class PeopleParts(DenseFolder):
 
 
 class IndoorRgbd(DenseFolder):
-    """indoor_rgbd: normals derive from depth and the known camera."""
+    """indoor_rgbd, frames of a video: normals derive from depth and the known camera."""
+
+    @classmethod
+    def alike(cls, names: Sequence[str]) -> dict[str, str]:
+        """Stretches of the video."""
+        return {name: f"frames {at // STRETCH}" for at, name in enumerate(names)}
 
     def load(self, index: int) -> Sample | None:
         """As :meth:`DenseFolder.load`, with normals."""

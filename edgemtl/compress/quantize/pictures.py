@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.data.groups import groups_of, hold_out, outside
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
@@ -57,7 +58,9 @@ def canvases(dataset: Dataset, spec: InputSpec) -> Canvases:
 def split(
     dataset: Dataset, calibrate: int, judge: int, seed: int, more: int = 0
 ) -> tuple[Dataset, Dataset, Dataset]:
-    """Disjoint choices of pictures; where there are too few, the first two get half of them each.
+    """Choices of pictures; where there are too few, the first two get half of them each.
+
+    What is judged by has nothing that is alike in the others (``edgemtl.data.groups``).
 
     Args:
         dataset: training data.
@@ -70,11 +73,23 @@ def split(
         InputRefused: there is no picture for one of them.
     """
     order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
-    count = min(calibrate, len(order) // 2) if judge else calibrate
-    first, second = sorted(order[:count]), order[count : count + judge]
+    if not judge:
+        first, second, third = order[:calibrate], [], order[: calibrate + more]
+    else:
+        groups = groups_of(dataset)
+        count = min(calibrate, len(order) // 2)
+        # the judges come after the first in the order of choice, and choose their groups first
+        turned = [*order[count:], *order[:count]]
+        wanted = min(judge, len(order) - count)
+        second = hold_out(groups, turned, wanted, min(count + more, len(order) - wanted), count)
+        others = outside(groups, second, order)
+        first, third = others[:count], others[: count + more]
     if not first or (judge and not second):
+        kinds = len(set(groups_of(dataset)))
         raise InputRefused(
-            f"{len(order)} picture(s) are too few to calibrate and judge on", where=dataset.name
+            f"{len(order)} picture(s), {kinds} that are not alike (another person, another stretch "
+            "of a video), are too few to calibrate and judge on",
+            where=dataset.name,
+            hint="give pictures of more",
         )
-    third = sorted([*first, *order[count + judge : count + judge + more]])
-    return dataset.subset(first), dataset.subset(second), dataset.subset(third)
+    return dataset.subset(sorted(first)), dataset.subset(second), dataset.subset(sorted(third))
