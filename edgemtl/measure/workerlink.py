@@ -8,15 +8,14 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from edgemtl.errors import StageFailed, from_data
+from edgemtl.processes import environment, python_module
 
 #: how much of the worker's standard error a user is shown
 TAIL_CHARACTERS = 1500
@@ -37,15 +36,12 @@ class WorkerLink:
         self._limit = time_limit_seconds
         # A file, not a pipe: a runtime that prints much must not block on us.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the link
-        package_root = str(Path(__file__).parent.parent.parent)
-        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            # -P: a file of the user's working folder must not be imported in place of a module.
-            [sys.executable, "-P", "-m", "edgemtl.measure.worker"],
+            python_module("edgemtl.measure.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=environment(),
             text=True,
             encoding="utf-8",
         )

@@ -116,6 +116,13 @@ def test_passes_over_tvms_programs_are_imported_inside_functions_too() -> None:
     assert early == []
 
 
+def test_python_is_started_in_one_place() -> None:
+    # The farm's guard runs a job's own command, isolated (-I).
+    package = ROOT / "edgemtl"
+    allowed = {package / "processes.py", package.joinpath("devices", "farm", "work.py")}
+    assert {path for path in SOURCES if "sys.executable" in path.read_text("utf-8")} == allowed
+
+
 def test_files_can_be_read_in_one_sitting() -> None:
     lengths = {path: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
     assert lengths

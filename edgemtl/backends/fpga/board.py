@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from edgemtl.backends.tvm.session import PipeSession
 from edgemtl.backends.tvm.settings import TvmOptions, resolved
 from edgemtl.errors import StageFailed
 from edgemtl.files import write_json
+from edgemtl.processes import python_module
 
 _HLS = Path(__file__).parent / "hls"
 #: sources of the drivers, put beside the accelerator's
@@ -327,7 +327,7 @@ def run_program(
     described = place / DESCRIPTION_FILE
     write_json(described, {"input_shape": shape})
     shapes = {output: parts.graph.shapes[output] for output in parts.graph.outputs}
-    command = [sys.executable, "-P", "-m", "edgemtl.backends.tvm.library", str(described)]
+    command = python_module("edgemtl.backends.tvm.library", str(described))
     surroundings = {**child.environment(1), **(more or {})}
     session = PipeSession(command, surroundings, shape, shapes, "proxy")
     try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.errors import StageFailed
+from edgemtl.processes import environment, python_module
 
 PACKAGE = "tensorrt_rtx"
 LABEL = "parser/build proxy (TensorRT-RTX), not a Jetson engine"
@@ -94,13 +95,14 @@ def run_proxy(
             ),
             "utf-8",
         )
-        command = [sys.executable, "-m", __name__, str(request)]
+        command = python_module(__name__, str(request))
         try:
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                env=environment(),
                 timeout=time_limit_seconds,
                 check=False,
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgemtl.backends.tvm.settings import options_of, resolved, wanted_flags
 from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_json
+from edgemtl.processes import python_module
 from edgemtl.targets import Target
 
 LIBRARY_FILE, DESCRIPTION_FILE = "model.so", "model.json"
@@ -115,7 +115,7 @@ class TvmBackend(Backend):
         if os.environ.get(ISOLATED):
             return DirectSession(path, options.threads, shape, shapes)
         module = "edgemtl.backends.tvm.library"
-        command = [sys.executable, "-P", "-m", module, str(artefact.folder / DESCRIPTION_FILE)]
+        command = python_module(module, str(artefact.folder / DESCRIPTION_FILE))
         return PipeSession(command, surroundings, shape, shapes, "measured")
 
 

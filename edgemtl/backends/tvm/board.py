@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import platformdirs
 from edgemtl.backends.tvm.child import tail
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.files import sha256_file
+from edgemtl.processes import python_module
 
 #: folder with the two wheels, for machines without a network
 WHEELS = "EDGEMTL_TVM_WHEELS"
@@ -94,7 +94,7 @@ def runtime() -> Path:
 
 
 def _download(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = python_module("pip", "download", "--quiet", "--no-deps")
     command += ["--only-binary=:all:", "--platform", "manylinux_2_28_aarch64"]
     command += ["--python-version", "3.11", "--dest", str(folder)]
     command += [wheel.requirement for wheel in WHEELS_WANTED]

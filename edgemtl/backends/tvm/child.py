@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgemtl import processes
 from edgemtl.errors import StageFailed
 
 #: how much of a dead process's standard error a user is shown
@@ -22,9 +23,7 @@ COMPILE_SECONDS = 540.0
 
 def environment(threads: int = 0) -> dict[str, str]:
     """Surroundings of a child: it finds this package, and TVM's pool has ``threads`` workers."""
-    root = str(Path(__file__).parents[3])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    made = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    made = processes.environment()
     if threads:
         made["TVM_NUM_THREADS"] = str(threads)
     return made
@@ -69,7 +68,7 @@ def ask(
         asked.write_text(json.dumps({**request, "answer": str(answer)}), "utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", module, str(asked)],
+                processes.python_module(module, str(asked)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from edgemtl.backends.tvm.child import environment, how_it_ended, tail
 from edgemtl.backends.tvm.settings import TunedTile, TvmOptions, options_of, resolved
 from edgemtl.errors import StageFailed
+from edgemtl.processes import python_module
 from edgemtl.targets import Target
 
 #: one operator's tiles that take longer to compile and time are a hang
@@ -60,7 +60,7 @@ def measuring(
         }
         asked = Path(folder) / "request.json"
         asked.write_text(json.dumps(request), "utf-8")
-        lines = _lines([sys.executable, "-P", "-m", "edgemtl.backends.tvm.tuning", str(asked)])
+        lines = _lines(python_module("edgemtl.backends.tvm.tuning", str(asked)))
         first = next(lines)  # the request has been read by then
     return list(first["operators"]), (
         [TunedTile.model_validate({**one, "machine": machine}) for one in line["records"]]

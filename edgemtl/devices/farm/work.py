@@ -24,6 +24,7 @@ from edgemtl.devices.farm import guard
 from edgemtl.devices.farm.store import BLOCK, FileStore
 from edgemtl.errors import EdgemtlError, StageFailed, TargetUnavailable, as_data, from_data
 from edgemtl.files import as_told, sha256_file
+from edgemtl.processes import environment
 
 #: in a command: the interpreter of the worker, and the job's folder there
 PYTHON, FOLDER = "{python}", "{folder}"
@@ -250,14 +251,12 @@ def start(
     words = [
         word.replace(PYTHON, sys.executable).replace(FOLDER, str(folder)) for word in job.command
     ]
-    package_root = str(Path(__file__).parents[3])
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-I", guard.__file__, *words],
         cwd=folder,
         stdin=subprocess.PIPE,
         stderr=errors,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(),
         pass_fds=inherited,
         start_new_session=True,
         **options,
