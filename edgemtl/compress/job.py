@@ -17,6 +17,7 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.channels.mask import MaskedNetwork
+from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.pagcp.oracle import Oracle
@@ -53,6 +54,8 @@ class PruneOptions:
         budgets: task -> factor its loss may grow by before recovery, above 1.
         first_tolerance: task -> tolerance of the first step; from the budget when not named.
         channel_multiple: widths stay multiples of it.
+        keep_whole: patterns of modules whose weights keep their shapes (``decoders.*``).
+        only: patterns of the modules that may lose channels; all when empty.
         rounds: of pruning and recovery on the way to the goal.
         oracle_memory_bytes: for kept activations.
         seed: of everything random.
@@ -71,6 +74,8 @@ class PruneOptions:
     budgets: Mapping[str, float] = field(default_factory=dict)
     first_tolerance: Mapping[str, float] = field(default_factory=dict)
     channel_multiple: int = 8
+    keep_whole: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     rounds: int = 1
     oracle_memory_bytes: int = 1_600_000_000
     seed: int = 0
@@ -129,7 +134,8 @@ class Job:
 
     Attributes:
         network: to prune, in eval mode.
-        groups: its prunable groups.
+        groups: its prunable groups, those that the user wants left whole apart.
+        left_whole: group that is left whole -> why.
         goals: of this round, relative to ``dense``.
         dense: cost of the network before the first round.
         options: the user's.
@@ -157,9 +163,17 @@ class Job:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.goals, self.state, self.tell = options, goals, state, tell
-        self.groups = channel_groups(network)
-        if not self.groups:
+        everything = channel_groups(network)
+        if not everything:
             raise StageFailed("the network has no group of channels that can be cut")
+        self.left_whole = left_whole(everything, options.keep_whole, options.only)
+        self.groups = tuple(group for group in everything if group.name not in self.left_whole)
+        if not self.groups:
+            raise UsageError(
+                f"all {len(everything)} groups of channels are left whole",
+                where="keep_whole, only",
+                hint="name fewer modules in keep_whole, or more in only",
+            )
         self.by_name = {group.name: group for group in self.groups}
         self.choices = {
             group.name: snapped_widths(group, options.channel_multiple)[::-1]

@@ -37,6 +37,7 @@ class Answers:
         network: that is searched, in eval mode.
         pictures: held-out pictures and those of the calibration batch, as the search has them.
         expected: signature of the search's network and graph.
+        options: the search's, for which groups it leaves whole.
 
     Raises:
         StageFailed: the network is another one here.
@@ -47,10 +48,10 @@ class Answers:
         network: MultiTaskNetwork,
         pictures: tuple[list[Prepared], list[Prepared]],
         expected: str,
+        options: PruneOptions | None = None,
     ) -> None:
-        self._job = Job(
-            network, pictures, PruneOptions(), Goals(), None, None, lambda line: None, None
-        )
+        asked = options or PruneOptions()
+        self._job = Job(network, pictures, asked, Goals(), None, None, lambda line: None, None)
         if signature(self._job.network, self._job.traced) != expected:
             raise StageFailed(
                 "the network is another one on the worker",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgemtl.compress.cost import Cost
@@ -71,6 +71,7 @@ class PruneResult:
         goals_reached: whether all goals were; None without goals.
         notes: what the reader must know.
         table: the first round's latency table; None where latency was no goal.
+        left_whole: group that the user wanted left whole -> why.
     """
 
     network: MultiTaskNetwork
@@ -82,6 +83,7 @@ class PruneResult:
     goals_reached: bool | None
     notes: tuple[str, ...] = ()
     table: LatencyTable | None = None
+    left_whole: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the network."""
@@ -94,4 +96,5 @@ class PruneResult:
             "goals_reached": self.goals_reached,
             "notes": list(self.notes),
             "latency_table": None if self.table is None else self.table.to_dict(),
+            "left_whole": dict(self.left_whole),
         }

@@ -21,6 +21,7 @@ from torch import nn
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.best_round import BestRound
 from edgemtl.compress.channels.cut import check_cut, cut
+from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
@@ -73,8 +74,8 @@ def prune(
             result is that of this process alone where theirs compute as it does.
 
     Raises:
-        UsageError: an unknown method or task, a latency goal without a table, or others for a
-            method that has no use for them.
+        UsageError: an unknown method, task or module, every group left whole, a latency goal
+            without a table, or others for a method that has no use for them.
         StageFailed: the data says nothing about a task, or nothing can be cut.
     """
     if options.method not in methods():
@@ -93,6 +94,8 @@ def prune(
             where="--farm",
             hint=f"one of {', '.join(WITH_ORACLE)}",
         )
+    check_patterns(network, options.keep_whole, "keep_whole")
+    check_patterns(network, options.only, "only")
     current = _starting_point(network, options)
     named = {*options.budgets, *options.most_drop}
     unknown = named - {task.name for task in current.tasks}
@@ -112,6 +115,7 @@ def prune(
     rounds: list[Round] = []
     notes: list[str] = []
     table: LatencyTable | None = None
+    whole: dict[str, str] = {}
     inside = BestRound(options.most_drop)
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
@@ -121,6 +125,9 @@ def prune(
         started = time.monotonic()
         job = Job(current, prepared, options, goals, dense, where, tell, latency, elsewhere)
         dense = job.dense
+        if job.left_whole and not whole:
+            tell(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
+        whole = job.left_whole
         try:
             found, seconds = run_or_resume(job, where, started)
         finally:
@@ -194,6 +201,7 @@ def prune(
         reached,
         tuple(notes),
         table,
+        whole,
     )
 
 

@@ -28,6 +28,7 @@ def main() -> None:
 def _ready(path: Path) -> Callable[[bytes], bytes]:
     import torch
 
+    from edgemtl.compress.job import PruneOptions
     from edgemtl.compress.loss_worker import Answers, load_pictures
     from edgemtl.models.checkpoint import load_network
 
@@ -36,7 +37,8 @@ def _ready(path: Path) -> Callable[[bytes], bytes]:
     torch.set_num_threads(int(request["threads"]))
     network = load_network(path.parent / NETWORK, request["factory"])
     oracle, calibration = load_pictures(path.parent / PICTURES)
-    return Answers(network, (oracle, calibration), request["signature"]).answer
+    options = PruneOptions(keep_whole=tuple(request["keep_whole"]), only=tuple(request["only"]))
+    return Answers(network, (oracle, calibration), request["signature"], options).answer
 
 
 if __name__ == "__main__":

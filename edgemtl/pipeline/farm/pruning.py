@@ -48,6 +48,8 @@ def on_workers(
                 "factory": factory,
                 "threads": torch.get_num_threads(),
                 "signature": signature(search.network, search.traced),
+                "keep_whole": search.options.keep_whole,
+                "only": search.options.only,
             }
             write_json(place / REQUEST, request)
             digests = farm.put([place / name for name in (NETWORK, PICTURES, REQUEST)])
