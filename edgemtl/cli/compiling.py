@@ -207,26 +207,24 @@ def _summary(result: RunResult) -> dict[str, Any]:
 def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
     import tomlkit
 
-    from edgemtl.pipeline.compile import chosen, decided
+    from edgemtl.pipeline.compile import planned
 
-    found = [decided(request) for request in requests]
-    requests = [request for request, _ in found]
-    stages = [[stage.name for stage in chosen(request)] for request in requests]
+    found = [(request, planned(request)) for request in requests]
     if as_json:
         print_json(
             [
                 {
                     "target": request.target.name,
                     "backend": request.target.backend,
-                    "stages": names,
-                    "recipe": request.recipe.to_dict(),
+                    "stages": list(plan.stages),
+                    "recipe": plan.recipe.to_dict(),
                 }
-                for request, names in zip(requests, stages, strict=True)
+                for request, plan in found
             ]
         )
         return
-    for (request, reason), names in zip(found, stages, strict=True):
-        print(f"target {request.target.name}: {', '.join(names)}")
-        if reason:
+    for request, plan in found:
+        print(f"target {request.target.name}: {', '.join(plan.stages)}")
+        for reason in plan.reasons:
             print(f"# {reason}")
-        sys.stdout.write(tomlkit.dumps(request.recipe.to_dict()))
+        sys.stdout.write(tomlkit.dumps(plan.recipe.to_dict()))

@@ -58,7 +58,7 @@ def prune_verb(
         list[str] | None, typer.Option("--task", help="Prune for this task; drops other heads.")
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Widths stay multiples that suit this target.")
+        str, typer.Option("--target", "-t", help="Its goal, gates and multiples of widths hold.")
     ] = "cpu",
     steps: Annotated[
         int | None, typer.Option(min=0, help="Steps of recovery training; 0 for none.")
@@ -81,11 +81,14 @@ def prune_verb(
 ) -> None:
     """Cut channels as far as every task's own budget allows, then train to recover.
 
-    Keeps 40 % of the multiply-accumulates and of the parameters where nothing is asked. Everything
-    that was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md. On a farm workers look
+    Where nothing is asked, keeps what 'compile' for the same target would, by default 40 % of the
+    multiply-accumulates and of the parameters, or more where a task cannot bear it. Everything that
+    was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md. On a farm workers look
     at the held-out pictures for the search (docs/farm.md); the rest is done here.
     """
-    from edgemtl.pipeline.pruning import prune_file
+    from edgemtl import targets
+    from edgemtl.pipeline.defaults import recipe_for
+    from edgemtl.pipeline.pruning import PruneFile, prune_file
 
     settings = {
         "prune.method": method,
@@ -104,15 +107,18 @@ def prune_verb(
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    asked = (model, output, target, config, [*assignments, *(assign or [])], resume, factory, tell)
+    suited = targets.load(target)
+    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
+    asked = PruneFile(model, output, suited, recipe, factory, resume)
     if farm is None:
-        found = prune_file(*asked)
+        pruned = prune_file(asked, tell)
     else:
         from edgemtl.pipeline.farm.members import open_farm
         from edgemtl.pipeline.farm.pruning import on_workers
 
         with open_farm(farm, certificates, without_tls, tell) as members:
-            found = prune_file(*asked, on_workers(members, factory, tell))
+            pruned = prune_file(asked, tell, on_workers(members, factory, tell))
+    found = pruned.story()
     from edgemtl.report.prune_story import cost_table, read_story, sentences
 
     story = read_story(found)

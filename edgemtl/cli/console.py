@@ -102,9 +102,8 @@ class StageLines:
         """A stage has ended."""
         if self.quiet:
             return
-        how = "cached" if record.status == "cached" else f"{record.seconds:.1f} s"
-        if record.status == "failed":
-            how = "FAILED"
+        told = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
+        how = told.get(record.status, f"{record.seconds:.1f} s")
         said = record.notes or ("",)
         print(f"{self._head} {how:>8}  {said[0]}", file=sys.stderr)
         for line in said[1:]:

@@ -25,8 +25,10 @@ from edgemtl.pipeline.experts import (
     has_experts,
     prepare_experts,
 )
-from edgemtl.pipeline.quantising import check_precision, task_budgets
+from edgemtl.pipeline.prune import prune_options, training_data
+from edgemtl.pipeline.quantising import check_precision
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.task_limits import task_budgets
 
 RAW_ONNX = "exported.onnx"
 EXPORT_FACTS = "export.json"
@@ -226,5 +228,8 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
     if context.recipe.quantize.enabled:
         check_precision(context.recipe, context.target)
         _ = task_budgets(context.recipe, context.tasks)
+    if context.recipe.prune.enabled:
+        training_data(context.recipe)
+        _ = prune_options(context.recipe, context.target, context.dense)
     if any(stage.needs_data for stage in stages):
         _ = context.calibration, context.evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,8 +28,7 @@ from edgemtl.pipeline.check_stages import (
 )
 from edgemtl.pipeline.package_stages import BUNDLE
 from edgemtl.pipeline.parity_stage import PARITY
-from edgemtl.pipeline.plan import plan
-from edgemtl.pipeline.prune_default import decide
+from edgemtl.pipeline.plan import plan, stage_names
 from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
@@ -38,8 +37,10 @@ from edgemtl.pipeline.stage import (
     CHECKPOINT,
     ONNX,
     Context,
+    Decision,
     Stage,
     StageRecord,
+    Tell,
 )
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -112,18 +113,15 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     Raises:
         EdgemtlError: before any stage began (recipe, model, output folder).
     """
-    request, reason = decided(request)
-    if reason:
-        reporter.progress(reason)
-    stages = chosen(request)
-    context = _context(request, reporter)
+    stages = chosen(request, request.recipe)
+    context = _context(request, reporter.progress)
     check_inputs(context, stages)
     context.backend.require()
     run = RunFolder(context.private.parent)
     try:
         lock = FileLock(run.folder / LOCK, timeout=0)
         with lock:
-            return _run(request, context, run, stages, reporter, reason)
+            return _run(request, context, run, stages, reporter)
     except Timeout as error:
         raise StageFailed(
             "another run is using this folder",
@@ -132,10 +130,61 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
         ) from error
 
 
-def decided(request: CompileRequest) -> tuple[CompileRequest, str]:
-    """The request with what its recipe leaves open decided, and why, in a sentence."""
-    found = decide(request.model, request.factory, request.recipe, request.target)
-    return replace(request, recipe=found.recipe), found.reason
+@dataclass(frozen=True)
+class Plan:
+    """What a request would do.
+
+    Attributes:
+        recipe: with what it left open decided.
+        stages: that would run, in order.
+        reasons: of what was decided, in sentences.
+    """
+
+    recipe: Recipe
+    stages: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def planned(request: CompileRequest) -> Plan:
+    """Check a request and decide what its recipe leaves open, as a run would; write nothing.
+
+    Raises:
+        EdgemtlError: what a run would be refused for before its first stage.
+    """
+    context = _context(request)
+    stages = chosen(request, request.recipe)
+    check_inputs(context, stages)
+    reasons: list[str] = []
+    skipped: list[str] = []
+    while open_question := _next_decision(stages, context):
+        stage, decision = open_question
+        stages = _decided(request, context, stage, decision, skipped)
+        reasons.append(decision.reason)
+    return Plan(context.recipe, tuple(stage.name for stage in stages), tuple(reasons))
+
+
+def _next_decision(stages: Sequence[Stage], context: Context) -> tuple[Stage, Decision] | None:
+    """The first stage whose question is open, and what becomes of it."""
+    for stage in stages:
+        if decision := stage.decide(context):
+            return stage, decision
+    return None
+
+
+def _decided(
+    request: CompileRequest,
+    context: Context,
+    stage: Stage,
+    decision: Decision,
+    skipped: list[str],
+) -> list[Stage]:
+    """Take a decision: the stages as they are from now on, checked."""
+    context.recipe = decision.recipe
+    if not decision.run:
+        skipped.append(stage.name)
+    stages = chosen(request, decision.recipe, skipped)
+    check_inputs(context, stages)
+    return stages
 
 
 def _built_for(request: CompileRequest) -> Target:
@@ -166,7 +215,7 @@ def folder_of(request: CompileRequest) -> Path:
     return request.output or Path("runs") / new_name(request.model, key_of(asked))
 
 
-def _context(request: CompileRequest, reporter: Reporter) -> Context:
+def _context(request: CompileRequest, on_progress: Tell = lambda line: None) -> Context:
     folder = folder_of(request)
     cache_folder = request.cache or default_folder()
     return Context(
@@ -176,27 +225,35 @@ def _context(request: CompileRequest, reporter: Reporter) -> Context:
         _built_for(request),
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
         folder / PRIVATE,
-        reporter.progress,
+        on_progress,
     )
 
 
-def chosen(request: CompileRequest) -> list[Stage]:
+def chosen(request: CompileRequest, recipe: Recipe, skipped: Sequence[str] = ()) -> list[Stage]:
     """The stages that a request runs.
+
+    Args:
+        request: which of them are asked for.
+        recipe: the request's, with what has been decided since.
+        skipped: stages that were decided against; to name one of them is no slip.
 
     Raises:
         UsageError: it names a stage that there is not.
     """
-    stages = plan(request.recipe)
-    names = [stage.name for stage in stages]
+    stages = plan(recipe)
+    known = [*stage_names(recipe), *skipped]
     for flag, name in (
         ("--from-stage", request.from_stage),
         ("--until-stage", request.until_stage),
     ):
-        if name is not None and name not in names:
+        if name is not None and name not in known:
             raise UsageError(
-                f"there is no stage '{name}'", where=flag, hint=f"stages: {', '.join(names)}"
+                f"there is no stage '{name}'", where=flag, hint=f"stages: {', '.join(known)}"
             )
-    if request.until_stage is not None:
+    if request.until_stage in skipped:
+        return []
+    names = [stage.name for stage in stages]
+    if request.until_stage in names:
         return stages[: names.index(request.until_stage) + 1]
     return stages
 
@@ -207,20 +264,33 @@ def _run(
     run: RunFolder,
     stages: Sequence[Stage],
     reporter: Reporter,
-    reason: str,
 ) -> RunResult:
     context.cache.sweep()
-    run.begin({**_facts(request, context), "pruning": reason})
-    write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(request.recipe.to_dict()))
+    run.begin({**_facts(request, context), "pruning": ""})
+    _write_recipe(run, context.recipe)
     error: EdgemtlError | None = None
     fresh = not request.use_cache
-    for position, stage in enumerate(stages, 1):
-        reporter.started(position, len(stages), stage.name)
+    ran: list[str] = []
+    skipped: list[str] = []
+    while error is None and (stage := next((s for s in stages if s.name not in ran), None)):
+        position = len(ran) + len(skipped) + 1
+        reporter.started(position, len(stages) + len(skipped), stage.name)
         fresh = fresh or stage.name == request.from_stage
         context.cache = StageCache(context.cache.folder, fresh=fresh)
         began = time.monotonic()
         try:
-            record = stage.execute(context, reporter.note)
+            if decision := stage.decide(context):
+                stages = _decided(request, context, stage, decision, skipped)
+                run.update(recipe=context.recipe.to_dict(), pruning=decision.reason)
+                _write_recipe(run, context.recipe)
+                if decision.run:
+                    reporter.progress(decision.reason)
+                    continue
+                seconds = time.monotonic() - began
+                record = StageRecord(stage.name, "skipped", seconds, "", (decision.reason,))
+            else:
+                ran.append(stage.name)
+                record = stage.execute(context, reporter.note)
         except Exception as problem:  # a defect of ours, too, leaves a record and a report
             error = as_told(problem)
             key = context.keys.get(stage.name, "")
@@ -228,9 +298,11 @@ def _run(
             record = StageRecord(stage.name, "failed", time.monotonic() - began, key, notes)
         run.add_stage(position, record)
         reporter.finished(record)
-        if error is not None:
-            break
     return _finish(request, context, run, error)
+
+
+def _write_recipe(run: RunFolder, recipe: Recipe) -> None:
+    write_text(run.folder / "recipe.resolved.toml", tomlkit.dumps(recipe.to_dict()))
 
 
 def _facts(request: CompileRequest, context: Context) -> dict[str, Any]:

@@ -17,7 +17,9 @@ def plan(recipe: Recipe) -> list[Stage]:
 
     Where nothing is compressed, what is exported is the uncompressed network, and it stands for
     its own reference. Where it is quantised, the float32 graph is compiled too, so that the two can
-    be timed against each other.
+    be timed against each other. Where the recipe leaves open whether to prune, the stage that
+    decides comes early, and the others as if it were not pruned; the runner plans anew once it is
+    known.
     """
     stages: list[Stage] = [CheckModel("model")]
     source, graph, reference = "model", "export", ("export", "compile")
@@ -33,6 +35,8 @@ def plan(recipe: Recipe) -> list[Stage]:
             Prune("prune", ("model",)),
         ]
         source = "prune"
+    elif recipe.prune.enabled is None:
+        stages.append(Prune("prune", ("model",)))
     judged = ("accuracy-reference", "accuracy", "cost-reference", "cost")
     timed = ("compile", reference[1], *(("compile-float",) if lower else ()))
     return [
@@ -50,3 +54,13 @@ def plan(recipe: Recipe) -> list[Stage]:
         Bench("bench", timed),
         Gates("gates", (*judged, "bench")),
     ]
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """Names of the stages that a run may have, whatever becomes of what the recipe leaves open."""
+    found = {stage.name: None for stage in plan(recipe)}
+    if recipe.prune.enabled is None:
+        section = recipe.prune.model_copy(update={"enabled": True})
+        pruned = plan(recipe.model_copy(update={"prune": section}))
+        found |= {stage.name: None for stage in pruned}
+    return list(found)

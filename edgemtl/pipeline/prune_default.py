@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ from edgemtl.data.concat import thinned
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.prune_stage import prune_options, training_data
+from edgemtl.pipeline.prune import prune_options, training_data
+from edgemtl.pipeline.stage import Decision
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -32,30 +30,15 @@ PASSES_PER_STEP, LOADING = 4.0, 1.2
 SWEEPS, IMAGES_PER_GROUP, SHARE_BEHIND = 4, 36, 0.5
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What became of an open question.
-
-    Attributes:
-        recipe: with ``prune.enabled`` set.
-        reason: one sentence for the user; empty where the recipe had decided.
-    """
-
-    recipe: Recipe
-    reason: str
-
-
-def decide(model: Path, factory: str | None, recipe: Recipe, target: Target) -> Decision:
+def decide(network: MultiTaskNetwork, recipe: Recipe, target: Target) -> Decision:
     """Prune by default where that can work; say why, or why not, and how long it takes.
 
-    Raises:
-        UsageError, InputRefused: pruning is asked for by name, and what it needs is missing.
+    Args:
+        network: as it came; loaded before any data set is opened, since the package that it comes
+            from may make the data's layout known.
+        recipe: resolved, ``prune.enabled`` unset.
+        target: what it is pruned for.
     """
-    if recipe.prune.enabled is not None:
-        if recipe.prune.enabled:
-            training_data(recipe)
-            prune_options(recipe, target.channel_multiple, None)
-        return Decision(recipe, "")
     if not recipe.data.root:
         return _decided(
             recipe,
@@ -69,10 +52,7 @@ def decide(model: Path, factory: str | None, recipe: Recipe, target: Target) -> 
         if count < FEWEST_PICTURES:
             few = f"{count} training pictures are too few to recover with ({FEWEST_PICTURES})"
             return _decided(recipe, False, f"not pruned: {few}")
-        network = load_network(model, factory)
-        tasks = None if recipe.model.tasks is None else list(recipe.model.tasks)
-        judged = network.selected(tasks)
-        options = prune_options(recipe, target.channel_multiple, tasks, judged)
+        options = prune_options(recipe, target, network)
         refusal, seconds = _look(network, datasets, options)
     except EdgemtlError as error:
         # What is wrong here is said by the stage that needs it, if any does.
@@ -91,7 +71,7 @@ def decide(model: Path, factory: str | None, recipe: Recipe, target: Target) -> 
 
 def _decided(recipe: Recipe, enabled: bool, reason: str) -> Decision:
     section = recipe.prune.model_copy(update={"enabled": enabled})
-    return Decision(recipe.model_copy(update={"prune": section}), reason)
+    return Decision(recipe.model_copy(update={"prune": section}), enabled, reason)
 
 
 def _goals(options: PruneOptions) -> str:

@@ -24,14 +24,11 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
+from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
 
-#: relative drop that quantisation may cost a task where its gate sets none
-DEFAULT_BUDGET = 0.01
-#: share of a task's gate that quantisation may use up
-SHARE_OF_GATE = 0.5
 #: seconds that one comparison of speed may take, in pairs of blocks
 COMPARE = InterleaveRule(pairs=16, min_pairs=6, block_seconds=0.2, max_seconds=15.0)
 ORDER = ("fp32", "fp16", "int8")
@@ -64,29 +61,6 @@ class Job:
     real: bool
     session: SessionOptions
     tell: Callable[[str], None]
-
-
-def task_budgets(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
-    """Task name -> largest relative drop: the recipe's, else half of what the task's gate allows.
-
-    Raises:
-        UsageError: a budget for a task that the network does not have.
-    """
-    asked = recipe.quantize.budgets
-    names = [task.name for task in tasks]
-    for name in asked:
-        if name not in names:
-            raise UsageError(
-                f"there is a budget for task '{name}', which the network does not have",
-                where="quantize.budgets",
-                hint=f"its tasks: {', '.join(names)}",
-            )
-    found = {}
-    for name in names:
-        gate = recipe.gates.task(name).max_relative_drop
-        usual = DEFAULT_BUDGET if gate is None else gate * SHARE_OF_GATE
-        found[name] = asked.get(name, usual)
-    return found
 
 
 def check_precision(recipe: Recipe, target: Target) -> None:

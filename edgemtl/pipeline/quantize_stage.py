@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.files import write_json
-from edgemtl.pipeline.quantising import Job, task_budgets, write_precision
+from edgemtl.pipeline.quantising import Job, write_precision
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+from edgemtl.pipeline.task_limits import task_budgets
 
 QUANTIZE = "quantize.json"
 

@@ -48,6 +48,21 @@ class StageRecord:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What became of a question that the recipe left open.
+
+    Attributes:
+        recipe: with the answer in it.
+        run: whether the stage runs.
+        reason: why, in a sentence for the user.
+    """
+
+    recipe: Recipe
+    run: bool
+    reason: str
+
+
 @dataclass
 class Context:
     """What a run works on: one model, one target, one recipe.
@@ -187,6 +202,14 @@ class Stage(ABC):
         Raises:
             EdgemtlError: with the exit code that the run then leaves with.
         """
+
+    def decide(self, context: Context) -> Decision | None:
+        """Whether to run where the recipe leaves that open; None where it says so.
+
+        Raises:
+            EdgemtlError: the run stops here.
+        """
+        return None
 
     def check(self, context: Context) -> None:  # noqa: B027 - most results need no verdict
         """Judge the result, whether just made or cached.

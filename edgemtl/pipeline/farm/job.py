@@ -51,8 +51,8 @@ class _Lines:
         print(" ".join(line.split()), flush=True)
 
     def finished(self, record: StageRecord) -> None:
-        how = "FAILED" if record.status == "failed" else f"{record.seconds:.1f} s"
-        how = "cached" if record.status == "cached" else how
+        told = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
+        how = told.get(record.status, f"{record.seconds:.1f} s")
         print(f"{self._head} {how:>8}  {(record.notes or ('',))[0]}", flush=True)
 
 

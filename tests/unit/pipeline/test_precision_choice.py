@@ -23,9 +23,9 @@ from edgemtl.pipeline.quantising import (
     Job,
     check_precision,
     layer_rows,
-    task_budgets,
     write_precision,
 )
+from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 
 
@@ -64,7 +64,7 @@ def after(asked: Recipe) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_precision_comes_between_export_and_compile() -> None:
-    stages = after(recipe("quantize.enabled=true"))
+    stages = after(recipe("quantize.enabled=true", "prune.enabled=false"))
     assert list(stages)[:6] == ["model", "export", "quantize", "compile-float", "compile", "parity"]
     assert stages["compile"] == ("quantize",)
     assert stages["compile-float"] == ("export",)

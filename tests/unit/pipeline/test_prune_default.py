@@ -8,18 +8,19 @@ import pytest
 import torch
 from support.data import write_dense_folder
 from support.dense_family import build
-from support.dense_work import FACTORY, DenseWork
+from support.dense_work import DenseWork
 
 from edgemtl import recipes, targets
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import TargetUnavailable, UsageError
-from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline import prune_default
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.plan import plan
-from edgemtl.pipeline.prune_default import Decision, decide
-from edgemtl.pipeline.prune_stage import latency_on, most_drops, prune_options
+from edgemtl.pipeline.prune import latency_on, prune_options
+from edgemtl.pipeline.prune_default import decide
+from edgemtl.pipeline.stage import Decision
+from edgemtl.pipeline.task_limits import most_drops
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -42,10 +43,11 @@ def _recipe(*assignments: str) -> Recipe:
 
 def _decide(work: DenseWork, *assignments: str, data: Path | None = None) -> Decision:
     recipe = _recipe(f"data.root={str(data or work.data)!r}", *assignments)
-    return decide(work.model, FACTORY, recipe, CPU)
+    return decide(build(), recipe, CPU)
 
 
 def _prunes(found: Decision) -> bool:
+    assert found.run is found.recipe.prune.enabled
     return "prune" in {stage.name for stage in plan(found.recipe)}
 
 
@@ -71,7 +73,7 @@ def test_it_is_told_where_the_goal_gives_way_to_the_tasks(work: DenseWork) -> No
 
     def told(*assignments: str) -> str:
         recipe = recipe_for(INTEL, None, [data, *assignments])
-        return decide(work.model, FACTORY, recipe, INTEL).reason
+        return decide(build(), recipe, INTEL).reason
 
     assert told().startswith(f"pruning to 20% of the multiply-accumulates{gives_way} with 8 ")
     assert gives_way in _decide(work).reason
@@ -89,8 +91,8 @@ def test_more_recovery_takes_longer(work: DenseWork, monkeypatch: pytest.MonkeyP
     assert minutes(10**6) > 100 * minutes(100)
 
 
-def test_without_pictures_nothing_is_opened(tmp_path: Path) -> None:
-    found = decide(tmp_path / "nobody.pt", None, _recipe(), CPU)
+def test_without_pictures_nothing_is_looked_for() -> None:
+    found = decide(build(), _recipe(), CPU)
     assert found.recipe.prune.enabled is False and not _prunes(found)
     assert "needs training pictures" in found.reason
 
@@ -113,35 +115,26 @@ def test_what_lacks_labels_or_a_split_is_left_alone(work: DenseWork, tmp_path: P
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_a_pruned_network_is_not_pruned_again_unasked(work: DenseWork, tmp_path: Path) -> None:
+def test_a_pruned_network_is_not_pruned_again_unasked(work: DenseWork) -> None:
     network = build()
     group = channel_groups(network)[0]
     smaller = cut(network, {group.name: torch.arange(group.width) < group.width // 2})
-    save(from_network(smaller), tmp_path / "small.pt")
     recipe = _recipe(f"data.root={str(work.data)!r}")
-    found = decide(tmp_path / "small.pt", None, recipe, CPU)
+    found = decide(smaller, recipe, CPU)
     assert not _prunes(found) and "pruned already" in found.reason
-
-
-def test_what_the_recipe_says_holds(work: DenseWork) -> None:
-    for enabled in ("true", "false"):
-        found = _decide(work, f"prune.enabled={enabled}")
-        assert _prunes(found) == (enabled == "true") and found.reason == ""
-    with pytest.raises(UsageError, match="real training pictures"):
-        decide(work.model, FACTORY, _recipe("prune.enabled=true"), CPU)
 
 
 def test_what_is_asked_where_nothing_or_something_is() -> None:
     def asked(*assignments: str) -> tuple[object, ...]:
-        found = prune_options(_recipe(*assignments), 16, None)
+        found = prune_options(_recipe(*assignments), CPU, build())
         return found.flops, found.params, found.latency_ratio, found.rounds
 
     assert asked() == (0.4, 0.4, None, 2)
     assert asked("prune.flops=0.7") == (0.7, None, None, 2)
-    assert asked("prune.budgets.pose=1.2") == (None, None, None, 1)
+    assert asked("prune.budgets.parts=1.2") == (None, None, None, 1)
     assert asked("prune.latency_ratio=0.6") == (None, None, 0.6, 2)
     assert asked("prune.goal='latency'") == (None, None, 0.5, 2)
-    assert asked("prune.goal='latency'", "prune.budgets.pose=1.2") == (None, None, None, 1)
+    assert asked("prune.goal='latency'", "prune.budgets.parts=1.2") == (None, None, None, 1)
     assert asked("prune.latency_ratio=0.6", "prune.flops=0.5") == (0.5, None, 0.6, 2)
     assert asked("recover.steps=0") == (0.4, 0.4, None, 1)
     assert asked("prune.rounds=3") == (0.4, 0.4, None, 3)
@@ -151,7 +144,7 @@ def test_what_is_asked_where_nothing_or_something_is() -> None:
 
 def test_milliseconds_are_measured_only_where_they_are_asked_for(tmp_path: Path) -> None:
     recipe = _recipe()
-    options = prune_options(recipe, 16, None)
+    options = prune_options(recipe, CPU, build())
     assert latency_on(recipe, CPU, options, tmp_path, print) is None
     timed = _recipe("prune.latency_ratio=0.5", "bench.threads=0")
     found = latency_on(timed, CPU, options, tmp_path, print)
@@ -169,12 +162,12 @@ def _for_intel(work: DenseWork, *assignments: str, target: Target = INTEL) -> Re
 
 def test_the_targets_goal_holds_where_none_is_named(work: DenseWork) -> None:
     found = _for_intel(work)
-    options = prune_options(found, 16, None, build().tasks)
+    options = prune_options(found, INTEL, build())
     assert (options.flops, options.params, options.rounds) == (0.2, None, 2)
     # A resolved recipe does not say whose the goal was, so what comes first stands in it.
     assert found.prune.priority == "tasks" and options.most_drop
     again = recipes.validate(found.to_dict(), "recipe.resolved.toml")
-    assert prune_options(again, 16, None, build().tasks) == options
+    assert prune_options(again, INTEL, build()) == options
     assert _for_intel(work, "prune.priority=goal", "prune.rounds=3").prune.flops == 0.2
     assert recipe_for(INTEL, None, []).prune == Recipe().prune
 
@@ -193,7 +186,7 @@ def test_a_goal_of_the_users_replaces_the_targets(
     work: DenseWork, assignment: str, expected: tuple[float | None, ...]
 ) -> None:
     found = _for_intel(work, assignment)
-    options = prune_options(found, 16, None, build().tasks)
+    options = prune_options(found, INTEL, build())
     assert (options.flops, options.params, options.latency_ratio) == expected
     assert found.prune.priority is None and options.most_drop == {}
     # The rest of what the target sets is no goal, and holds.
@@ -246,4 +239,3 @@ def test_pruning_may_cost_a_task_what_its_gate_leaves() -> None:
 def test_the_tasks_come_first_unless_a_goal_is_named() -> None:
     assert _most() and _most("prune.flops=0.5", "prune.priority=tasks")
     assert _most("prune.flops=0.5") == _most("prune.priority=goal") == {}
-    assert prune_options(_recipe(), 16, None).most_drop == {}

@@ -51,6 +51,8 @@ class Asked:
     def keys(self) -> dict[str, str]:
         """Stage -> key, without running any."""
         recipe = recipes.resolve({}, None, [f"data.root={self.work.data}", *self.assign], {})
+        if recipe.prune.enabled is None:  # too few pictures
+            recipe = recipes.resolve(recipe.to_dict(), None, ["prune.enabled=false"], {})
         context = Context(
             self.work.model,
             FACTORY,

@@ -1,0 +1,228 @@
+"""Pruning as a recipe asks for it: what the prune stage, the verb and the farm share.
+
+The three differ in where the network comes from and where the result goes. What is pruned for, and
+what a task may lose by it, is settled here, so that they cannot differ in that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemtl.compress.data_splits import DataSplits
+from edgemtl.compress.job import Job, PruneOptions
+from edgemtl.compress.latency_model import Latency
+from edgemtl.compress.outcome import PruneResult
+from edgemtl.compress.prune import prune
+from edgemtl.compress.recover import RecoverOptions
+from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.data.open import open_dataset
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import UsageError
+from edgemtl.files import write_json
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import from_network, save
+from edgemtl.pipeline.task_limits import most_drops
+from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
+
+#: kept shares of multiply-accumulates and parameters where the recipe asks for nothing
+DEFAULT_KEPT = 0.4
+#: kept share of the latency where only ``goal = "latency"`` is asked
+DEFAULT_LATENCY = 0.5
+#: rounds on the way to a goal
+DEFAULT_ROUNDS = 2
+#: evaluations during recovery, and steps between them at least
+EVALUATIONS, FEWEST_STEPS = 8, 50
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """One network, to be pruned for one target.
+
+    Attributes:
+        network: left as it is; loaded already, so that whatever package it comes from has made its
+            data sets known.
+        recipe: resolved, with the target's defaults and gates (:func:`~.defaults.recipe_for`).
+        target: its multiple of channels, and what milliseconds are measured on.
+        source: name of the checkpoint that the network came from; written into the result.
+        state: folder with what a killed run needs to go on.
+        workers: opens the processes of others that look at the held-out pictures.
+    """
+
+    network: MultiTaskNetwork
+    recipe: Recipe
+    target: Target
+    source: str
+    state: Path
+    workers: Callable[[Job], RemoteWorkers] | None = None
+
+    @property
+    def options(self) -> PruneOptions:
+        """What is pruned for."""
+        return prune_options(self.recipe, self.target, self.network)
+
+
+@dataclass(frozen=True)
+class PruneOutcome:
+    """A pruned network with its story.
+
+    Attributes:
+        result: of the search and of recovery.
+        options: what was pruned for.
+        source: name of the checkpoint that the network came from.
+    """
+
+    result: PruneResult
+    options: PruneOptions
+    source: str
+
+    def story(self) -> dict[str, Any]:
+        """``prune.json``: the result, with the steps of all rounds that are in it in one list."""
+        found = self.result.to_dict()
+        kept = found["rounds"][: self.result.kept_round]
+        found["steps"] = [step for one in kept for step in one["steps"]]
+        return found
+
+    def summary(self) -> list[str]:
+        """What came of it, in sentences."""
+        result = self.result
+        macs, params = (
+            getattr(result.pruned, name) / getattr(result.dense, name)
+            for name in ("macs", "params")
+        )
+        lines = [
+            f"{macs:.1%} of the multiply-accumulates and {params:.1%} of the parameters kept, by "
+            f"{result.method}"
+        ]
+        measured = result.rounds[result.kept_round - 1].latency
+        if measured and result.table is not None:
+            last = measured[-1]
+            lines.append(
+                f"latency on {result.table.target}: {last.ratio:.1%} of the dense network's "
+                f"measured (+- {last.half:.1%}), {last.predicted:.1%} predicted; noise of the "
+                f"table {result.table.noise:.1%}"
+            )
+        return [*lines, *result.notes]
+
+    def write(self, checkpoint: Path, story: Path) -> None:
+        """Write the checkpoint, then the story.
+
+        Raises:
+            StageFailed: a place cannot be written.
+        """
+        meta = {"pruned_from": self.source, "options": self.options.to_dict()}
+        save(from_network(self.result.network, meta), checkpoint)
+        write_json(story, self.story())
+
+
+def prune_network(
+    request: PruneRequest, on_progress: Callable[[str], None] = lambda line: None
+) -> PruneOutcome:
+    """Search, cut and recover, on training pictures only; goes on where a killed run stopped.
+
+    Raises:
+        UsageError: the recipe makes no sense, or there are no training pictures.
+        InputRefused: the data is refused.
+        StageFailed: nothing can be cut.
+        TargetUnavailable: milliseconds are asked for on a target that cannot be measured here.
+    """
+    recipe, options = request.recipe, request.options
+    asked = recipe.prune
+    data = DataSplits.split(
+        training_data(recipe), asked.oracle_images, asked.calibration_images, recipe.data.seed
+    )
+    latency = latency_on(recipe, request.target, options, request.state, on_progress)
+    result = prune(
+        request.network, data, options, on_progress, request.state, latency, request.workers
+    )
+    return PruneOutcome(result, options, request.source)
+
+
+def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> PruneOptions:
+    """What ``[prune]`` and ``[recover]`` ask for on a target.
+
+    Raises:
+        UsageError: a value that makes no sense, or a task that the network does not have.
+    """
+    asked, recovery, names = recipe.prune, recipe.recover, recipe.model.tasks
+    judged = network.selected(None if names is None else list(names))
+    flops, params, ratio = asked.flops, asked.params, asked.latency_ratio
+    if by_latency(recipe):
+        if ratio is None and (flops, params) != (None, None):
+            raise UsageError(
+                "a goal in milliseconds does not go with a share of work alone",
+                where="[prune] goal",
+                hint="give latency_ratio too, or leave goal out",
+            )
+        if ratio is None and not asked.budgets:
+            ratio = DEFAULT_LATENCY
+    elif (flops, params) == (None, None) and not asked.budgets:
+        flops = params = DEFAULT_KEPT
+    towards = any(goal is not None for goal in (flops, params, ratio))
+    steps = recovery.steps
+    return PruneOptions(
+        method=asked.method,
+        flops=flops,
+        params=params,
+        latency_ratio=ratio,
+        tasks=None if names is None else tuple(names),
+        budgets=asked.budgets,
+        channel_multiple=asked.channel_multiple or target.channel_multiple,
+        rounds=asked.rounds or (DEFAULT_ROUNDS if towards and steps else 1),
+        seed=recipe.data.seed,
+        recovery=RecoverOptions(
+            steps=steps,
+            batch=recovery.batch,
+            learning_rate=recovery.learning_rate,
+            size=recovery.size,
+            evaluate_every=max(FEWEST_STEPS, steps // EVALUATIONS),
+            seed=recipe.data.seed,
+        )
+        if steps
+        else None,
+        most_drop=most_drops(recipe, judged),
+    )
+
+
+def by_latency(recipe: Recipe) -> bool:
+    """Whether steps are ordered by milliseconds on the target."""
+    return recipe.prune.goal == "latency" or recipe.prune.latency_ratio is not None
+
+
+def training_data(recipe: Recipe) -> list[Dataset]:
+    """Pictures to search and recover on.
+
+    Raises:
+        UsageError: the recipe names no folder.
+        InputRefused: a folder or its split is not there.
+    """
+    data = recipe.data
+    if not data.root:
+        raise UsageError(
+            "pruning needs real training pictures",
+            where="[data] root",
+            hint="give --data DIR with a training split, or switch [prune] off",
+        )
+    return [open_dataset(root, data.training, data.format) for root in data.folders]
+
+
+def latency_on(
+    recipe: Recipe,
+    target: Target,
+    options: PruneOptions,
+    folder: Path,
+    on_progress: Callable[[str], None],
+) -> Latency | None:
+    """The target's stopwatch where the recipe asks for milliseconds; its tables lie in ``folder``.
+
+    Raises:
+        TargetUnavailable: this machine is not the target, or its runtime does not work here.
+    """
+    if not by_latency(recipe):
+        return None
+    # Two networks take turns, which idle threads of a pool would disturb.
+    threads = recipe.bench.threads or 1
+    return Latency(target, options.channel_multiple, folder, threads, on_progress)
