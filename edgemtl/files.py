@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,16 +42,28 @@ def write_atomically(
 ) -> None:
     """Write through a temporary file in the same folder, fsync, rename.
 
+    A link stays a link: what it points to is replaced. A FIFO or a character device (``/dev/null``)
+    is written into; it is not replaced by a file.
+
     Args:
         path: where.
         write: called with the open file.
         private: readable by its owner alone, at every moment.
 
     Raises:
-        StageFailed: the folder is missing and cannot be made, not writable, or the disk is full.
+        StageFailed: the folder is missing and cannot be made, not writable, the disk is full, or
+            the place is a folder, a disk or a socket.
     """
     temporary: Path | None = None
     try:
+        if _is_stream(path):
+            # What writes may want to go back in the file, which a stream cannot.
+            content = io.BytesIO()
+            write(content)
+            path.write_bytes(content.getvalue())
+            return
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
@@ -69,6 +83,26 @@ def write_atomically(
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether bytes written to this place go on to somebody.
+
+    Raises:
+        StageFailed: it is neither that nor a place for a file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing there yet, or nothing that can be looked at
+        return False
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return True
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "disk or a socket"
+        raise StageFailed(
+            f"the output is a {kind}", where=str(path), hint="name a file with --output"
+        )
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

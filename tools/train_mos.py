@@ -27,7 +27,8 @@ from training.face_mixture import FaceMixture
 from training.loop import Plan, Trainer
 from training.teachers import fill_gaps
 
-from edgemtl.data.faces import FaceFolder, read_image
+from edgemtl.data.faces import FaceFolder
+from edgemtl.data.images import read_image
 from edgemtl.errors import EdgemtlError
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import from_network, load, load_network, load_tensors, save
@@ -78,7 +79,7 @@ def mixture(data: Path, rendered: Path, side: int) -> FaceMixture:
     synthetic = list(FaceFolder.open(rendered, "train"))
     rooms = sorted((data / "indoor_rgbd" / "train").rglob("*.jpg"))
     rooms = rooms or sorted((data / "indoor_rgbd" / "train").rglob("*color*"))
-    backgrounds = [image for path in rooms if (image := read_image(path)) is not None]
+    backgrounds = [read_image(path) for path in rooms]
     print(
         f"{len(crowds)} crowds, {len(singles)} singles, {len(synthetic)} rendered, "
         f"{len(backgrounds)} backgrounds",

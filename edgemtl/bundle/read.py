@@ -71,7 +71,8 @@ class Bundle:
         Raises:
             VerificationFailed: no such member, or not what the manifest says.
         """
-        return b"".join(self._blocks(member))
+        with _opened(self.path) as files:
+            return b"".join(self._blocks(files, member))
 
     def extract(self, folder: Path) -> None:
         """Write every file into ``folder`` (made when missing), each checked and atomically.
@@ -80,8 +81,9 @@ class Bundle:
             VerificationFailed: a file is not what the manifest says; files before it are written.
             StageFailed: the folder cannot be written.
         """
-        for member in sorted(self.manifest.files):
-            self._copy(member, folder / member)
+        with _opened(self.path) as files:
+            for member in sorted(self.manifest.files):
+                self._copy(files, member, folder / member)
         data = manifest_bytes(self)
         write_atomically(folder / MANIFEST, lambda stream: stream.write(data))
 
@@ -92,8 +94,9 @@ class Bundle:
             VerificationFailed, StageFailed: as :meth:`extract`.
         """
         entry = self.manifest.artefact
-        for file in entry.files:
-            self._copy(file.member, folder / file.name)
+        with _opened(self.path) as files:
+            for file in entry.files:
+                self._copy(files, file.member, folder / file.name)
         return Artefact(
             backend=entry.backend,
             target=self.manifest.target.name,
@@ -103,15 +106,15 @@ class Bundle:
             facts=dict(entry.facts),
         )
 
-    def _blocks(self, member: str) -> Iterator[bytes]:
+    def _blocks(self, files: ZipFiles, member: str) -> Iterator[bytes]:
         entry = self.manifest.files.get(member)
         if entry is None:
             raise VerificationFailed(f"the bundle has no file '{member}'", where=str(self.path))
-        with _opened(self.path) as files:
-            yield from checked_blocks(files, member, entry.model_dump())
+        yield from checked_blocks(files, member, entry.model_dump())
 
-    def _copy(self, member: str, destination: Path) -> None:
-        write_atomically(destination, lambda stream: stream.writelines(self._blocks(member)))
+    def _copy(self, files: ZipFiles, member: str, destination: Path) -> None:
+        blocks = self._blocks(files, member)
+        write_atomically(destination, lambda stream: stream.writelines(blocks))
 
     def tasks(self) -> tuple[Task, ...]:
         """The network's tasks.
@@ -185,7 +188,7 @@ def signature_bytes(bundle: Bundle) -> bytes | None:
         VerificationFailed: damaged.
     """
     with _opened(bundle.path) as files:
-        if SIGNATURE not in files.names():
+        if SIGNATURE not in files:
             return None
         return read_small(files, SIGNATURE, MAX_SIGNATURE_BYTES)
 

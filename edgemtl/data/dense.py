@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.data.faces import read_image
 from edgemtl.data.groups import read_groups
+from edgemtl.data.images import ImageRefused, decode_image, read_image
 from edgemtl.data.preprocess import View, inner_size
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import InputRefused
@@ -69,9 +69,8 @@ def read_yes_no(path: Path) -> NDArray[np.int64] | None:
 
 def _read_label(path: Path) -> NDArray[Any] | None:
     try:
-        data = np.fromfile(path, np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    except (OSError, cv2.error):
+        return decode_image(path, cv2.IMREAD_UNCHANGED)
+    except ImageRefused:
         return None
 
 
@@ -186,10 +185,10 @@ class DenseFolder:
         A label that does not decode or does not fit the picture is named and left out.
         """
         entry = self.entries[index]
-        image = read_image(entry.path)
-        if image is None:
-            reason = "does not decode" if entry.path.exists() else "is missing"
-            self.problems.append(f"{entry.name}: {reason}")
+        try:
+            image = read_image(entry.path)
+        except ImageRefused as error:
+            self.problems.append(f"{entry.name}: {error}")
             return None
         labels = {}
         for layer in self.layers:

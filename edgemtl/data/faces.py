@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgemtl.data.groups import read_groups
+from edgemtl.data.images import ImageRefused, read_image
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import InputRefused
 
@@ -27,27 +26,8 @@ LONGEST_NAME = 255
 COLUMNS_WITHOUT_POSE = 20
 #: a box farther out than this is a slip of the pen; float32 still tells pixels apart up to here
 FARTHEST_PX = 1e6
-#: pictures beyond this side are refused rather than decoded into gigabytes
-LARGEST_SIDE = 16384
 #: the data set whose file names are people's; elsewhere IMG_0001 and IMG_0002 may be strangers
 PEOPLE_BY_NAME = "faces_landmarks"
-
-
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """Decode a picture to (h, w, 3) uint8 BGR; None when it does not decode."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    if data.size == 0:
-        return None
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-    if image is None or max(image.shape[:2]) > LARGEST_SIDE:
-        return None
-    return np.asarray(image, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -195,10 +175,10 @@ class FaceFolder:
     def load(self, index: int) -> Sample | None:
         """Decode one picture; None (and a line in ``problems``) when that fails."""
         entry = self.entries[index]
-        image = read_image(entry.path)
-        if image is None:
-            reason = "does not decode" if entry.path.exists() else "is missing"
-            self.problems.append(f"{entry.name}: {reason}")
+        try:
+            image = read_image(entry.path)
+        except ImageRefused as error:
+            self.problems.append(f"{entry.name}: {error}")
             return None
         faces = entry.faces
         if len(faces):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgemtl.data.dense import IGNORED_BYTE, DenseFolder, DensePicture, Layer
 from edgemtl.data.derive import Camera, boundaries, foreground, normals_of_depth
+from edgemtl.data.images import ImageRefused, decode_image, read_image
 from edgemtl.data.pascal_mat import read_human_parts, read_label_map_edges
 from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
@@ -40,14 +41,13 @@ SHORTEST = 0.1
 def read_indexed(path: Path) -> NDArray[np.int64] | None:
     """(h, w) int64 of an 8-bit grey or palette PNG, 255 becoming -1; None when it is neither."""
     try:
-        data = path.read_bytes()
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
+        picture = decode_image(path, cv2.IMREAD_UNCHANGED)
+    except ImageRefused:
         return None
-    if picture is None or picture.dtype != np.uint8:
+    if picture.dtype != np.uint8:
         return None
     if picture.ndim == 3:  # the decoder resolves palettes; classes are the positions in them
-        palette = _palette(data)
+        palette = _palette(path.read_bytes())
         if palette is None:
             return None
         codes = picture[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
@@ -82,8 +82,10 @@ def _from_one(path: Path) -> NDArray[np.int64] | None:
 
 
 def _read_salient(path: Path) -> NDArray[np.int64] | None:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    return None if picture is None else (picture > 127).astype(np.int64)
+    try:
+        return (decode_image(path, cv2.IMREAD_GRAYSCALE) > 127).astype(np.int64)
+    except ImageRefused:
+        return None
 
 
 def _read_parts(path: Path) -> NDArray[np.int64] | None:
@@ -97,8 +99,9 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _read_normal_picture(path: Path) -> NDArray[np.float32] | None:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
+    try:
+        picture = read_image(path)
+    except ImageRefused:
         return None
     return _unit(picture[..., ::-1].astype(np.float32) / 127.5 - 1)
 

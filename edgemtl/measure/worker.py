@@ -201,13 +201,13 @@ def _decoder(
 
 
 def _read_picture(request: BenchRequest) -> NDArray[np.uint8]:
-    from edgemtl.data.faces import read_image
+    from edgemtl.data.images import ImageRefused, read_image
 
     assert request.picture is not None
-    picture = read_image(request.picture)
-    if picture is None:
-        raise InputRefused("the picture does not decode", where=str(request.picture))
-    return picture
+    try:
+        return read_image(request.picture)
+    except ImageRefused as error:
+        raise InputRefused(f"the image {error}", where=str(request.picture)) from error
 
 
 def _picture_input(

@@ -7,7 +7,7 @@ from typing import Any
 
 import cv2
 
-from edgemtl.data.faces import read_image
+from edgemtl.data.images import ImageRefused, read_image
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import write_atomically
@@ -34,11 +34,10 @@ def run_on_picture(
         InputRefused: the model or the picture is refused.
         StageFailed: the PNG cannot be written.
     """
-    if not image.exists():
-        raise InputRefused("there is no such picture", where=str(image))
-    picture = read_image(image)
-    if picture is None:
-        raise InputRefused("this is not a picture that can be decoded", where=str(image))
+    try:
+        picture = read_image(image)
+    except ImageRefused as error:
+        raise InputRefused(f"this image {error}", where=str(image)) from error
     with open_model(model, factory, task=task) as subject:
         canvas, view = letterbox(picture, subject.input_spec)
         outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}

@@ -294,9 +294,15 @@ def _measure(
 
 
 def _write(path: str, text: str) -> None:
+    """Replace a file whole; what is no file (``/dev/null``, a FIFO) is written into."""
+    path = os.path.realpath(path)
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        data = text.encode("utf-8", "backslashreplace")
+        if Path(path).exists() and not Path(path).is_file():
+            Path(path).write_bytes(data)
+            return
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

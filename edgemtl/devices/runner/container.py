@@ -117,6 +117,9 @@ class ZipFiles:
             members[name] = info
         return members
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
     def names(self) -> list[str]:
         """All members, sorted."""
         return sorted(self._members)
@@ -163,6 +166,9 @@ class FolderFiles:
                 if stat.S_ISREG(status.st_mode):
                     self._sizes[full.relative_to(path).as_posix()] = status.st_size
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
     def names(self) -> list[str]:
         """All regular files, sorted."""
         return sorted(self._sizes)
@@ -202,7 +208,7 @@ def read_small(files: Files, name: str, limit: int) -> bytes:
     Raises:
         RunnerError: it is missing, damaged or larger than ``limit`` bytes.
     """
-    if name not in files.names():
+    if name not in files:
         raise RunnerError(INPUT_REFUSED, f"{files.path}: this is not a bundle, it has no {name}")
     with files.open(name) as stream:
         data = stream.read(limit + 1)
@@ -222,7 +228,7 @@ def checked_blocks(files: Files, name: str, entry: Mapping[str, Any]) -> Iterato
     Raises:
         RunnerError: the file is missing, or its size or hash is not the manifest's.
     """
-    if name not in files.names():
+    if name not in files:
         raise RunnerError(VERIFICATION, f"'{name}' is missing from the bundle")
     if files.size(name) != entry["size"]:
         raise RunnerError(

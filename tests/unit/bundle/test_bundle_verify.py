@@ -23,9 +23,10 @@ from tiny_bundle import (
 from edgemtl.backends import registry
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, SessionOptions
-from edgemtl.bundle import BundleContents, record_selftest, verify, write_bundle
+from edgemtl.bundle import BundleContents, read, record_selftest, verify, write_bundle
 from edgemtl.bundle.selftest import TOLERANCES, npy_bytes
 from edgemtl.devices.runner.cli import main
+from edgemtl.devices.runner.container import ZipFiles
 from edgemtl.devices.runner.selftest import OutputCheck
 from edgemtl.errors import ExitCode, InputRefused, TargetUnavailable, VerificationFailed
 
@@ -115,6 +116,32 @@ def test_hashes_are_checked_before_anything_is_loaded(bundle_path: Path) -> None
 
     with pytest.raises(VerificationFailed, match=r"README\.txt"):
         verify(bundle_path, never)
+
+
+def test_the_work_grows_with_the_members_and_not_with_their_square(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    listed: list[int] = []
+
+    class Counting(ZipFiles):
+        def __init__(self, path: str) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+        def names(self) -> list[str]:
+            listed.append(1)
+            return super().names()
+
+    monkeypatch.setattr(read, "ZipFiles", Counting)
+    counts = []
+    for extra in (10, 200):
+        members = members_of(bundle_path)
+        members |= {f"LICENSES/more-{number}.txt": b"text" for number in range(extra)}
+        opened.clear(), listed.clear()
+        verify(write_members(tmp_path / f"{extra}.edgemtl", rehashed(members)), load_plain)
+        counts.append((len(opened), len(listed)))
+    assert counts[0] == counts[1]
 
 
 def test_a_session_gets_the_recorded_options(bundle_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -247,6 +248,17 @@ def test_what_is_not_a_bundle(tmp_path: Path, capfd: Any) -> None:
         code, document, err = run(capfd, "info", "--bundle", str(where))
         assert (code, document) == (3, None)
         assert err.count("\n") == 1
+
+
+def test_an_output_that_is_no_file_is_written_into(
+    bundle_path: Path, tmp_path: Path, capfd: Any
+) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "real.json")
+    for output in (link, Path(os.devnull)):
+        assert run(capfd, "info", "--bundle", str(bundle_path), "--output", str(output))[0] == 0
+    assert link.is_symlink() and (tmp_path / "real.json").is_file()
+    assert Path(os.devnull).is_char_device()
 
 
 def test_an_output_that_cannot_be_written(bundle_path: Path, tmp_path: Path, capfd: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from support.data import face_line, write_face_folder
 from support.shared import data_folder
 
-from edgemtl.data.faces import FaceFolder, parse_label_file, read_image
+from edgemtl.data.faces import FaceFolder, parse_label_file
+from edgemtl.data.images import ImageRefused, read_image
 from edgemtl.errors import ExitCode, InputRefused
 
 LINE = face_line((10, 20, 30, 40), np.arange(10.0).reshape(5, 2), (1, 2, 3))
@@ -133,7 +134,7 @@ def test_pictures_that_do_not_decode_are_named_and_skipped(tmp_path: Path) -> No
     folder = FaceFolder.open(root, "val")
     assert [sample.name for sample in folder] == ["0004.jpg"]
     assert folder.problems == [
-        "0000.jpg: does not decode",
+        "0000.jpg: is empty",
         "0001.jpg: does not decode",
         "0002.jpg: is missing",
         "0003.jpg: does not decode",
@@ -146,7 +147,7 @@ def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
     (root / "val" / "images" / "0000.jpg").unlink()
     (root / "val" / "images" / "0000.jpg").mkdir()
     folder = FaceFolder.open(root, "val")
-    assert list(folder) == [] and folder.problems == ["0000.jpg: does not decode"]
+    assert list(folder) == [] and folder.problems == ["0000.jpg: is not a regular file"]
 
 
 def test_faces_outside_the_picture_are_named_and_left_out(tmp_path: Path) -> None:
@@ -197,7 +198,8 @@ def test_pictures_come_out_as_three_channels(tmp_path: Path, grey: bool) -> None
     decoded = read_image(path)
     assert decoded is not None and decoded.shape == (5, 7, 3) and decoded.dtype == np.uint8
     assert (decoded == 90).all()
-    assert read_image(tmp_path / "absent.png") is None
+    with pytest.raises(ImageRefused, match="is missing"):
+        read_image(tmp_path / "absent.png")
 
 
 @pytest.mark.parametrize(
