@@ -92,6 +92,12 @@ class PruneSection(_Section):
         description="'tasks': an earlier round is kept where the last costs a task too much; "
         "'goal' where you set a goal",
     )
+    keep_whole: tuple[str, ...] = Field(
+        (), description="patterns of module paths whose weights keep their shapes ('decoders.*')"
+    )
+    only: tuple[str, ...] = Field(
+        (), description="patterns of the module paths that may lose channels; all by default"
+    )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )

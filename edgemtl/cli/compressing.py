@@ -57,6 +57,20 @@ def prune_verb(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Prune for this task; drops other heads.")
     ] = None,
+    keep_whole: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Module paths whose weights keep their shapes, e.g. 'decoders.*'; may be given "
+            "again.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Module paths that alone may lose channels; as --keep-whole."
+        ),
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", "-t", help="Its goal, gates and multiples of widths hold.")
     ] = "cpu",
@@ -103,6 +117,9 @@ def prune_verb(
         assignments.append(f"data.root={toml_list(map(str, data))}")
     if task:
         assignments.append(f"model.tasks={toml_list(task)}")
+    for key, patterns in (("keep_whole", keep_whole), ("only", only)):
+        if patterns:
+            assignments.append(f"prune.{key}={toml_list(patterns)}")
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgemtl.backends.taskfiles import with_task_files
+from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.metadata import write_metadata
 from edgemtl.export.onnx_export import export_onnx
@@ -214,7 +215,8 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
     Raises:
         InputRefused: the model or the data folder.
         UsageError: a task that the network does not have, to keep, in a gate or with a budget; a
-            precision that the target does not have.
+            module that it does not have, to prune or to leave whole; a precision that the target
+            does not have.
     """
     known = {task.name for task in context.dense.tasks}
     _ = context.tasks
@@ -225,6 +227,10 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
                 where=f"gates.tasks.{name}",
                 hint=f"its tasks: {', '.join(sorted(known))}",
             )
+    asked = context.recipe.prune
+    if asked.enabled is not False:
+        check_patterns(context.dense, asked.keep_whole, "prune.keep_whole")
+        check_patterns(context.dense, asked.only, "prune.only")
     if context.recipe.quantize.enabled:
         check_precision(context.recipe, context.target)
         _ = task_budgets(context.recipe, context.tasks)

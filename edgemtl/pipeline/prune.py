@@ -97,6 +97,8 @@ class PruneOutcome:
             f"{macs:.1%} of the multiply-accumulates and {params:.1%} of the parameters kept, by "
             f"{result.method}"
         ]
+        if result.left_whole:
+            lines.append(f"{len(result.left_whole)} groups left whole as asked (keep_whole, only)")
         measured = result.rounds[result.kept_round - 1].latency
         if measured and result.table is not None:
             last = measured[-1]
@@ -171,6 +173,8 @@ def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> 
         tasks=None if names is None else tuple(names),
         budgets=asked.budgets,
         channel_multiple=asked.channel_multiple or target.channel_multiple,
+        keep_whole=asked.keep_whole,
+        only=asked.only,
         rounds=asked.rounds or (DEFAULT_ROUNDS if towards and steps else 1),
         seed=recipe.data.seed,
         recovery=RecoverOptions(

@@ -10,6 +10,7 @@ import torch
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import batches, losses_per_image
 from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.job import PruneOptions
 from edgemtl.data.concat import thinned
 from edgemtl.data.samples import Dataset
@@ -118,7 +119,10 @@ def _look(
     groups = channel_groups(network)
     if not groups:
         return "the network has no group of channels that can be cut", 0.0
-    return "", _estimate(len(groups), min(seconds), size, options)
+    free = len(groups) - len(left_whole(groups, options.keep_whole, options.only))
+    if not free:
+        return "keep_whole and only leave every group of channels whole", 0.0
+    return "", _estimate(free, min(seconds), size, options)
 
 
 def _estimate(groups: int, per_image: float, size: tuple[int, int], options: PruneOptions) -> float:

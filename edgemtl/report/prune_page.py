@@ -179,6 +179,7 @@ def render_prune_page(story: PruneStory, name: str) -> str:
         rounds=len({group.round for group in story.groups}) > 1,
         timed=any(group.latency_ms is not None for group in story.groups),
         rows=[_row(group, story.tasks, widest) for group in story.groups],
+        whole=story.whole,
     )
 
 

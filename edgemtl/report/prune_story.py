@@ -10,6 +10,8 @@ from edgemtl.report.texttables import TextRow, TextTable
 from edgemtl.report.untrusted import integer, number, numbers, rows, shown, table, text, texts
 
 NAMELESS = "(no name)"
+#: groups left whole that a sentence names; the page has them all
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class PruneStory:
             pictures).
         refused: steps that were taken back, a sentence each.
         notes: sentences for the reader.
+        whole: group that was left whole as asked -> why.
     """
 
     method: str = ""
@@ -69,6 +72,7 @@ class PruneStory:
     recoveries: tuple[Mapping[str, tuple[tuple[float, float], ...]], ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
     # A later round that cost a task too much is no part of the network, but its recovery says why.
     last = integer(data, "kept_round") or 0
     kept = rounds[:last] if last > 0 else rounds
-    macs = number(dense, "macs")
+    macs, whole = number(dense, "macs"), table(data, "left_whole")
     found = [
         (number(one, "predicted"), number(one, "ratio"), number(one, "half"))
         for part in kept
@@ -108,6 +112,7 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
         tuple(_recovery(table(part, "recovery")) for part in rounds),
         tuple(_refusal(one) for part in kept for one in rows(part, "refused")),
         texts(data, "notes"),
+        {shown(name): text(whole, name) for name in whole},
     )
 
 
@@ -234,4 +239,8 @@ def sentences(story: PruneStory) -> list[str]:
         last = ", ".join(f"{task} {points[-1][1]:+.2%}" for task, points in drops.items())
         if last:
             lines.append(f"round {number_}, held-out drop at the last evaluation: {last}")
+    if story.whole:
+        named = [f"{name} ({why})" if why else name for name, why in story.whole.items()]
+        more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        lines.append(f"left whole as asked: {', '.join(named[:NAMED])}{more}")
     return [*lines, *story.refused, *story.notes]

@@ -219,6 +219,47 @@ def test_a_network_is_loaded_once(
     assert loaded == [work.model]
 
 
+# --- parts left whole -----------------------------------------------------------------------------
+
+
+def test_flags_and_recipe_name_the_parts_left_whole(
+    work: DenseWork, asked: list[PruneOptions], tmp_path: Path
+) -> None:
+    slices = ("--set=prune.oracle_images=4", "--set=prune.calibration_images=4")
+    common = [*work.flags(), "--target=cpu", *slices]
+    flags = ("--keep-whole=decoders.*", "--keep-whole=stem", "--only=coarse")
+    verb = edgemtl("prune", *common, *flags, "-o", tmp_path / "out.pt")
+    sets = ('--set=prune.keep_whole=["decoders.*", "stem"]', '--set=prune.only=["coarse"]')
+    run = edgemtl("compile", *common, "--prune", *sets, "-o", tmp_path / "run")
+    assert "asked" in verb.error() and "asked" in run.error()
+    first, second = asked
+    assert first == second
+    assert (first.keep_whole, first.only) == (("decoders.*", "stem"), ("coarse",))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_unknown_part_is_refused_before_anything_is_done(
+    work: DenseWork, asked: list[PruneOptions], tmp_path: Path, dry: list[str]
+) -> None:
+    out = ("-o", tmp_path / "run")
+    told = edgemtl(
+        *("compile", *work.flags(), "--target=cpu", *out, *dry),
+        '--set=prune.keep_whole=["decoder"]',
+    )
+    assert told.code == 2 and told.hint().startswith("near it: decoders")
+    assert "prune.keep_whole" in told.error() and not (tmp_path / "run").exists()
+    told = edgemtl("prune", *work.flags(), "--keep-whole=decoder", "-o", tmp_path / "small.pt")
+    assert told.code == 2 and not asked
+
+
+def test_a_default_that_may_cut_nothing_says_so(
+    work: DenseWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune_default, "FEWEST_PICTURES", 8)
+    run = _compile(work, tmp_path / "run", "--until-stage=prune", '--set=prune.keep_whole=["*"]')
+    assert run["pruning"] == "not pruned: keep_whole and only leave every group of channels whole"
+
+
 # --- data sets of third parties ------------------------------------------------------------------
 
 PACKAGE = """

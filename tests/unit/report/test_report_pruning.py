@@ -194,3 +194,15 @@ def test_the_verb_writes_what_the_report_reads() -> None:
 
     step = _step("stem", 2, 1, 0.5)
     assert GroupStep.from_dict(step).to_dict() == step
+
+
+def test_groups_left_whole_are_named_with_the_reason(story: dict[str, Any]) -> None:
+    assert not any("left whole" in line for line in sentences(read_story(story)))
+    story["left_whole"] = {f"head{n}": "keep_whole 'head*': head writes it" for n in range(5)}
+    found = read_story(story)
+    (line,) = [line for line in sentences(found) if "left whole" in line]
+    assert "head0 (keep_whole 'head*': head writes it)" in line and line.endswith("and 2 more")
+    items = [item.text() for item in parse(render_prune_page(found, "net")).find_all("li")]
+    assert [item.split(":")[0] for item in items] == [f"head{n}" for n in range(5)]
+    for odd in (None, [1], "x", {"a": 3}):
+        read_story(story | {"left_whole": odd})
