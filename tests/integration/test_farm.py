@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.certificates import make_certificates
 from edgemtl.devices.farm.resident_worker import CHANNEL
-from edgemtl.devices.farm.service import ALLOWED_FAILURES
+from edgemtl.devices.farm.service import ALLOWED_FAILURES, interface_towards
 from edgemtl.devices.farm.work import PYTHON, Job, JobResult
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable, UsageError
 from edgemtl.pipeline.farm.members import same_code
@@ -422,6 +423,52 @@ def test_who_is_not_of_this_farm_is_refused(cluster: Cluster, local: Path, tmp_p
             timeout=1,
             set_as_default=False,
         )
+
+
+def _listening(process: psutil.Process) -> set[str]:
+    """Addresses on which a process and its children accept connections."""
+    members = [process, *process.children(recursive=True)]
+    return {
+        found.laddr.ip
+        for member in members
+        for found in member.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_farm_on_the_loopback_listens_nowhere_else(plain: bool, tmp_path: Path) -> None:
+    found = Cluster(tmp_path / "farm", plain=plain)
+    found.folder.mkdir()
+    found.start()
+    try:
+        found.join("one")
+        found.join("pi", "rpi4")
+        for name, process in found.members.items():
+            assert process.pid is not None
+            listening = _listening(psutil.Process(process.pid))
+            assert listening, name
+            assert all(ipaddress.ip_address(ip).is_loopback for ip in listening), (name, listening)
+    finally:
+        found.stop()
+
+
+def test_a_worker_listens_on_its_way_to_the_scheduler_only() -> None:
+    assert interface_towards(FarmAddress("tls", "127.0.0.1", 8786)) == "127.0.0.1"
+    elsewhere = interface_towards(FarmAddress("tls", "192.0.2.1", 8786))
+    assert ipaddress.ip_address(elsewhere) not in (
+        ipaddress.ip_address("0.0.0.0"),
+        ipaddress.ip_address("127.0.0.1"),
+    )
+
+
+def test_a_port_in_use_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    told = edgemtl(
+        *["farm", "scheduler", cluster.address, "--certificates", cluster.certificates],
+        *["--folder", tmp_path / "scheduler"],
+    )
+    assert told.code == 4
+    assert "cannot listen" in told.error()
 
 
 def test_without_certificates_or_without_tls(

@@ -38,11 +38,13 @@ class Cluster:
         folder: certificates, files and logs.
         address: of the scheduler.
         members: name -> process.
+        plain: without TLS.
     """
 
     folder: Path
     address: str = ""
     members: dict[str, BaseProcess] = field(default_factory=dict)
+    plain: bool = False
 
     @property
     def certificates(self) -> Path:
@@ -55,15 +57,16 @@ class Cluster:
 
     def start(self) -> None:
         """Make certificates and start the scheduler on a free port."""
-        make_certificates(self.certificates, ["scheduler", "worker", "client"], days=1)
-        self.start_scheduler("tls://127.0.0.1:0")
+        if not self.plain:
+            make_certificates(self.certificates, ["scheduler", "worker", "client"], days=1)
+        self.start_scheduler("tcp://127.0.0.1:0" if self.plain else "tls://127.0.0.1:0")
 
     def start_scheduler(self, address: str) -> None:
         """Start it and note its address."""
         self._member("scheduler", ["scheduler", address])
         said = self.log("scheduler")
         wait_until(lambda: "scheduler at" in said.read_text("utf-8"))
-        found = re.search(r"scheduler at (tls://\S+)", said.read_text("utf-8"))
+        found = re.search(r"scheduler at ((?:tls|tcp)://\S+)", said.read_text("utf-8"))
         assert found is not None
         self.address = found[1]
 
@@ -84,7 +87,8 @@ class Cluster:
 
     def _member(self, name: str, words: Sequence[object]) -> None:
         self.log(name).write_text("", "utf-8")
-        arguments = ["farm", *words, "--certificates", self.certificates]
+        proof = ["--without-tls"] if self.plain else ["--certificates", self.certificates]
+        arguments = ["farm", *words, *proof]
         self.members[name] = doomed.start(arguments, self.folder / name, self.log(name))
 
     def kill(self, name: str) -> None:

@@ -85,8 +85,12 @@ def run_scheduler(address: FarmAddress, credentials: Credentials, folder: Path, 
                 security=security,
                 **_NO_PAGE,
             )
-        except OSError as error:
-            raise StageFailed(f"cannot listen: {error}", where=str(address)) from error
+        except (OSError, RuntimeError) as error:  # Dask wraps the one in the other
+            raise StageFailed(
+                f"cannot listen: {_reason(error)}",
+                where=str(address),
+                hint="is a scheduler running there already? another port: tls://HOST:PORT",
+            ) from error
         scheduler.handlers.update(_handlers(store))
         tell(f"scheduler at {scheduler.address}")
         await leaving.wait()
@@ -183,6 +187,7 @@ async def _joined(
 
     return await Worker(
         str(address),
+        host=interface_towards(address),
         name=name,
         nthreads=1,
         resources=dict(resources),
@@ -192,6 +197,22 @@ async def _joined(
         death_timeout=10,
         **_NO_PAGE,
     )
+
+
+def interface_towards(address: FarmAddress) -> str:
+    """This machine's own address on the way to a scheduler: where a worker of it listens.
+
+    The loopback's for a scheduler on the loopback; no other interface is opened.
+
+    Raises:
+        OSError: there is no way to that host.
+    """
+    family, kind, protocol, _, place = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_DGRAM
+    )[0]
+    with socket.socket(family, kind, protocol) as towards:
+        towards.connect(place)  # picks a route; a datagram socket sends nothing for that
+        return str(towards.getsockname()[0])
 
 
 def worker_name(device: str | None) -> str:
