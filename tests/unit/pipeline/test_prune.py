@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,7 +182,8 @@ def test_a_decision_to_prune_plans_anew(
     run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     names = [stage["name"] for stage in run["stages"]]
     assert names == ["model", "export-reference", "compile-reference", "prune"]
-    assert run["recipe"]["prune"]["enabled"] is True and "about 1 min" in run["pruning"]
+    assert run["recipe"]["prune"]["enabled"] is True
+    assert re.search(r"about \d+ min on this machine", run["pruning"])
 
 
 def test_stages_can_be_named_whatever_is_decided(work: DenseWork, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_groups_left_whole_are_named_with_the_reason(story: dict[str, Any]) -> N
     found = read_story(story)
     (line,) = [line for line in sentences(found) if "left whole" in line]
     assert "head0 (keep_whole 'head*': head writes it)" in line and line.endswith("and 2 more")
-    items = [item.text() for item in parse(render_prune_page(found, "net")).find_all("li")]
+    items = [item.text for item in parse(render_prune_page(found, "net")).all("li")]
     assert [item.split(":")[0] for item in items] == [f"head{n}" for n in range(5)]
     for odd in (None, [1], "x", {"a": 3}):
         read_story(story | {"left_whole": odd})
