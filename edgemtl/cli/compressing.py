@@ -201,8 +201,10 @@ def quantize_verb(
 
     Exit code 6 when a budget could not be kept or judged; the file is written all the same.
     """
+    from edgemtl import targets
     from edgemtl.errors import ExitCode
-    from edgemtl.pipeline.quantize_file import quantize_file
+    from edgemtl.pipeline.defaults import recipe_for
+    from edgemtl.pipeline.quantize_file import QuantizeFile, quantize_file
 
     settings = {
         "quantize.precision": precision,
@@ -218,9 +220,9 @@ def quantize_verb(
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
-    found = quantize_file(
-        model, output, target, config, [*assignments, *(assign or [])], factory, tell
-    )
+    suited = targets.load(target)
+    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
+    found = quantize_file(QuantizeFile(model, output, suited, recipe, factory), tell).to_dict()
     if as_json:
         print_json(found)
     else:

@@ -162,8 +162,7 @@ def backend_timer(target: Target, threads: int = 1) -> Timer:
     """
     from edgemtl.backends import registry
     from edgemtl.backends.types import SessionOptions
-    from edgemtl.export.onnx_export import export_onnx
-    from edgemtl.export.simplify import simplify
+    from edgemtl.export.network import export_network
 
     if not target.measured_here:
         raise TargetUnavailable(
@@ -177,9 +176,7 @@ def backend_timer(target: Target, threads: int = 1) -> Timer:
     def request(network: MultiTaskNetwork, folder: Path) -> BenchRequest:
         made = folder / "artefact"
         made.mkdir(parents=True)
-        export_onnx(network, folder / "raw.onnx", opset=target.opset, deformable=target.deformable)
-        simplify(folder / "raw.onnx", folder / "model.onnx")
-        artefact = backend.compile(folder / "model.onnx", target, made)
+        artefact = backend.compile(export_network(network, target, folder).path, target, made)
         return BenchRequest(artefact, SessionOptions(threads, hint), stop=WARM_UP)
 
     kept = tempfile.TemporaryDirectory(prefix="edgemtl-")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from edgemtl.backends.routed import ROUTE, ROUTING, Routing
 from edgemtl.backends.sharedweights import Kept, Sharing, inlined, share_weights
 from edgemtl.errors import StageFailed
-from edgemtl.export.metadata import write_metadata
-from edgemtl.export.onnx_export import INPUT_NAME, _silenced, export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.export.network import export_network
+from edgemtl.export.onnx_export import INPUT_NAME, _silenced
 from edgemtl.files import write_atomically, write_json
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.targets import Target
 
 ROUTER_FILE, FULL_FILE, SINGLE_FILE = "router.onnx", "full.onnx", "routed.onnx"
 
@@ -28,9 +29,8 @@ def export_routed(
     prototypes: Sequence[MultiTaskNetwork],
     threshold: float,
     folder: Path,
+    target: Target,
     *,
-    opset: int,
-    deformable: Literal["native", "portable"] = "portable",
     batch: int = 1,
 ) -> Sharing:
     """Write ``router.onnx``, ``full.onnx``, ``prototype-1.onnx`` ..., and ``routing.json``.
@@ -43,7 +43,7 @@ def export_routed(
         prototypes: in the order of the router's columns.
         threshold: probability from which the router is sure.
         folder: where to write.
-        opset, deformable: see ``export_onnx``.
+        target: its opset and lowerings, see ``export_network``.
         batch: pictures that each network runs together.
 
     Returns:
@@ -55,15 +55,13 @@ def export_routed(
     names = [FULL_FILE, *(f"prototype-{i + 1}.onnx" for i in range(len(prototypes)))]
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in zip(names, (full, *prototypes), strict=True):
-        raw = folder / f"{name}.raw"
-        export_onnx(network, raw, opset=opset, deformable=deformable, batch=batch)
-        simplify(raw, folder / name)
-        raw.unlink()
-        write_metadata(folder / name, network.tasks, network.input_spec)
+        with tempfile.TemporaryDirectory(prefix="edgemtl-", dir=folder) as place:
+            exported = export_network(network, target, Path(place), batch=batch)
+            exported.path.replace(folder / name)
     kept = {folder / n: _kept(full, p) for n, p in zip(names[1:], prototypes, strict=True)}
     sharing = share_weights(folder / FULL_FILE, kept)
     images = full.example_input(1)
-    _export_router(router, images, folder / ROUTER_FILE, opset)
+    _export_router(router, images, folder / ROUTER_FILE, target.opset)
     routing = Routing(
         (batch, *images.shape[1:]),
         full.output_names(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,15 @@ from torch import Tensor
 from edgemtl.backends.taskfiles import with_task_files
 from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.errors import InputRefused, UsageError
-from edgemtl.export.metadata import write_metadata
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
-from edgemtl.pipeline.experts import (
-    ExpertsChoice,
-    experts_told,
-    has_experts,
-    prepare_experts,
-)
+from edgemtl.pipeline.export import ExportRequest, export_model
 from edgemtl.pipeline.prune import prune_options, training_data
-from edgemtl.pipeline.quantising import check_precision
+from edgemtl.pipeline.quantize import check_precision
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
 from edgemtl.pipeline.task_limits import task_budgets
 
-RAW_ONNX = "exported.onnx"
 EXPORT_FACTS = "export.json"
 MODEL_FACTS = "model.json"
 
@@ -110,58 +100,27 @@ def _network_code(context: Context) -> list[str]:
     return [sha256_file(Path(file)) for file in files if file]
 
 
-def _experts_choice(context: Context) -> ExpertsChoice:
-    recipe = context.recipe.export
-    named = context.recipe.model.tasks is not None
-    return ExpertsChoice(
-        recipe.experts or context.target.experts,
-        named if recipe.drop_experts is None else recipe.drop_experts,
-        recipe.expert_images,
-        recipe.expert_headroom,
-    )
-
-
 class Export(Stage):
     """Torch to simplified ONNX."""
 
+    @staticmethod
+    def request(context: Context, network: MultiTaskNetwork) -> ExportRequest:
+        """What this run exports, and for what."""
+        return ExportRequest(network, context.target, context.recipe, lambda: context.calibration)
+
     def inputs(self, context: Context) -> dict[str, Any]:
-        recipe, target = context.recipe.export, context.target
-        asked: dict[str, Any] = {
-            "opset": recipe.opset or target.opset,
-            "deformable": recipe.deformable or target.deformable,
-            "tasks": context.task_names,
-        }
-        if has_experts(context.dense):
-            asked["experts"] = asdict(_experts_choice(context))
+        request = self.request(context, context.dense)
+        asked = request.to_dict()
+        if request.experts is not None:
             asked["calibration"] = context.calibration_fingerprint
         return asked
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Write the graph as exported, simplified, and the map from its nodes to torch modules."""
-        asked = self.inputs(context)
-        network = context.network(self.after[0])
-        experts: dict[str, Any] = {}
-        if has_experts(network):
-            choice = _experts_choice(context)
-            network, experts = prepare_experts(network, asked["tasks"], choice, context.calibration)
-            tell(experts_told(experts))
-        exported = export_onnx(
-            network,
-            folder / RAW_ONNX,
-            opset=asked["opset"],
-            tasks=asked["tasks"],
-            deformable=asked["deformable"],
-        )
-        simple = simplify(exported.path, folder / ONNX)
-        write_metadata(simple.path, context.tasks, context.dense.input_spec)
-        facts = exported.to_dict()
-        facts["simplified"] = simple.to_dict()
-        if experts:
-            facts["experts"] = experts
-        write_json(folder / EXPORT_FACTS, facts)
-        tell(f"opset {exported.opset}, {simple.nodes_before} -> {simple.nodes_after} nodes")
-        for note in exported.notes:
-            tell(note)
+        outcome = export_model(self.request(context, context.network(self.after[0])), folder)
+        write_json(folder / EXPORT_FACTS, outcome.to_dict())
+        for line in outcome.summary():
+            tell(line)
 
 
 class Compile(Stage):

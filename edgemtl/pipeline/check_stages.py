@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 
 from edgemtl.backends.session import Session
 from edgemtl.data.concat import Concatenated
-from edgemtl.data.preprocess import letterbox
-from edgemtl.errors import InputRefused, StageFailed
+from edgemtl.errors import StageFailed
 from edgemtl.export.cost import count_cost
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.gates.judge import GateFacts, judge
 from edgemtl.gates.junit import write_junit
 from edgemtl.measure.accuracy import AccuracyReport, Run, evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
+from edgemtl.pipeline.datasets import first_images
 from edgemtl.pipeline.stage import ARTEFACT, ONNX, Context, Stage, Tell
 from edgemtl.tasks.base import MetricSpec
 
@@ -52,11 +51,7 @@ def real_inputs(context: Context, count: int) -> NDArray[np.float32]:
     Raises:
         InputRefused: none decodes.
     """
-    spec = context.dense.input_spec
-    canvases = [letterbox(s.image, spec)[0] for s in islice(context.calibration, count)]
-    if not canvases:
-        raise InputRefused("no calibration picture could be read", where=context.calibration.name)
-    return np.stack(canvases)
+    return first_images(context.calibration, context.dense.input_spec, count)
 
 
 class Accuracy(Stage):

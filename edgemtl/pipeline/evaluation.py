@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.data.calibration import embedded
-from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.data.preprocess import letterbox
-from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, evaluate
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
 from edgemtl.measure.wider_protocol import wider_ap
+from edgemtl.pipeline.datasets import labelled
 from edgemtl.pipeline.loaded_model import LoadedModel, open_model
-from edgemtl.tasks.base import Task
 from edgemtl.tasks.detection import Detection
 
 
@@ -37,24 +34,8 @@ def evaluate_file(
         UsageError: no embedded set fits the tasks, or an unknown layout.
     """
     with open_model(path, factory) as subject:
-        dataset = evaluation_data(subject.tasks, data, split, layout, limit)
+        dataset = labelled(data, split, subject.tasks, layout, limit)
         return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
-
-
-def evaluation_data(
-    tasks: Sequence[Task], data: Sequence[Path], split: str, layout: str, limit: int | None
-) -> Dataset:
-    """The pictures that a network with these tasks is evaluated on.
-
-    Raises:
-        InputRefused: the data is refused.
-        UsageError: no embedded set fits the tasks, or an unknown layout.
-    """
-    if data:
-        dataset = concatenate([open_dataset(folder, split, layout) for folder in data])
-    else:
-        dataset = embedded({task.label_kind for task in tasks}, split)
-    return thinned(dataset, limit)
 
 
 def evaluate_wider(

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import targets
-from edgemtl.export.metadata import write_metadata
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import check_chain, onnx_runner
-from edgemtl.export.simplify import simplify
 from edgemtl.files import write_atomically
-from edgemtl.measure.accuracy import network_runner
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.export import ExportRequest, export_model, require_same
+from edgemtl.recipes import ExportSection, ModelSection, Recipe
 
 
 def export_file(
@@ -30,30 +27,14 @@ def export_file(
         ParityFailed: the ONNX file computes something else; it is not left behind.
         InputRefused, UsageError, StageFailed: as the steps say.
     """
-    target = targets.load(target_name)
-    network = load_network(model, factory)
-    selected = network.selected(tasks)
-    names = [task.name for task in selected]
+    names = None if tasks is None else tuple(tasks)
+    recipe = Recipe(model=ModelSection(tasks=names), export=ExportSection(opset=opset))
+    request = ExportRequest(load_network(model, factory), targets.load(target_name), recipe)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        raw = Path(folder) / "exported.onnx"
-        exported = export_onnx(
-            network,
-            raw,
-            opset=opset or target.opset,
-            tasks=names,
-            deformable=target.deformable,
-            experts=target.experts,
-        )
-        simple = Path(folder) / "model.onnx"
-        simplify(raw, simple)
-        write_metadata(simple, selected, network.input_spec)
-        check_chain(
-            {"torch": network_runner(network, names), "onnx": onnx_runner(simple)},
-            [network.example_input().numpy()],
-            selected,
-        ).require()
-        data = simple.read_bytes()
-        write_atomically(output, lambda stream: stream.write(data))
-    facts = exported.to_dict()
+        exported = export_model(request, Path(folder)).exported
+        require_same(request, exported.path)
+        data = exported.path.read_bytes()
+    write_atomically(output, lambda stream: stream.write(data))
+    facts = exported.raw.to_dict()
     facts.pop("modules")
     return facts | {"file": str(output)}

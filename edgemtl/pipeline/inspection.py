@@ -14,8 +14,7 @@ from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.export.module_cost import module_costs
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.export.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.loaded_model import kind_of
@@ -86,9 +85,9 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
                 "int8_runs_as_float": runs_int8(target.backend),
             }
             if state.ok:
-                raw, simple = Path(folder) / "raw.onnx", Path(folder) / f"{target.name}.onnx"
-                export_onnx(network, raw, opset=target.opset, deformable=target.deformable)
-                simplify(raw, simple)
+                place = Path(folder) / target.name
+                place.mkdir()
+                simple = export_network(network, target, place).path
                 answer["problems"] = [asdict(p) for p in backend.problems(simple, target)]
                 try:
                     answer["plan"] = backend.modelled(simple, target, network)

@@ -175,8 +175,7 @@ def write_routed(
         routed.prototypes,
         routed.report.threshold,
         folder,
-        opset=target.opset,
-        deformable=target.deformable,
+        target,
     )
     single_file(folder, folder / SINGLE_FILE)
     backend = registry.get(target.backend)

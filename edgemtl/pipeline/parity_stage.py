@@ -8,10 +8,10 @@ from typing import Any
 
 from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.errors import ParityFailed
+from edgemtl.export.network import RAW
 from edgemtl.export.parity import SAME_INT8, TOLERANCES, Run, check_chain, onnx_runner
 from edgemtl.files import read_json, write_json
 from edgemtl.measure.accuracy import network_runner
-from edgemtl.pipeline.build_stages import RAW_ONNX
 from edgemtl.pipeline.check_stages import open_session, real_inputs
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
@@ -44,7 +44,7 @@ class Parity(Stage):
         inputs = [picture[None] for picture in pictures]
         forms = {
             "torch": network_runner(context.network(source), context.task_names),
-            "onnx": onnx_runner(context.folders[export] / RAW_ONNX),
+            "onnx": onnx_runner(context.folders[export] / RAW),
             "simplified": onnx_runner(context.folders[export] / ONNX),
         }
         precision = "fp32"

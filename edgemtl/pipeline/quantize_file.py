@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.types import SessionOptions
-from edgemtl.data.calibration import embedded
-from edgemtl.data.concat import concatenate, thinned
-from edgemtl.data.open import open_dataset
+from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
 from edgemtl.export.metadata import read_metadata
 from edgemtl.files import write_atomically, write_json
-from edgemtl.pipeline.defaults import recipe_for
-from edgemtl.pipeline.exporting import export_file
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.datasets import split_of
+from edgemtl.pipeline.export import ExportRequest, export_model, require_same
 from edgemtl.pipeline.loaded_model import kind_of
-from edgemtl.pipeline.quantising import Job, write_precision
+from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize_graph
+from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
 
 
-def quantize_file(
-    model: Path,
-    output: Path,
-    target_name: str,
-    config: Path | None,
-    assignments: Sequence[str],
-    factory: str | None,
-    tell: Callable[[str], None],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class QuantizeFile:
+    """One checkpoint or ONNX file, to be quantised for one target.
+
+    Attributes:
+        model: checkpoint, or ONNX file of ours in float32.
+        output: ONNX file to write.
+        target: what it is for.
+        recipe: resolved as ``compile`` resolves it (:func:`edgemtl.pipeline.defaults.recipe_for`).
+        factory: ``package.module:function`` of the user's own network, or None.
+    """
+
+    model: Path
+    output: Path
+    target: Target
+    recipe: Recipe
+    factory: str | None = None
+
+
+def quantize_file(asked: QuantizeFile, on_progress: Callable[[str], None]) -> QuantizeOutcome:
     """Quantise, write the file and, beside it, ``OUTPUT.quantize.json`` with the whole story.
-
-    Returns:
-        As :func:`edgemtl.pipeline.quantising.write_precision`.
 
     Raises:
         UsageError: the recipe or an option makes no sense, or a bundle is given.
@@ -42,40 +49,35 @@ def quantize_file(
         TargetUnavailable: the precision is to be measured, and the target's runtime is not here.
         StageFailed: nothing can be quantised, or the place cannot be written.
     """
-    target = targets.load(target_name)
-    recipe = recipe_for(target, config, assignments)
+    target, recipe, output = asked.target, asked.recipe, asked.output
     if recipe.quantize.precision == "auto":
         registry.get(target.backend).require()
-    kind = kind_of(model)
-    if kind == "bundle":
-        raise UsageError("quantize takes a checkpoint or an ONNX file", where=str(model))
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        source, written = model, Path(folder) / "written.onnx"
-        if kind == "checkpoint":
-            source = Path(folder) / "float.onnx"
-            kept = None if recipe.model.tasks is None else list(recipe.model.tasks)
-            export_file(model, source, target_name, recipe.export.opset, kept, factory)
+        source, written = _graph(asked, Path(folder)), Path(folder) / "written.onnx"
         tasks, spec = read_metadata(source)
-        data = recipe.data
-        pictures = (
-            concatenate([open_dataset(root, data.calibration, data.format) for root in data.root])
-            if data.root
-            else embedded({task.label_kind for task in tasks}, data.calibration)
-        )
-        hint = str(target.options.get("precision_hint", "f32"))
-        job = Job(
-            onnx=source,
-            tasks=tasks,
-            spec=spec,
-            target=target,
-            recipe=recipe,
-            calibration=thinned(pictures, data.limit),
-            real=bool(data.root),
-            session=SessionOptions(recipe.bench.threads, hint),
-            tell=tell,
-        )
-        found = write_precision(job, written)
+        pictures = split_of(recipe.data, recipe.data.calibration, tasks)
+        request = QuantizeRequest(source, tasks, spec, target, recipe, pictures, on_progress)
+        outcome = quantize_graph(request, written)
         content = written.read_bytes()
     write_atomically(output, lambda stream: stream.write(content))
-    write_json(output.with_name(f"{output.name}.quantize.json"), found)
-    return found
+    write_json(output.with_name(f"{output.name}.quantize.json"), outcome.to_dict())
+    return outcome
+
+
+def _graph(asked: QuantizeFile, folder: Path) -> Path:
+    """The float32 graph, as ``compile`` would export it where the model is a checkpoint."""
+    kind = kind_of(asked.model)
+    if kind == "bundle":
+        raise UsageError("quantize takes a checkpoint or an ONNX file", where=str(asked.model))
+    if kind == "onnx":
+        return asked.model
+    network, data = load_network(asked.model, asked.factory), asked.recipe.data
+
+    def calibration() -> Dataset:
+        return split_of(data, data.calibration, network.selected(request.tasks))
+
+    request = ExportRequest(network, asked.target, asked.recipe, calibration)
+    exported = export_model(request, folder).exported
+    if request.experts is None:  # a network whose experts were dropped or cut short is another one
+        require_same(request, exported.path)
+    return exported.path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.files import write_json
-from edgemtl.pipeline.quantising import Job, write_precision
+from edgemtl.pipeline.quantize import QuantizeRequest, quantize_graph
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
 from edgemtl.pipeline.task_limits import task_budgets
 
@@ -39,15 +39,13 @@ class Quantize(Stage):
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Write the graph and ``quantize.json``."""
-        job = Job(
-            onnx=context.folders[self.after[0]] / ONNX,
-            tasks=context.tasks,
-            spec=context.dense.input_spec,
-            target=context.target,
-            recipe=context.recipe,
-            calibration=context.calibration,
-            real=bool(context.recipe.data.root),
-            session=context.session_options,
-            tell=tell,
+        request = QuantizeRequest(
+            context.folders[self.after[0]] / ONNX,
+            context.tasks,
+            context.dense.input_spec,
+            context.target,
+            context.recipe,
+            context.calibration,
+            tell,
         )
-        write_json(folder / QUANTIZE, write_precision(job, folder / ONNX))
+        write_json(folder / QUANTIZE, quantize_graph(request, folder / ONNX).to_dict())

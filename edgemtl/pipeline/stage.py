@@ -13,14 +13,13 @@ from typing import Any, ClassVar, Literal
 from edgemtl.backends import registry
 from edgemtl.backends.base import Backend
 from edgemtl.backends.types import Artefact, SessionOptions
-from edgemtl.data.calibration import embedded
-from edgemtl.data.concat import concatenate, thinned
-from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.cache import StageCache, code_fingerprint, key_of
+from edgemtl.pipeline.datasets import split_of
+from edgemtl.pipeline.sessions import session_options
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
@@ -141,27 +140,17 @@ class Context:
     @property
     def session_options(self) -> SessionOptions:
         """How artefacts of this run are run."""
-        hint = str(self.target.options.get("precision_hint", "f32"))
-        return SessionOptions(threads=self.recipe.bench.threads, precision_hint=hint)
+        return session_options(self.target, self.recipe.bench.threads)
 
     @cached_property
     def calibration(self) -> Dataset:
         """Pictures for calibration and parity."""
-        return self._split(self.recipe.data.calibration)
+        return split_of(self.recipe.data, self.recipe.data.calibration, self.tasks)
 
     @cached_property
     def evaluation(self) -> Dataset:
         """Pictures that accuracy is measured on."""
-        return self._split(self.recipe.data.evaluation)
-
-    def _split(self, split: str) -> Dataset:
-        data = self.recipe.data
-        dataset = (
-            concatenate([open_dataset(root, split, data.format) for root in data.folders])
-            if data.root
-            else embedded({task.label_kind for task in self.tasks}, split)
-        )
-        return thinned(dataset, data.limit)
+        return split_of(self.recipe.data, self.recipe.data.evaluation, self.tasks)
 
     @cached_property
     def evaluation_fingerprint(self) -> str:

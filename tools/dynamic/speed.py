@@ -265,10 +265,11 @@ def measure(subject: Subject, target: str, path: Path, seconds: float, tell: Tel
             for index, network in enumerate(subject.prototypes):
                 folder = Path(place) / f"{index}"
                 if not index:
-                    opset = variants.target.opset
                     base = folder
                     made = pinned(router, index)
-                    export_routed(made, subject.full, subject.prototypes, 0.5, folder, opset=opset)
+                    export_routed(
+                        *(made, subject.full, subject.prototypes, 0.5, folder), variants.target
+                    )
                     add("dense", folder / FULL_FILE, subject.full)
                 else:
                     shutil.copytree(base, folder)

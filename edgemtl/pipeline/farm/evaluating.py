@@ -15,7 +15,7 @@ from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import JobResult
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
-from edgemtl.pipeline.evaluation import evaluation_data
+from edgemtl.pipeline.datasets import labelled
 from edgemtl.pipeline.farm.job import STATE
 from edgemtl.pipeline.farm.members import needed
 from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, result_of
@@ -56,7 +56,7 @@ def evaluate_on_farm(
                 where="--farm",
                 hint="its metric names no 'found' (edgemtl.tasks.base.Metric)",
             )
-    dataset = evaluation_data(subject.tasks, data, split, layout, limit)
+    dataset = labelled(data, split, subject.tasks, layout, limit)
     needs = needed(subject.backend)
     workers = sum(worker.offers(needs) for worker in farm.workers())
     sources = dataset.parts if isinstance(dataset, Concatenated) else (dataset,)

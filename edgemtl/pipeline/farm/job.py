@@ -89,13 +89,13 @@ def _compile(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, A
 
 def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
     from edgemtl.measure.accuracy import measure
-    from edgemtl.pipeline.evaluation import evaluation_data
+    from edgemtl.pipeline.datasets import labelled
     from edgemtl.pipeline.loaded_model import open_model
 
     data = [folder / place for place in request["data"]]
     with open_model(folder / request["model"], request["factory"]) as subject:
-        dataset = evaluation_data(
-            subject.tasks, data, request["split"], request["format"], request["limit"]
+        dataset = labelled(
+            data, request["split"], subject.tasks, request["format"], request["limit"]
         )
         part = measure(
             subject.run,

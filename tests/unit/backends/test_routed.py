@@ -51,7 +51,7 @@ def picture(level: float) -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("routed")
-    export_routed(ByBrightness(), FULL, PROTOTYPES, 0.9, folder, opset=17)
+    export_routed(ByBrightness(), FULL, PROTOTYPES, 0.9, folder, targets.load("cpu"))
     single_file(folder, folder / SINGLE_FILE)
     return folder
 

@@ -69,7 +69,7 @@ def built(folder: Path, trained: bool) -> Built:
                 for parameter in smaller.parameters():
                     parameter += 1e-3 * parameter.abs().mean() * torch.randn(parameter.shape)
         prototypes.append(smaller)
-    sharing = export_routed(router(), FULL, prototypes, 0.5, folder, opset=17)
+    sharing = export_routed(router(), FULL, prototypes, 0.5, folder, targets.load("cpu"))
     single_file(folder, folder / SINGLE_FILE)
     return Built(folder, sharing.bytes_apart, sharing.bytes_shared, sharing.cut, sharing.own)
 

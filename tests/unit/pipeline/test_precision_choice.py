@@ -10,7 +10,6 @@ from support.dense_family import build
 from support.dense_work import write_dense_work
 
 from edgemtl import recipes, targets
-from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize.results import Culprit, QuantizeResult
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
@@ -19,11 +18,11 @@ from edgemtl.files import sha256_file
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.exporting import export_file
 from edgemtl.pipeline.plan import plan
-from edgemtl.pipeline.quantising import (
-    Job,
+from edgemtl.pipeline.quantize import (
+    QuantizeRequest,
     check_precision,
     layer_rows,
-    write_precision,
+    quantize_graph,
 )
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
@@ -35,23 +34,21 @@ def recipe(*assignments: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory) -> QuantizeRequest:
     """A small network exported for ONNX Runtime, with pictures."""
     folder = tmp_path_factory.mktemp("job")
     work = write_dense_work(folder, pictures=4)
     onnx = folder / "float.onnx"
     export_file(work.model, onnx, "cpu", factory="support.dense_family:build")
     tasks, spec = read_metadata(onnx)
-    return Job(
+    return QuantizeRequest(
         onnx=onnx,
         tasks=tasks,
         spec=spec,
         target=targets.load("cpu"),
         recipe=recipe(),
         calibration=open_dataset(work.data, "train"),
-        real=False,
-        session=SessionOptions(threads=1),
-        tell=lambda line: None,
+        on_progress=lambda line: None,
     )
 
 
@@ -129,36 +126,40 @@ def test_a_target_without_the_precision_is_refused() -> None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def test_without_real_pictures_budgets_are_not_judged(job: Job, tmp_path: Path) -> None:
+def test_without_real_pictures_budgets_are_not_judged(job: QuantizeRequest, tmp_path: Path) -> None:
     asked = replace(job, recipe=recipe("quantize.precision=int8"))
-    found = write_precision(asked, tmp_path / "int8.onnx")
+    found = quantize_graph(asked, tmp_path / "int8.onnx").to_dict()
     assert found["precision"] == "int8" and found["result"]["tasks"] == {}
     assert any("not judged" in note for note in found["notes"])
 
 
-def test_auto_without_real_pictures_stays_in_float(job: Job, tmp_path: Path) -> None:
-    found = write_precision(job, tmp_path / "auto.onnx")
+def test_auto_without_real_pictures_stays_in_float(job: QuantizeRequest, tmp_path: Path) -> None:
+    found = quantize_graph(job, tmp_path / "auto.onnx").to_dict()
     assert found["precision"] == "fp32" and found["result"] is None
     assert "--data" in found["choice"]["rejected"]["int8"]
     assert sha256_file(tmp_path / "auto.onnx") == sha256_file(job.onnx)
 
 
 def test_auto_without_the_device_takes_the_targets_first_that_passes(
-    job: Job, tmp_path: Path
+    job: QuantizeRequest, tmp_path: Path
 ) -> None:
     away = job.target.model_copy(
         update={"measured_here": False, "precisions": ("int8", "fp16", "fp32")}
     )
-    found = write_precision(replace(job, real=True, target=away), tmp_path / "auto.onnx")
+    found = quantize_graph(
+        replace(job, target=away, recipe=recipe("data.root='mine'")), tmp_path / "auto.onnx"
+    ).to_dict()
     assert found["precision"] == "int8"
     assert found["choice"]["reason"].startswith("no latency was measured")
     assert set(found["choice"]["rejected"]) == {"fp16", "fp32"}
 
 
-def test_a_backend_that_computes_int8_in_float_is_told(job: Job, tmp_path: Path) -> None:
+def test_a_backend_that_computes_int8_in_float_is_told(
+    job: QuantizeRequest, tmp_path: Path
+) -> None:
     told = job.target.model_copy(update={"backend": "tvm"})
     asked = replace(job, target=told, recipe=recipe("quantize.precision=int8"))
-    found = write_precision(asked, tmp_path / "int8.onnx")
+    found = quantize_graph(asked, tmp_path / "int8.onnx").to_dict()
     assert any("will not be faster" in note for note in found["notes"])
 
 

@@ -17,6 +17,7 @@ from dynamic import accuracy, dependence, speed, stream
 from dynamic.networks import ResNet18
 from dynamic.stages import stage_file
 
+from edgemtl import targets
 from edgemtl.compress.dynamic.router import Router
 from edgemtl.export.routed import export_routed
 
@@ -44,7 +45,7 @@ def test_an_if_per_stage_answers_as_the_network_that_is_named(
     subject: speed.Subject, tmp_path: Path
 ) -> None:
     router, prototypes = speed.pinned(Router(2, (32, 32)), 0), subject.prototypes[:2]
-    export_routed(router, subject.full, prototypes, 0.5, tmp_path, opset=17)
+    export_routed(router, subject.full, prototypes, 0.5, tmp_path, targets.load("cpu"))
     images = subject.full.example_input(1, seed=3)
     with torch.no_grad():
         wanted = [next(iter(network(images).values())).numpy() for network in prototypes]

@@ -1,4 +1,4 @@
-"""An ONNX file in the precision that a recipe asks for; what the stage and the verb share."""
+"""Quantising as a recipe asks for it: what the quantize stage and the verb share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
+from edgemtl.pipeline.sessions import session_options
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -37,7 +38,7 @@ Lower = Literal["fp16", "int8"]
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeRequest:
     """One network for one target.
 
     Attributes:
@@ -47,9 +48,7 @@ class Job:
         target: what it is for.
         recipe: resolved.
         calibration: pictures of the training data.
-        real: whether these are the user's pictures; budgets are judged on real ones only.
-        session: how artefacts are run.
-        tell: told what goes on.
+        on_progress: told what goes on.
     """
 
     onnx: Path
@@ -58,9 +57,62 @@ class Job:
     target: Target
     recipe: Recipe
     calibration: Dataset
-    real: bool
-    session: SessionOptions
-    tell: Callable[[str], None]
+    on_progress: Callable[[str], None]
+
+    @property
+    def real(self) -> bool:
+        """Whether the pictures are the user's; budgets are judged on real ones only."""
+        return bool(self.recipe.data.root)
+
+    @property
+    def session(self) -> SessionOptions:
+        """How artefacts are run."""
+        return session_options(self.target, self.recipe.bench.threads)
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Task name -> largest relative drop."""
+        return task_budgets(self.recipe, self.tasks)
+
+
+@dataclass(frozen=True)
+class QuantizeOutcome:
+    """A graph in the precision that was asked for or chosen.
+
+    Attributes:
+        precision: as written.
+        asked: in the recipe.
+        result: of the quantiser; None where the file is in float32.
+        choice: where the precision was chosen by measuring.
+        candidates: that were measured for the choice.
+        notes: sentences for the reader.
+    """
+
+    precision: str
+    asked: str
+    result: QuantizeResult | None
+    choice: Choice | None
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``quantize.json``.
+
+        ``precision`` as written, ``asked``, ``layers`` (name, precision, and what each alone costs
+        each task), ``result`` of the quantiser, ``choice`` where the precision was chosen by
+        measuring, ``notes``.
+        """
+        choice, result = self.choice, self.result
+        return {
+            "precision": self.precision,
+            "asked": self.asked,
+            "choice": None
+            if choice is None
+            else {**asdict(choice), "candidates": [asdict(one) for one in self.candidates]},
+            "layers": [] if result is None else layer_rows(result),
+            "result": None if result is None else result.to_dict(),
+            "notes": list(self.notes),
+        }
 
 
 def check_precision(recipe: Recipe, target: Target) -> None:
@@ -78,50 +130,36 @@ def check_precision(recipe: Recipe, target: Target) -> None:
         )
 
 
-def write_precision(job: Job, output: Path) -> dict[str, Any]:
+def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
     """Write the file; the same recipe, pictures and choice give the same bytes.
-
-    Returns:
-        Plain data for ``quantize.json``: ``precision`` as written, ``asked``, ``layers`` (name,
-        precision, and what each alone costs each task), ``result`` of the quantiser, ``choice``
-        where the precision was chosen by measuring, ``notes``.
 
     Raises:
         UsageError: an option makes no sense, or names what is not there.
         InputRefused, StageFailed: the pictures or the graph.
     """
-    check_precision(job.recipe, job.target)
-    asked = job.recipe.quantize.precision
+    check_precision(request.recipe, request.target)
+    asked = request.recipe.quantize.precision
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
         results: dict[str, QuantizeResult] = {}
         choice: Choice | None = None
         candidates: list[Candidate] = []
         if asked == "auto":
-            candidates = _candidates(job, Path(place), results)
+            candidates = _candidates(request, Path(place), results)
             choice = choose_precision(candidates)
             taken = choice.precision
-            job.tell(f"{taken}: {choice.reason}")
+            request.on_progress(f"{taken}: {choice.reason}")
             for name, why in choice.rejected.items():
-                job.tell(f"not {name}: {why}")
+                request.on_progress(f"not {name}: {why}")
         else:
             taken = asked
             if taken in ("fp16", "int8"):
-                results[taken] = _write_or_tell(job, _lower(taken), Path(place))
+                results[taken] = _write_or_tell(request, _lower(taken), Path(place))
         result = results.get(taken)
-        shutil.copyfile(job.onnx if result is None else result.path, output)
-    notes = _notes(job, taken, result)
+        shutil.copyfile(request.onnx if result is None else result.path, output)
+    notes = _notes(request, taken, result)
     for note in notes:
-        job.tell(note)
-    return {
-        "precision": taken,
-        "asked": asked,
-        "choice": None
-        if choice is None
-        else {**asdict(choice), "candidates": [asdict(one) for one in candidates]},
-        "layers": [] if result is None else layer_rows(result),
-        "result": None if result is None else result.to_dict(),
-        "notes": notes,
-    }
+        request.on_progress(note)
+    return QuantizeOutcome(taken, asked, result, choice, tuple(candidates), tuple(notes))
 
 
 def layer_rows(result: QuantizeResult) -> list[dict[str, Any]]:
@@ -145,57 +183,67 @@ def _lower(precision: str) -> Lower:
     return "fp16" if precision == "fp16" else "int8"
 
 
-def _write(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
-    asked = job.recipe.quantize
+def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> QuantizeResult:
+    asked = request.recipe.quantize
     narrow = asked.narrow_sums
     if narrow is None:
-        narrow = job.target.backend in ON_THE_PROCESSOR
+        narrow = request.target.backend in ON_THE_PROCESSOR
     options = QuantizeOptions(
         precision=precision,
         images=asked.images,
         method=asked.method,
-        seed=job.recipe.data.seed,
-        budgets=task_budgets(job.recipe, job.tasks) if job.real else {},
+        seed=request.recipe.data.seed,
+        budgets=request.budgets if request.real else {},
         judge_images=asked.judge_images,
         max_evaluations=asked.max_evaluations,
         keep_float=asked.keep_float,
         equalise=asked.equalise,
         correct_bias=asked.correct_bias,
         narrow_sums=narrow,
-        unsigned=registry.get(job.target.backend).unsigned_int8,
+        unsigned=registry.get(request.target.backend).unsigned_int8,
         recovery_steps=asked.recovery_steps,
         recovery_images=asked.recovery_images,
     )
     path = folder / f"{precision}.onnx"
-    return quantize(job.onnx, path, job.tasks, job.spec, job.calibration, options, tell=job.tell)
+    return quantize(
+        request.onnx,
+        path,
+        request.tasks,
+        request.spec,
+        request.calibration,
+        options,
+        tell=request.on_progress,
+    )
 
 
-def _write_or_tell(job: Job, precision: Lower, folder: Path) -> QuantizeResult:
+def _write_or_tell(request: QuantizeRequest, precision: Lower, folder: Path) -> QuantizeResult:
     """As asked; where that cannot be, the message says how to do without."""
     try:
-        return _write(job, precision, folder)
+        return _write(request, precision, folder)
     except (StageFailed, InputRefused) as error:
         error.hint = f"{error.hint or 'give other pictures'}; or --set quantize.enabled=false"
         raise
 
 
-def _candidates(job: Job, folder: Path, results: dict[str, QuantizeResult]) -> list[Candidate]:
+def _candidates(
+    request: QuantizeRequest, folder: Path, results: dict[str, QuantizeResult]
+) -> list[Candidate]:
     """Every precision of the target, judged and timed; files and results are left for the winner.
 
     Timed in turns with float32, so that one latency stands for the float32 file throughout.
     """
-    order = [name for name in ORDER if name == "fp32" or name in job.target.precisions]
-    timed = job.target.measured_here and job.recipe.bench.enabled
+    order = [name for name in ORDER if name == "fp32" or name in request.target.precisions]
+    timed = request.target.measured_here and request.recipe.bench.enabled
     found: dict[str, Candidate] = {}
     base_ms: float | None = None
     for name in order[1:]:
         try:
-            result = results[name] = _write(job, _lower(name), folder)
+            result = results[name] = _write(request, _lower(name), folder)
         except (StageFailed, InputRefused) as error:
             # Pictures that are refused here are refused by the stages that need them in any case.
             found[name] = Candidate(name, None, False, error.message)
             continue
-        if not job.real:
+        if not request.real:
             found[name] = Candidate(
                 name, None, None, "budgets are judged on real pictures only (--data)"
             )
@@ -208,42 +256,42 @@ def _candidates(job: Job, folder: Path, results: dict[str, QuantizeResult]) -> l
             found[name] = Candidate(name, None, True)
             continue
         try:
-            slow_ms, speedup = _time(job, result.path)
+            slow_ms, speedup = _time(request, result.path)
         except StageFailed as error:
             found[name] = Candidate(name, None, False, error.message)
             continue
         base_ms = base_ms or slow_ms
-        job.tell(f"{name}: {speedup:.2f} x fp32")
+        request.on_progress(f"{name}: {speedup:.2f} x fp32")
         found[name] = Candidate(name, base_ms / speedup, True)
     found["fp32"] = Candidate("fp32", base_ms, True)
-    wanted = order if timed else [n for n in job.target.precisions if n in found]
+    wanted = order if timed else [n for n in request.target.precisions if n in found]
     return [found[name] for name in wanted]
 
 
-def _time(job: Job, path: Path) -> tuple[float, float]:
+def _time(request: QuantizeRequest, path: Path) -> tuple[float, float]:
     """Median milliseconds of the float32 file, and how much faster this one is."""
-    backend = registry.get(job.target.backend)
+    backend = registry.get(request.target.backend)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
-        requests = []
-        for name, onnx in (("fast", path), ("slow", job.onnx)):
+        timed = []
+        for name, onnx in (("fast", path), ("slow", request.onnx)):
             folder = Path(place) / name
             folder.mkdir()
-            artefact = backend.compile(onnx, job.target, folder)
-            stop = StopRule(warmup_seconds=job.recipe.bench.warmup_seconds)
-            requests.append(
-                BenchRequest(artefact, job.session, stop=stop, seed=job.recipe.data.seed)
+            artefact = backend.compile(onnx, request.target, folder)
+            stop = StopRule(warmup_seconds=request.recipe.bench.warmup_seconds)
+            timed.append(
+                BenchRequest(artefact, request.session, stop=stop, seed=request.recipe.data.seed)
             )
-        bench = job.recipe.bench
+        bench = request.recipe.bench
         rule = replace(
             COMPARE,
             block_seconds=min(COMPARE.block_seconds, bench.seconds),
             max_seconds=min(COMPARE.max_seconds, bench.max_seconds),
         )
-        measured = compare(requests[0], requests[1], rule, job.recipe.data.seed)
+        measured = compare(timed[0], timed[1], rule, request.recipe.data.seed)
     return measured.b.summary.p50_ms, measured.speedup.value
 
 
-def _notes(job: Job, taken: str, result: QuantizeResult | None) -> list[str]:
+def _notes(request: QuantizeRequest, taken: str, result: QuantizeResult | None) -> list[str]:
     notes = []
     if result is not None:
         whole = len(result.layers) + len(result.kept)
@@ -252,11 +300,11 @@ def _notes(job: Job, taken: str, result: QuantizeResult | None) -> list[str]:
             f"{len(result.layers)} of {whole} layers in {taken}, file {size:.2f} x"
             + (f", {result.evaluations} evaluations" if result.evaluations else "")
         )
-        if not job.real:
+        if not request.real:
             notes.append(
                 "budgets were not judged: they need real labelled pictures (--data); the ranges "
-                f"come from {job.calibration.name}"
+                f"come from {request.calibration.name}"
             )
-    if taken == "int8" and (why := runs_int8(job.target.backend)):
+    if taken == "int8" and (why := runs_int8(request.target.backend)):
         notes.append(f"int8 will not be faster here: {why}")
     return notes
