@@ -1,14 +1,24 @@
-"""How this package starts Python in a process of its own: one place, so that one rule holds.
+"""How this package starts other processes: one place, so that the rules hold.
 
 A module of ours or of the installation runs, never a file of the same name in the folder that the
-user happens to be in: ``python -m`` alone would search there first.
+user happens to be in: ``python -m`` alone would search there first. What a stranger's program may
+take and say has limits.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+#: of standard error; the rest is not looked at
+MOST_ERRORS = 64 << 10
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
@@ -28,4 +38,70 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-__all__ = ["environment", "python_module"]
+@dataclass(frozen=True)
+class Ended:
+    """A process that is over.
+
+    Attributes:
+        code: its exit code; negative for a signal.
+        answer: what it wrote to standard output.
+        errors: the start of what it wrote to standard error.
+        late: whether it was ended because its time was over.
+        too_much: whether it was ended because it answered more than it may.
+    """
+
+    code: int
+    answer: bytes
+    errors: bytes
+    late: bool
+    too_much: bool
+
+
+def run_bounded(
+    command: Sequence[str],
+    seconds: float,
+    most_bytes: int,
+    stdin: Any = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a command whose time and answer have limits.
+
+    Args:
+        command: program and arguments.
+        seconds: it is killed after that.
+        most_bytes: it is killed when it writes more to standard output.
+        stdin: an open file, or nothing.
+        env: its environment; ours by default.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    late = threading.Event()
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=env
+        )
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                answer = process.stdout.read(most_bytes + 1)
+                too_much = len(answer) > most_bytes
+                if too_much:
+                    process.kill()
+                code = process.wait()
+            finally:
+                timer.cancel()
+                process.kill()
+                process.wait()
+        errors.seek(0)
+        return Ended(code, answer, errors.read(MOST_ERRORS), late.is_set(), too_much)
+
+
+__all__ = ["Ended", "environment", "python_module", "run_bounded"]

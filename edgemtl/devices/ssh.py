@@ -9,7 +9,6 @@ and a run that is killed there is noticed at the next look.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from edgemtl.devices.results import MOST_BYTES, check_exit, parse_results, printable
 from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
+from edgemtl.processes import run_bounded
 
 #: on the device, below its home folder; bundles stay there under their hash, so that none is
 #: copied twice
@@ -40,6 +41,14 @@ _START_SECONDS = 15.0
 _LAST_SECONDS = 5.0
 #: bundles that no run has used for so long are removed from the device
 _KEPT_DAYS = 30
+#: what a runner says on standard error
+_MOST_SAID = 64 << 10
+#: what any command on the device may answer: a little more than the largest file that is read
+_MOST_ANSWER = MOST_BYTES + (1 << 20)
+#: for one command without a file to send; ssh itself notices a dead connection within 15 s
+_COMMAND_SECONDS = 120.0
+#: a copy that moves fewer bytes a second than this is not going on
+_SLOWEST_BYTES = 50_000
 #: changes when the device is restarted: process numbers mean something else then
 _BOOT = "/proc/sys/kernel/random/boot_id"
 _OPTIONS = {
@@ -158,8 +167,8 @@ class SshDevice:
             self._start(digest, job, arguments)
             tell(f"running on {self.address}")
             code = self._wait(job, limit_seconds)
-            results = self._read(f"{job}.json")
-            message = self._read(f"{job}.err").decode("utf-8", "replace")
+            results = self._read(f"{job}.json", MOST_BYTES)
+            message = self._read(f"{job}.err", _MOST_SAID).decode("utf-8", "replace")
         finally:
             # Also after Ctrl-C: what was started there is ended, what was written is removed.
             with contextlib.suppress(TargetUnavailable, StageFailed):
@@ -170,13 +179,10 @@ class SshDevice:
                 where=str(self.address),
                 hint="its memory may have run out: 'dmesg' there tells",
             )
-        try:
-            document = json.loads(results) if results else None
-        except ValueError as error:
-            raise StageFailed(f"the results are not readable: {error}") from error
-        last = (message.strip().splitlines() or [""])[-1]
-        plain = "".join(c if c.isprintable() else " " for c in last)
-        return DeviceRun(code, document, plain.removeprefix("error: "), copied)
+        document = parse_results(results, str(self.address))
+        check_exit(code, document, str(self.address))
+        last = printable((message.strip().splitlines() or [""])[-1])
+        return DeviceRun(code, document, last.removeprefix("error: "), copied)
 
     def _send(self, bundle: Path, digest: str, tell: Callable[[str], None]) -> int:
         """Copy by hash, going on where an earlier copy stopped; returns the bytes sent."""
@@ -262,8 +268,9 @@ class SshDevice:
             f"the run took more than {limit_seconds:.0f} s and was ended", where=str(self.address)
         )
 
-    def _read(self, name: str) -> bytes:
-        return self._run(f"cat {FOLDER}/{name} 2>/dev/null || true")
+    def _read(self, name: str, most_bytes: int) -> bytes:
+        """The start of a file there; one byte more than allowed tells that it is too long."""
+        return self._run(f"head -c {most_bytes + 1} {FOLDER}/{name} 2>/dev/null || true")
 
     def _run(self, command: str, patience_seconds: float | None = None) -> bytes:
         """Run a command that may be repeated; a lost connection is tried again."""
@@ -289,29 +296,41 @@ class SshDevice:
             options += ["-p", str(self.address.port)]
         if self.address.user is not None:
             options += ["-l", self.address.user]
+        seconds = _COMMAND_SECONDS
+        if stdin is not subprocess.DEVNULL:
+            seconds += os.fstat(stdin.fileno()).st_size / _SLOWEST_BYTES
         try:
-            done = subprocess.run(
+            done = run_bounded(
                 ["ssh", *options, "--", self.address.host, command],
-                stdin=stdin,
-                capture_output=True,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
+                seconds,
+                _MOST_ANSWER,
+                stdin,
+                {**os.environ, "LC_ALL": "C"},
             )
         except FileNotFoundError as error:
             raise TargetUnavailable(
                 "there is no 'ssh' here", hint="install the OpenSSH client"
             ) from error
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason told"]
-        if done.returncode == _SSH_FAILED:
-            known = "Host key verification failed" in done.stderr.decode("utf-8", "replace")
+        if done.late:
             raise TargetUnavailable(
-                "the device's host key is not the known one" if known else lines[-1],
+                f"the device did not answer within {seconds:.0f} s", where=str(self.address)
+            )
+        if done.too_much:
+            raise StageFailed(
+                f"the device answered more than {_MOST_ANSWER >> 20} MiB", where=str(self.address)
+            )
+        text = done.errors.decode("utf-8", "replace")
+        last = printable((text.strip().splitlines() or ["no reason told"])[-1])
+        if done.code == _SSH_FAILED:
+            known = "Host key verification failed" in text
+            raise TargetUnavailable(
+                "the device's host key is not the known one" if known else last,
                 where=str(self.address),
                 hint="log in once with ssh and compare the key" if known else None,
             )
-        if done.returncode:
-            raise StageFailed(lines[-1], where=str(self.address))
-        return done.stdout
+        if done.code:
+            raise StageFailed(last, where=str(self.address))
+        return done.answer
 
 
 def _clean_up(job: str) -> str:

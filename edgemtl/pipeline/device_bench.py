@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgemtl.bundle.read import open_bundle
+from edgemtl.devices.results import check_exit, checked_results
 from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
 from edgemtl.devices.tvmrpc import SCHEME, RpcAddress, RpcJob, bench
 from edgemtl.errors import StageFailed, UsageError
@@ -84,6 +85,9 @@ def _bench_on_server(
             timing.min_runs,
         )
         run = bench(address, job, tell)
+    assert run.results is not None
+    run = dataclasses.replace(run, results=checked_results(run.results, str(address)))
+    check_exit(run.exit_code, run.results, str(address))
     assert run.results is not None
     facts = {"bundle": path.name, "manifest_sha256": bundle.manifest_sha256}
     return dataclasses.replace(run, results={"schema_version": 1, **facts, **run.results})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.processes import environment, python_module
+from edgemtl.processes import environment, python_module, run_bounded
 
 
 @pytest.mark.parametrize("module", ["pip", "edgemtl.cli.main"])
@@ -25,3 +25,18 @@ def test_a_file_of_the_current_folder_is_never_run(module: str, tmp_path: Path) 
     command = [word for word in python_module(module, "--version") if word != "-P"]
     subprocess.run(command, cwd=tmp_path, capture_output=True)
     assert marker.exists()
+
+
+def test_a_command_that_keeps_its_limits_is_brought_back_whole() -> None:
+    done = run_bounded(["sh", "-c", "printf answer; printf said >&2; exit 3"], 20, 6)
+    assert (done.code, done.answer, done.errors) == (3, b"answer", b"said")
+    assert not done.late and not done.too_much
+
+
+def test_a_command_that_never_ends_is_ended() -> None:
+    assert run_bounded(["sleep", "600"], 0.2, 10).late
+
+
+def test_a_command_that_never_stops_talking_is_ended() -> None:
+    done = run_bounded(["yes"], 60, 1000)
+    assert done.too_much and not done.late

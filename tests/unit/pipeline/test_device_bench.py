@@ -48,10 +48,11 @@ def test_library_recorded_answers_and_limits_are_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[RpcAddress, RpcJob, bytes]] = []
+    measured = {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}
 
     def bench(address: RpcAddress, job: RpcJob, tell: Callable[[str], None]) -> DeviceRun:
         seen.append((address, job, job.library.read_bytes()))
-        return DeviceRun(0, {"latency": {"p50_ms": 1.0}}, "", 7)
+        return DeviceRun(0, {"latency": measured}, "", 7)
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
@@ -62,7 +63,7 @@ def test_library_recorded_answers_and_limits_are_sent(
     assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
     assert set(job.expected) == set(job.allowed) == {"étiquettes.logits", "depth.depth"}
     assert (job.threads, job.min_seconds, job.min_runs, job.warm_up) == (3, 2.0, 40, 0.5)
-    assert run.results is not None and run.results["latency"] == {"p50_ms": 1.0}
+    assert run.results is not None and run.results["latency"] == measured
     assert run.results["bundle"] == path.name and len(run.results["manifest_sha256"]) == 64
 
 
