@@ -145,17 +145,18 @@ def prune_verb(
         write_prune_page(story, report, model.name)
     if as_json:
         print_json(found)
-        return
-    from edgemtl.report.texttables import aligned
+    else:
+        from edgemtl.report.texttables import aligned
 
-    print("\n".join(aligned(cost_table(story))))
-    dense, pruned = found["dense"], found["pruned"]
-    for figure in ("macs", "params"):
-        share = pruned[figure] / dense[figure]
-        sizes = f"{dense[figure]:>16,.0f} -> {pruned[figure]:>16,.0f}"
-        print(f"{figure:<8} {sizes}  ({share:.1%} kept)")
-    print("\n".join(sentences(story)))
-    print(output)
+        print("\n".join(aligned(cost_table(story))))
+        before, after = found["dense"], found["pruned"]
+        for figure in ("macs", "params"):
+            share = after[figure] / before[figure]
+            sizes = f"{before[figure]:>16,.0f} -> {after[figure]:>16,.0f}"
+            print(f"{figure:<8} {sizes}  ({share:.1%} kept)")
+        print("\n".join(sentences(story)))
+        print(output)
+    pruned.check_goals()
 
 
 def quantize_verb(

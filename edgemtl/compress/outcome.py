@@ -12,6 +12,7 @@ from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
+from edgemtl.compress.shortfall import Goal
 from edgemtl.models.base import MultiTaskNetwork
 
 
@@ -72,6 +73,8 @@ class PruneResult:
         notes: what the reader must know.
         table: the first round's latency table; None where latency was no goal.
         left_whole: group that the user wanted left whole -> why.
+        goals: what came of each goal.
+        stopped_by: why the search went no farther, a clause; empty where no goal was missed.
     """
 
     network: MultiTaskNetwork
@@ -84,6 +87,8 @@ class PruneResult:
     notes: tuple[str, ...] = ()
     table: LatencyTable | None = None
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    goals: tuple[Goal, ...] = ()
+    stopped_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the network."""
@@ -97,4 +102,6 @@ class PruneResult:
             "notes": list(self.notes),
             "latency_table": None if self.table is None else self.table.to_dict(),
             "left_whole": dict(self.left_whole),
+            "goals": {goal.key: goal.to_dict() for goal in self.goals},
+            "stopped_by": self.stopped_by,
         }

@@ -32,6 +32,7 @@ from edgemtl.compress.recover import RecoverOptions, recover
 from edgemtl.compress.replay.graph import State, TracedNetwork
 from edgemtl.compress.replay.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
+from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
@@ -116,6 +117,7 @@ def prune(
     notes: list[str] = []
     table: LatencyTable | None = None
     whole: dict[str, str] = {}
+    floor = ""
     inside = BestRound(options.most_drop)
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
@@ -145,6 +147,7 @@ def prune(
             table = table or job.latency.table
             assert dense.latency_ms is not None
             cost = replace(cost, latency_ms=found.latency[-1].ratio * dense.latency_ms)
+        floor = what_stopped(job, found.keep, found.refused)
         del job  # and the gigabyte of activations that its oracle keeps
         recovered = None
         if options.recovery is not None:
@@ -183,14 +186,10 @@ def prune(
         tell(notes[-1])
     final = _goals_of_round(options, options.rounds - 1)
     reached = final.reached(cost, dense) if final.given else None
-    if reached is False and kept == len(rounds):
-        shares = final.shares(cost, dense)
-        missed = {name: pair for name, pair in shares.items() if pair[0] > pair[1]}
-        notes += [
-            f"the {name} goal was missed: {now:.3f} of the dense network is left, {wanted:.3f} was "
-            "asked for"
-            for name, (now, wanted) in missed.items()
-        ]
+    outcome = goals_of(final.shares(cost, dense))
+    if reached is not False or kept < len(rounds):
+        floor = ""  # reached, or an earlier round was kept, of which a note speaks
+    notes += [sentence(goal, floor) for goal in outcome if goal.missed and kept == len(rounds)]
     return PruneResult(
         current.eval(),
         options.method,
@@ -202,6 +201,8 @@ def prune(
         tuple(notes),
         table,
         whole,
+        outcome,
+        floor,
     )
 
 

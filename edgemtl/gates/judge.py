@@ -37,6 +37,8 @@ class GateFacts:
             as B, or None.
         identical: whether the artefact is the uncompressed one, byte for byte, so that there is
             nothing to time against each other.
+        goals: pruning goals that are to hold, by their recipe key: (share of the uncompressed
+            network that is left, share that was asked for, what stopped the search).
     """
 
     metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class GateFacts:
     latency: Mapping[str, Any] | None = None
     comparison: Mapping[str, Any] | None = None
     identical: bool = False
+    goals: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,10 @@ def judge(limits: GateLimits, facts: GateFacts) -> GateReport:
     pass. Results that were modelled, emulated or proxied count as not measured.
     """
     outcomes = [*_tasks(limits, facts), *_latency(limits, facts), *_cost(limits, facts)]
+    outcomes += [
+        _at_most(f"cost.prune.{key}", left, asked, detail=stopped_by or "as pruning measured it")
+        for key, (left, asked, stopped_by) in facts.goals.items()
+    ]
     return GateReport(
         tuple(
             replace(outcome, allowed=limits.allows_not_measured(outcome.name))

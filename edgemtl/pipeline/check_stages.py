@@ -20,7 +20,10 @@ from edgemtl.gates.junit import write_junit
 from edgemtl.measure.accuracy import AccuracyReport, Run, evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.pipeline.datasets import first_images
+from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.stage import ARTEFACT, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.task_limits import goal_comes_first
+from edgemtl.recipes import PruneSection
 from edgemtl.tasks.base import MetricSpec
 
 ACCURACY = "accuracy.json"
@@ -293,7 +296,23 @@ def gate_facts(context: Context) -> GateFacts:
         latency=_optional(bench_folder / "artefact.json"),
         comparison=_optional(bench_folder / "comparison.json"),
         identical=(bench_folder / "identical.json").exists(),
+        goals=binding_goals(context.recipe.prune, _pruning(context)),
     )
+
+
+def _pruning(context: Context) -> Any:
+    return read_json(context.folders["prune"] / PRUNE) if "prune" in context.folders else None
+
+
+def binding_goals(asked: PruneSection, story: Any) -> dict[str, tuple[float, float, str]]:
+    """The goals of ``prune.json`` that hold whatever the tasks lose, as the gates take them."""
+    if not isinstance(story, dict) or not goal_comes_first(asked):
+        return {}
+    goals, stopped_by = story.get("goals") or {}, str(story.get("stopped_by", ""))
+    return {
+        str(key): (float(goal["left"]), float(goal["asked"]), stopped_by if goal["missed"] else "")
+        for key, goal in goals.items()
+    }
 
 
 def _figures(path: Path) -> dict[str, float | None]:

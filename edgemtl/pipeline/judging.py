@@ -17,7 +17,10 @@ from edgemtl.gates.limits import GateLimits
 from edgemtl.gates.regression import RegressionReport, compare
 from edgemtl.gates.snapshot import LatencySamples, Snapshot, thinned
 from edgemtl.pipeline.baselines import read_snapshot
+from edgemtl.pipeline.check_stages import binding_goals
 from edgemtl.pipeline.loaded_model import kind_of
+from edgemtl.pipeline.prune_stage import PRUNE
+from edgemtl.recipes import PruneSection
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -125,7 +128,10 @@ def _run_facts(folder: Path) -> tuple[GateFacts, Mapping[str, Any]]:
             _optional(bench / "comparison.json"),
             (bench / "identical.json").exists(),
         )
-        return facts, dict(run["recipe"]["gates"])
+        recipe = run["recipe"]
+        asked = PruneSection.model_validate(recipe.get("prune") or {})
+        goals = binding_goals(asked, _optional(folder / PRUNE))
+        return replace(facts, goals=goals), dict(recipe["gates"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"the run is not readable: {error!r}", where=str(folder)) from error
 

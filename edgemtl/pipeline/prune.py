@@ -18,13 +18,14 @@ from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.shortfall import sentence
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
-from edgemtl.errors import UsageError
+from edgemtl.errors import CostGateFailed, UsageError
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save
-from edgemtl.pipeline.task_limits import most_drops
+from edgemtl.pipeline.task_limits import goal_comes_first, most_drops
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -73,11 +74,13 @@ class PruneOutcome:
         result: of the search and of recovery.
         options: what was pruned for.
         source: name of the checkpoint that the network came from.
+        binding: whether the goals hold whatever the tasks lose.
     """
 
     result: PruneResult
     options: PruneOptions
     source: str
+    binding: bool = False
 
     def story(self) -> dict[str, Any]:
         """``prune.json``: the result, with the steps of all rounds that are in it in one list."""
@@ -108,6 +111,20 @@ class PruneOutcome:
                 f"table {result.table.noise:.1%}"
             )
         return [*lines, *result.notes]
+
+    def check_goals(self) -> None:
+        """Refuse a result that missed a goal which was to hold.
+
+        Raises:
+            CostGateFailed: saying by how much, and what stopped the search.
+        """
+        missed = [goal for goal in self.result.goals if goal.missed]
+        if self.binding and missed:
+            raise CostGateFailed(
+                "; ".join(sentence(goal, self.result.stopped_by) for goal in missed),
+                where=f"prune.{missed[0].key}",
+                hint="ask for less, or move what stopped it; the result is written",
+            )
 
     def write(self, checkpoint: Path, story: Path) -> None:
         """Write the checkpoint, then the story.
@@ -140,7 +157,7 @@ def prune_network(
     result = prune(
         request.network, data, options, on_progress, request.state, latency, request.workers
     )
-    return PruneOutcome(result, options, request.source)
+    return PruneOutcome(result, options, request.source, goal_comes_first(recipe.prune))
 
 
 def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> PruneOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgemtl.errors import UsageError
-from edgemtl.recipes import Recipe
+from edgemtl.recipes import PruneSection, Recipe
 from edgemtl.tasks.base import Task
 
 #: relative drop that quantisation may cost a task where its gate sets none
@@ -39,6 +39,11 @@ def task_budgets(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
     return found
 
 
+def goal_comes_first(asked: PruneSection) -> bool:
+    """Whether a pruning goal holds whatever the tasks lose: one that the user named, mostly."""
+    return (asked.priority or ("goal" if asked.names_a_goal else "tasks")) == "goal"
+
+
 def most_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
     """Task name -> largest relative drop that pruning may cost it.
 
@@ -48,9 +53,8 @@ def most_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
     Raises:
         UsageError: quantisation has a budget for a task that is not among these.
     """
-    asked, lower = recipe.prune, recipe.quantize
-    priority = asked.priority or ("goal" if asked.names_a_goal else "tasks")
-    if priority == "goal" or not tasks:
+    lower = recipe.quantize
+    if goal_comes_first(recipe.prune) or not tasks:
         return {}
     rounded = lower.enabled and lower.precision != "fp32"
     spent = task_budgets(recipe, tasks) if rounded else {}

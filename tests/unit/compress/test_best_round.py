@@ -23,7 +23,7 @@ from edgemtl.compress.recover import RecoverOptions, RecoverResult
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import UsageError
 from edgemtl.models.checkpoint import weights_hash
-from edgemtl.pipeline.prune_stage import story, summary
+from edgemtl.pipeline.prune import PruneOutcome
 
 MOST = {"parts": 0.01, "distance": 0.02}
 INSIDE, OVER = {"parts": 0.01, "distance": -0.1}, {"parts": 0.0, "distance": 0.05}
@@ -118,12 +118,13 @@ def test_an_earlier_round_is_kept_where_the_last_costs_a_task_too_much(pruned: P
 
 def test_what_is_written_speaks_of_the_round_that_was_kept(pruned: Pruned) -> None:
     result = pruned.run(MOST)
-    written = story(result)
+    outcome = PruneOutcome(result, pruned.options, "dense.pt")
+    written = outcome.story()
     assert (written["kept_round"], len(written["rounds"])) == (1, 2)
     assert written["steps"] == written["rounds"][0]["steps"]
     assert written["notes"] == list(result.notes)
     share = result.rounds[0].cost.macs / result.dense.macs
-    assert summary(result)[0].startswith(f"{share:.1%} of the multiply-accumulates")
+    assert outcome.summary()[0].startswith(f"{share:.1%} of the multiply-accumulates")
 
 
 @pytest.mark.parametrize("drops", [[INSIDE, INSIDE], [OVER, INSIDE]])

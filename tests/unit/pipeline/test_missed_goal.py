@@ -1,0 +1,114 @@
+"""A goal that the user set and pruning missed: exit code 7, and what stopped the search."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.command import edgemtl
+from support.data import write_dense_folder
+from support.dense_family import build
+from support.dense_work import NO_BENCH, DenseWork, write_dense_work
+
+from edgemtl.compress.augmentation import prepare_all
+from edgemtl.compress.cost import Goals
+from edgemtl.compress.data_splits import DataSplits
+from edgemtl.compress.job import Job, PruneOptions
+from edgemtl.compress.results import Refusal
+from edgemtl.compress.shortfall import Goal, sentence, what_stopped
+from edgemtl.data.dense import DenseFolder
+from edgemtl.pipeline.check_stages import binding_goals
+from edgemtl.recipes import PruneSection
+
+SLICES = ("--set=prune.oracle_images=4", "--set=prune.calibration_images=4")
+#: goes down to the narrowest widths, which are far above the goal
+TOO_FAR = ("--set=prune.method=l1-uniform", "--set=prune.flops=0.01", "--set=recover.steps=0")
+OFF = ("--set=gates.tasks.parts.max_relative_drop=false",)
+OFF += ("--set=gates.tasks.distance.max_relative_drop=false",)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
+    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=12)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
+    root = write_dense_folder(tmp_path_factory.mktemp("dense"), "train", count=9, seed=3)
+    return DataSplits.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
+
+
+def job_of(data: DataSplits, **options: Any) -> Job:
+    network = build()
+    spec = network.input_spec
+    prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
+    rest = (Goals(0.1), None, None, lambda line: None, None)
+    return Job(deepcopy(network), prepared, PruneOptions(**options), *rest)
+
+
+def test_the_floor_that_a_search_stands_on(data: DataSplits) -> None:
+    job = job_of(data, budgets={"parts": 1.2}, channel_multiple=4, keep_whole=("decoders.parts",))
+    narrowest = {
+        group.name: torch.arange(group.width) < min(job.choices[group.name]) for group in job.groups
+    }
+    said = what_stopped(job, narrowest, ())
+    assert "nothing is left to cut" in said and "multiples of 4 channels" in said
+    assert f"{len(job.left_whole)} groups are left whole as asked" in said
+    assert "budgets (parts=1.2)" in what_stopped(job, job.all_kept, ())
+    refused = [Refusal(name, 8, 4, "no") for name in job.all_kept]
+    assert "would not run or export" in what_stopped(job, job.all_kept, refused)
+    assert "budgets" in what_stopped(job, job.all_kept, refused[1:])
+    free = job_of(data)
+    assert "no step was found" in what_stopped(free, free.all_kept, ())
+    missed = Goal("params", 0.5, 0.4)
+    assert missed.missed and not Goal("params", 0.4, 0.4).missed
+    assert "0.500 of the dense network's parameters" in sentence(missed, "why")
+
+
+def test_only_goals_that_come_first_bind() -> None:
+    story = {"goals": {"flops": {"left": 0.4, "asked": 0.3, "missed": True}}, "stopped_by": "x"}
+    assert binding_goals(PruneSection(flops=0.3), story) == {"flops": (0.4, 0.3, "x")}
+    assert binding_goals(PruneSection(), story) == {}
+    assert binding_goals(PruneSection(flops=0.3, priority="tasks"), story) == {}
+    assert binding_goals(PruneSection(priority="goal"), story) != {}
+    for old in (None, {}, {"goals": {}}):  # a story from before goals were told
+        assert binding_goals(PruneSection(flops=0.3), old) == {}
+
+
+def test_the_verb_writes_everything_and_leaves_with_7(work: DenseWork, tmp_path: Path) -> None:
+    out = tmp_path / "small.pt"
+    told = edgemtl("prune", *work.flags(), *SLICES, *TOO_FAR, "-o", out)
+    assert told.code == 7 and out.is_file()
+    assert "nothing is left to cut" in told.error() and "prune.flops" in told.error()
+    story = json.loads((tmp_path / "small.pt.prune.json").read_text("utf-8"))
+    assert story["goals"]["flops"]["missed"] and story["goals"]["flops"]["asked"] == 0.01
+    told = edgemtl("prune", *work.flags(), *SLICES, *TOO_FAR, "--json", "-o", out)
+    assert told.code == 7 and told.json()["stopped_by"].startswith("nothing is left to cut")
+    # the same goal, giving way
+    own = "--set=prune.priority=tasks"
+    told = edgemtl("prune", *work.flags(), *SLICES, *TOO_FAR, own, "-o", out)
+    assert told.code == 0 and "goal was missed" in told.out
+
+
+def test_compile_and_gate_judge_it_as_a_cost(work: DenseWork, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    common = [*work.flags(), "--target=cpu", "--prune", *SLICES, *NO_BENCH, *OFF]
+    common.append("--set=export.parity_images=1")
+    told = edgemtl("compile", *common, *TOO_FAR, "-o", run)
+    assert told.code == 7, told.err
+    gates = json.loads((run / "gates.json").read_text("utf-8"))
+    (goal,) = [one for one in gates["outcomes"] if one["name"] == "cost.prune.flops"]
+    assert goal["status"] == "fail" and goal["limit"] == 0.01
+    assert "nothing is left to cut" in goal["detail"]
+    assert "cost.prune.flops" in (run / "report.html").read_text("utf-8")
+    again = edgemtl("gate", run, "--json")
+    assert again.code == 7 and "nothing is left to cut" in again.out
+    # reached: a gate that passed
+    told = edgemtl("compile", *common, *TOO_FAR, "--set=prune.flops=0.9", "-o", tmp_path / "two")
+    assert told.code == 0, told.err
+    gates = json.loads((tmp_path / "two" / "gates.json").read_text("utf-8"))
+    assert {g["name"]: g["status"] for g in gates["outcomes"]}["cost.prune.flops"] == "pass"
