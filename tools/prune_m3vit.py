@@ -37,7 +37,6 @@ from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.batches import Prepared, images_of, targets_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
-from edgemtl.compress.distillation import answer_loss
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.export.module_cost import module_costs
@@ -86,7 +85,7 @@ def views_of(
     names = [task.name for task in tasks]
     found = []
     for sample in dataset.subset(chosen):
-        drawn = [random_view(sample, network.input_spec, rng) for _ in range(each)]
+        drawn = [random_view(sample, tasks, network.input_spec, rng) for _ in range(each)]
         tokens = network.backbone(images_of(drawn), names)
         for index, view in enumerate(drawn):
             own = {name: x[index] for name, x in zip(names, tokens, strict=True)}
@@ -213,7 +212,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * warm * rate
         outputs = {task.outputs[0]: decoder(tokens)}
-        own = answer_loss(task, outputs, {task.outputs[0]: answers}, targets)
+        own = task.distil(outputs, {task.outputs[0]: answers}, targets)
         loss = 3 * own
         if not options.answers_only:
             own = task.loss(outputs, targets)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 
 from edgemtl.backends.base import Backend
 from edgemtl.errors import TargetUnavailable, UsageError
+from edgemtl.plugins import points
 
 #: built-in backends: module and class, imported only when asked for
 _BUILT_IN = {
@@ -22,7 +22,7 @@ _GROUP = "edgemtl.backends"
 
 def names() -> list[str]:
     """Names of all backends, whether or not their runtime is installed."""
-    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=_GROUP))})
+    return sorted({*_BUILT_IN, *(point.name for point in points(_GROUP))})
 
 
 def get(name: str) -> Backend:
@@ -36,7 +36,7 @@ def get(name: str) -> Backend:
         module, attribute = _BUILT_IN[name]
         backend: Backend = getattr(importlib.import_module(module), attribute)()
         return backend
-    for point in entry_points(group=_GROUP, name=name):
+    for point in points(_GROUP, name):
         try:
             made = point.load()()
         except Exception as error:  # whatever a third party's module does when imported

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemtl.data.dense import labels_on_canvas
 from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Sample
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.tasks.base import Task
+from edgemtl.tasks.labels import labels_on_canvas
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Prepared:
     labels: dict[str, Any]
 
 
-def prepare(sample: Sample, spec: InputSpec) -> Prepared:
-    """Letterbox a picture and move its labels with it."""
+def prepare(sample: Sample, tasks: Sequence[Task], spec: InputSpec) -> Prepared:
+    """Letterbox a picture and move the labels that these tasks read with it."""
     canvas, view = letterbox(sample.image, spec)
-    return Prepared(canvas.astype(np.float16), labels_on_canvas(sample.labels, view))
+    return Prepared(canvas.astype(np.float16), labels_on_canvas(sample.labels, tasks, view))
 
 
 def images_of(prepared: Sequence[Prepared]) -> Tensor:

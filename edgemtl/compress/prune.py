@@ -36,6 +36,7 @@ from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
+from edgemtl.plugins import loaded, points, refused
 
 #: steps of the recovery that the rounds before the last get, together
 EARLY_ROUNDS_SHARE = 0.4
@@ -44,11 +45,21 @@ WITH_ORACLE = ("pagcp", "pagcp-paper")
 
 
 def methods() -> list[str]:
-    """Names of the methods."""
+    """Names of the methods, other packages' included (entry point ``edgemtl.pruning_methods``).
+
+    Raises:
+        UsageError: a package's method cannot be imported, or is none.
+    """
     import edgemtl.compress.knapsack
     import edgemtl.compress.methods
     import edgemtl.compress.paper  # noqa: F401 - importing them registers the methods
 
+    for point in points("edgemtl.pruning_methods"):
+        if point.name not in METHODS:
+            method = loaded(point)
+            if not callable(method):
+                raise refused(point)
+            METHODS.setdefault(point.name, method)
     return sorted(METHODS)
 
 
@@ -108,8 +119,8 @@ def prune(
         folder = state_dir / _fingerprint(current, data, options, latency)
     spec = current.input_spec
     prepared = (
-        prepare_all(data.oracle, spec, options.seed),
-        prepare_all(data.calibration, spec, options.seed),
+        prepare_all(data.oracle, current.tasks, spec, options.seed),
+        prepare_all(data.calibration, current.tasks, spec, options.seed),
     )
     dense: Cost | None = None
     cost: Cost | None = None

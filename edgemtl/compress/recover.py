@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from edgemtl.compress.batches import Prepared, images_of, targets_of
-from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
+from edgemtl.compress.distillation import SharedFeatures, feature_loss
 from edgemtl.compress.train_loader import Prefetcher, TrainLoader
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import StageFailed
@@ -160,7 +160,7 @@ class Recovery:
         self.options, self._state, self._tell = options, state, tell
         self._held_out = held_out
         spec = replace(network.input_spec, size=options.size or network.input_spec.size)
-        self._pictures = TrainLoader(training, spec, options.batch, options.seed)
+        self._pictures = TrainLoader(training, network.tasks, spec, options.batch, options.seed)
         self._names = [task.name for task in network.tasks]
         self.average = copy.deepcopy(network).eval()
         self.best = copy.deepcopy(network.state_dict())
@@ -267,7 +267,7 @@ class Recovery:
                 progress.scales[task.name] = 0.98 * last + 0.02 * value
             if progress.stale.get(task.name, 0) >= options.patience:
                 continue
-            both = own + options.answers * answer_loss(task, outputs, wanted, targets)
+            both = own + options.answers * task.distil(outputs, wanted, targets)
             # Divided by its own recent size every task pulls equally, as under learned
             # uncertainties at their optimum.
             size_now = max(progress.scales.get(task.name, 1.0), 1e-6)

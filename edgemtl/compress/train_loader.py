@@ -13,6 +13,7 @@ from edgemtl.compress.batches import Prepared
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset, Sample
 from edgemtl.errors import InputRefused
+from edgemtl.tasks.base import Task
 
 #: decoded pictures are kept in memory up to this
 PICTURE_BYTES = 1_500_000_000
@@ -23,6 +24,7 @@ class TrainLoader:
 
     Args:
         dataset: one data set, or several as one.
+        tasks: that learn from it.
         spec: canvas and normalisation to train on.
         batch: pictures per step.
         seed: batch ``i`` depends on it and on ``i`` only.
@@ -31,11 +33,13 @@ class TrainLoader:
         InputRefused: there is no picture, or (when a batch is drawn) none decodes.
     """
 
-    def __init__(self, dataset: Dataset, spec: InputSpec, batch: int, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, tasks: Sequence[Task], spec: InputSpec, batch: int, seed: int
+    ) -> None:
         # Each of several data sets is drawn from equally often, however large it is.
         parts: Sequence[Dataset] = getattr(dataset, "parts", (dataset,))
         self._parts = [part for part in parts if len(part)]
-        self._spec, self._batch, self._seed = spec, batch, seed
+        self._tasks, self._spec, self._batch, self._seed = tasks, spec, batch, seed
         self._kept: dict[tuple[int, int], Sample | None] = {}
         self._bytes = 0
         if not self._parts:
@@ -52,7 +56,7 @@ class TrainLoader:
             sample = self._sample(part, index)
             tries += 1
             if sample is not None:
-                found.append(random_view(sample, self._spec, rng))
+                found.append(random_view(sample, self._tasks, self._spec, rng))
             elif tries > 50 * self._batch:
                 raise InputRefused("no picture decodes", where=self._parts[part].name)
         return found

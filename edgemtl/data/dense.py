@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edgemtl.data.groups import read_groups
 from edgemtl.data.images import ImageRefused, decode_image, read_image
 from edgemtl.data.preprocess import View, inner_size
-from edgemtl.data.samples import Faces, Sample
+from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
 
 #: value of an unlabelled pixel in label files of one byte per pixel
@@ -254,30 +254,23 @@ def _class_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def labels_on_canvas(labels: Mapping[str, Any], view: View) -> dict[str, Any]:
-    """A sample's labels in pixels of the canvas that :func:`letterbox` put its picture on.
+def map_on_canvas(label: NDArray[Any], view: View) -> NDArray[Any]:
+    """A label map, (h, w) or (h, w, c) of a picture, in pixels of the canvas the picture lies on.
 
-    This is what :meth:`Task.collate` takes. Faces move; dense maps, (h, w) or (h, w, c), take the
-    nearest labelled pixel, because a mean of two classes, or of the depths on both sides of an
-    edge, is a value nobody labelled. The border is -1 in maps of integers and NaN in others.
+    Each pixel takes the nearest labelled one, because a mean of two classes, or of the depths on
+    both sides of an edge, is a value nobody labelled. The border is -1 in maps of integers and NaN
+    in others; what hangs over the canvas is cut off.
     """
-    moved: dict[str, Any] = {}
-    for kind, label in labels.items():
-        if isinstance(label, Faces):
-            moved[kind] = label.moved(view.scale, view.scale, view.left, view.top)
-        else:
-            moved[kind] = _map_on_canvas(label, view)
-    return moved
-
-
-def _map_on_canvas(label: NDArray[Any], view: View) -> NDArray[Any]:
     missing = -1 if np.issubdtype(label.dtype, np.integer) else np.nan
     canvas = np.full((*view.canvas_size, *label.shape[2:]), missing, label.dtype)
     height, width = inner_size(view.picture_size, view.scale)
     top, left = round(view.top), round(view.left)
-    rows = _nearest(height, view.picture_size[0])
-    columns = _nearest(width, view.picture_size[1])
-    canvas[top : top + height, left : left + width] = label[rows[:, None], columns]
+    rows = _nearest(height, view.picture_size[0])[max(-top, 0) : max(view.canvas_size[0] - top, 0)]
+    columns = _nearest(width, view.picture_size[1])[
+        max(-left, 0) : max(view.canvas_size[1] - left, 0)
+    ]
+    top, left = max(top, 0), max(left, 0)
+    canvas[top : top + len(rows), left : left + len(columns)] = label[rows[:, None], columns]
     return canvas
 
 

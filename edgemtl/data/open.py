@@ -1,4 +1,7 @@
-"""One way in for every data set layout: ask each known format whether the folder is its own."""
+"""One way in for every data set layout: ask each known format whether the folder is its own.
+
+Third parties add theirs by the entry point ``edgemtl.datasets``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from edgemtl.data.published_dense import IndoorRgbd, NyudV2, PascalContext, Peop
 from edgemtl.data.samples import Dataset
 from edgemtl.data.wider import annotation_file, open_wider
 from edgemtl.errors import InputRefused, UsageError
+from edgemtl.plugins import loaded, points, refused
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,23 @@ def register_format(known: DatasetFormat) -> None:
 
 
 def formats() -> list[str]:
-    """Names of the known formats."""
-    return list(_FORMATS)
+    """Names of the known formats, in the order in which they are asked."""
+    return list(_known())
+
+
+def _known() -> dict[str, DatasetFormat]:
+    """Our formats, then those of other packages: installing one changes nothing for our layouts.
+
+    Raises:
+        UsageError: a package's format cannot be imported, or is none.
+    """
+    for point in points("edgemtl.datasets"):
+        if point.name not in _FORMATS:
+            known = loaded(point)
+            if not isinstance(known, DatasetFormat) or known.name != point.name:
+                raise refused(point)
+            register_format(known)
+    return _FORMATS
 
 
 def open_dataset(root: Path, split: str | None = None, format: str = "auto") -> Dataset:
@@ -60,11 +79,12 @@ def open_dataset(root: Path, split: str | None = None, format: str = "auto") -> 
         InputRefused: the folder or the split is not there, or no format recognises it; the message
             says what was looked for.
     """
-    if format != "auto" and format not in _FORMATS:
+    formats = _FORMATS if format in _FORMATS else _known()
+    if format != "auto" and format not in formats:
         raise UsageError(
-            f"unknown data format '{format}'", hint=f"formats: auto, {', '.join(_FORMATS)}"
+            f"unknown data format '{format}'", hint=f"formats: auto, {', '.join(formats)}"
         )
-    candidates = list(_FORMATS.values()) if format == "auto" else [_FORMATS[format]]
+    candidates = list(formats.values()) if format == "auto" else [formats[format]]
     if not root.is_dir():
         raise InputRefused("there is no such data folder", where=str(root))
     if split is not None and Path(split).name != split:

@@ -97,6 +97,28 @@ class View:
         return np.asarray(resized, np.float32)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a picture, in its pixels.
+
+    Attributes:
+        picture_size: height and width of the whole picture.
+        top, left: where the part begins.
+        height, width: of the part, at least one pixel each.
+    """
+
+    picture_size: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """The same part of a (h, w, ...) array of the picture, as an array of its own."""
+        rows = slice(self.top, self.top + self.height)
+        return np.ascontiguousarray(plane[rows, self.left : self.left + self.width])
+
+
 def inner_size(picture_size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width of the scaled picture on the canvas, at least one pixel each."""
     return max(1, round(picture_size[0] * scale)), max(1, round(picture_size[1] * scale))

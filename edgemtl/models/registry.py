@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from edgemtl.errors import EdgemtlError, InputRefused, UsageError
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.plugins import loaded, points
 
 NetworkT = TypeVar("NetworkT", bound=MultiTaskNetwork)
 
@@ -37,7 +37,7 @@ def register_family(name: str) -> Callable[[type[NetworkT]], type[NetworkT]]:
 def families() -> list[str]:
     """Names of all families that can be built here."""
     names = set(_FAMILIES) | set(_BUILT_IN)
-    return sorted(names | {point.name for point in entry_points(group="edgemtl.models")})
+    return sorted(names | {point.name for point in points("edgemtl.models")})
 
 
 def family(name: str) -> type[MultiTaskNetwork]:
@@ -45,13 +45,14 @@ def family(name: str) -> type[MultiTaskNetwork]:
 
     Raises:
         InputRefused: there is no such family.
+        UsageError: its package cannot be imported.
     """
     if name not in _FAMILIES:
         if name in _BUILT_IN:
             importlib.import_module(_BUILT_IN[name])
         else:
-            for point in entry_points(group="edgemtl.models", name=name):
-                point.load()
+            for point in points("edgemtl.models", name):
+                loaded(point)
     if name not in _FAMILIES:
         raise InputRefused(
             f"unknown network family '{name}'",

@@ -86,6 +86,9 @@ def _try_out(network: MultiTaskNetwork, tasks: Sequence[str], where: str) -> Non
             raise InputRefused(f"output '{name}' has shape {shape}, not (1, ...)", where=where)
         if not bool(value.isfinite().all()):
             raise InputRefused(f"output '{name}' is not finite on a noise picture", where=where)
+    for task in network.selected(tasks):
+        shapes = {name: tuple(outputs[name].shape) for name in task.outputs}
+        task.check_outputs(shapes, network.input_spec.size)
 
 
 def _network_code(context: Context) -> list[str]:

@@ -100,8 +100,10 @@ def mask_file(request: MaskRequest, tell: Callable[[str], None]) -> dict[str, An
         request.images,
         request.masks.seed,
     )
-    calibration = [prepare(sample, network.input_spec) for sample in slices.calibration]
-    held_out = [prepare(sample, network.input_spec) for sample in slices.oracle]
+    calibration = [
+        prepare(sample, network.tasks, network.input_spec) for sample in slices.calibration
+    ]
+    held_out = [prepare(sample, network.tasks, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")
     subject = Subject(network, _few(calibration))
     tell(f"activations of {len(calibration) + len(held_out)} pictures")

@@ -106,7 +106,7 @@ def _look(
     seconds: list[float] = []
     network.eval()
     for dataset in datasets:
-        prepared = prepare_all(thinned(dataset, TRIED), network.input_spec, options.seed)
+        prepared = prepare_all(thinned(dataset, TRIED), tasks, network.input_spec, options.seed)
         for batch in batches(prepared, tasks, size, 4):
             began = time.monotonic()
             with torch.inference_mode():

@@ -13,14 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemtl.data.preprocess import View
+from edgemtl.data.dense import map_on_canvas
+from edgemtl.data.preprocess import InputSpec, Part, View
 from edgemtl.data.samples import Sample
+from edgemtl.errors import InputRefused
 
 #: length of an entry of a list that is a number and not an array
 NUMBER = -1
+
+#: labels that say the same of a picture wherever it lies on a canvas
+_PLACELESS = (bool, int, float, str, np.generic)
 
 Direction = Literal["higher", "lower"]
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -151,8 +158,28 @@ class Metric(ABC):
                 )
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A picture that a task has put onto a canvas at a scale and place that suit it.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR, the whole canvas.
+        label: the task's label in canvas pixels.
+        view: where the picture lies; it may hang over the canvas.
+    """
+
+    image: NDArray[np.uint8]
+    label: Any
+    view: View
+
+
 class Task(ABC):
     """One task of a network.
+
+    What happens to a picture in training happens to its label by :meth:`to_canvas`, :meth:`mirror`,
+    :meth:`crop` and :meth:`placed`. As they stand they serve maps of the picture, (h, w) or
+    (h, w, c) arrays, and numbers and words about the picture as a whole; a kind whose labels are
+    something else (boxes, points) overrides them.
 
     Class attributes set by each kind:
         kind: the registered name.
@@ -190,6 +217,74 @@ class Task(ABC):
         ``labels[i]`` is ``Sample.labels[label_kind]`` of image i, or None when it has none.
         """
 
+    def to_canvas(self, label: Any, view: View) -> Any:
+        """The label of a picture that lies on a canvas, in pixels of the canvas.
+
+        Maps move with the picture (nearest pixel; the border is -1 in maps of integers, NaN in
+        others); numbers and words stay as they are.
+
+        Raises:
+            InputRefused: another label, which this kind of task has to move itself.
+        """
+        if _is_map(label, view.picture_size):
+            return map_on_canvas(label, view)
+        if label is None or isinstance(label, _PLACELESS):
+            return label
+        raise InputRefused(
+            f"task '{self.name}' has a label that is no map of the picture and no number "
+            f"({type(label).__name__}), and does not say how it moves with the picture",
+            hint=f"override to_canvas in {type(self).__module__}.{type(self).__qualname__}",
+        )
+
+    def mirror(self, label: Any, width: int) -> Any | None:
+        """The label of the picture with left and right exchanged, or None where it has none.
+
+        None, which every label gets here, keeps the picture as it is: to flip a map is right for
+        depth and wrong for a left hand. Kinds that mirror well say so.
+
+        Args:
+            label: in pixels of the picture.
+            width: of the picture, in pixels.
+        """
+        return None
+
+    def crop(self, label: Any, part: Part) -> Any | None:
+        """The label of a part of the picture, in pixels of the part, or None where it has none.
+
+        None, which all but maps get here, keeps the picture whole: what is said of a picture may
+        not hold for a part of it.
+        """
+        return part.of(label) if _is_map(label, part.picture_size) else None
+
+    def placed(
+        self, sample: Sample, spec: InputSpec, rng: np.random.Generator, focus: float
+    ) -> Placed | None:
+        """The picture at a random scale and place from which this task learns well.
+
+        None, as here, leaves it to a random part of the picture (:meth:`crop`), letterboxed.
+
+        Args:
+            sample: with a label of this task.
+            spec: the canvas.
+            rng: draws everything random; not used where the answer is None.
+            focus: how often, in 0..1, the scale is drawn to suit one of the labelled objects.
+        """
+        return None
+
+    def check_outputs(
+        self, shapes: Mapping[str, tuple[int, ...]], canvas_size: tuple[int, int]
+    ) -> None:
+        """Say that the network's outputs are not what this task decodes; asked before any work.
+
+        Args:
+            shapes: output name -> shape with the batch axis, for every name in :attr:`outputs`.
+            canvas_size: height and width of the network's input.
+
+        Raises:
+            InputRefused: a shape that loss and decoding cannot read.
+        """
+        return
+
     @abstractmethod
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: Any) -> dict[str, Tensor]:
         """Named scalar loss terms of a batch (means over what is labelled; 0 where nothing is)."""
@@ -201,6 +296,23 @@ class Task(ABC):
         for term in terms[1:]:
             total = total + term
         return total
+
+    def distil(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], targets: Any
+    ) -> Tensor:
+        """How far a student's answers are from its teacher's; a scalar, about 0 to 1.
+
+        Here the mean squared difference relative to the teacher's variance, mean over the outputs;
+        relative to its square where an output is a single number, which does not vary.
+
+        Args:
+            student, teacher: output name -> (B, ...); gradients flow to the student.
+            targets: what :meth:`collate` gave, for kinds that answer at labelled places only.
+        """
+        terms = [
+            relative_error(student[name].float(), teacher[name].float()) for name in self.outputs
+        ]
+        return torch.stack(terms).mean()
 
     @abstractmethod
     def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> Any:
@@ -229,3 +341,38 @@ class Task(ABC):
         ``decoded`` holds the results of all evaluated tasks, by name.
         """
         return None
+
+
+def _is_map(label: Any, picture_size: tuple[int, int]) -> bool:
+    return isinstance(label, np.ndarray) and label.ndim >= 2 and label.shape[:2] == picture_size
+
+
+def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference relative to the teacher's variance."""
+    scale = teacher.var() if teacher.numel() > 1 else teacher.square().sum()
+    return F.mse_loss(student, teacher) / scale.clamp(min=1e-6)
+
+
+def require_shape(
+    task: Task, output: str, shape: tuple[int, ...], wanted: tuple[int | str, ...]
+) -> None:
+    """Refuse an output of another shape.
+
+    Args:
+        task: whose output it is.
+        output: its name.
+        shape: that the network gives.
+        wanted: an integer for an extent that is fixed, a letter for one that is free.
+
+    Raises:
+        InputRefused: another number of axes, or another extent.
+    """
+    fits = len(shape) == len(wanted) and all(
+        isinstance(want, str) or have == want for have, want in zip(shape, wanted, strict=True)
+    )
+    if not fits:
+        raise InputRefused(
+            f"output '{output}' is {shape}, task '{task.name}' reads "
+            f"({', '.join(map(str, wanted))})",
+            hint="the network and the options of its task do not fit each other",
+        )

@@ -43,6 +43,11 @@ def stack_maps(
     return batch
 
 
+def mirrored_map(label: NDArray[Any]) -> NDArray[Any]:
+    """A (h, w, ...) map with left and right exchanged."""
+    return np.ascontiguousarray(label[:, ::-1])
+
+
 def upsampled(maps: Tensor, canvas_size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W); differentiable."""
     if (maps.shape[2], maps.shape[3]) == canvas_size:

@@ -13,8 +13,16 @@ from torch import Tensor
 
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
-from edgemtl.tasks.dense_maps import stack_maps, to_canvas, upsampled
+from edgemtl.tasks.base import (
+    Arrays,
+    Metric,
+    MetricResult,
+    MetricSpec,
+    Task,
+    TaskSpec,
+    require_shape,
+)
+from edgemtl.tasks.dense_maps import mirrored_map, stack_maps, to_canvas, upsampled
 from edgemtl.tasks.registry import register_task
 
 #: share of the depth colour in the drawn overlay
@@ -51,6 +59,14 @@ class Depth(Task):
     def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> Tensor:
         """(B, H, W) float32 metres of (H, W) labels; NaN where not labelled."""
         return torch.from_numpy(stack_maps(labels, canvas_size, np.float32(np.nan)))
+
+    def mirror(self, label: NDArray[Any], width: int) -> NDArray[Any]:
+        return mirrored_map(label)
+
+    def check_outputs(
+        self, shapes: Mapping[str, tuple[int, ...]], canvas_size: tuple[int, int]
+    ) -> None:
+        require_shape(self, self.outputs[0], shapes[self.outputs[0]], ("B", 1, "h", "w"))
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """``l1``: mean absolute error in metres over labelled pixels of the canvas."""

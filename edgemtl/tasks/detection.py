@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,15 @@ from torch import Tensor
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.tasks.anchors import (
-    AnchorSpec,
     FaceBatch,
-    collate_faces,
     decode_boxes,
     encode_boxes,
     iou_matrix,
     priors,
 )
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, TaskSpec
 from edgemtl.tasks.drawing import pixel
+from edgemtl.tasks.faces import FaceTask
 from edgemtl.tasks.registry import register_task
 
 #: detections below this score are not even candidates (RetinaFace's and WIDER FACE's usual value)
@@ -40,6 +39,8 @@ FOUND_IOU = 0.5
 #: section 6: AFLW2000 protocol)
 OPERATING_SCORE = 0.4
 SMALL_FACE_PX = 20.0
+#: a prior takes part in the distillation of boxes when the teacher is at least this sure of a face
+SURE = 0.3
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def match_to_labels(
 
 
 @register_task
-class Detection(Task):
+class Detection(FaceTask):
     """Faces as boxes.
 
     Outputs: ``<name>.scores`` (N, 2) background/face logits, ``<name>.boxes`` (N, 4) encoded.
@@ -102,15 +103,13 @@ class Detection(Task):
     """
 
     kind = "detection"
-    label_kind = "faces"
     primary = MetricSpec("ap_20px", "AP (faces >= 20 px)", "higher")
     secondary = (MetricSpec("ap", "AP (all faces)", "higher"),)
 
     def __init__(
         self, name: str, anchors: Mapping[str, Any], negatives_per_positive: int = 7
     ) -> None:
-        super().__init__(name)
-        self.anchors = AnchorSpec.from_dict(anchors)
+        super().__init__(name, anchors)
         self.negatives_per_positive = int(negatives_per_positive)
 
     @property
@@ -127,8 +126,9 @@ class Detection(Task):
             },
         )
 
-    def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> FaceBatch:
-        return collate_faces(labels, canvas_size)
+    def values(self, output: str) -> int:
+        """Two scores, four numbers of a box."""
+        return 2 if output == self.outputs[0] else 4
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: FaceBatch) -> dict[str, Tensor]:
         """``class``: cross-entropy over positives and mined negatives; ``box``: smooth L1.
@@ -157,6 +157,27 @@ class Detection(Task):
         predicted = encoded[match.image, match.prior]
         box_loss = F.smooth_l1_loss(predicted, wanted_boxes, reduction="sum") / positives
         return {"class": class_loss, "box": box_loss}
+
+    def distil(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], targets: FaceBatch
+    ) -> Tensor:
+        """Divergence of the scores, and smooth L1 of the boxes where the teacher is sure of a face.
+
+        Both per such prior. The teacher also speaks of faces that nobody labelled.
+        """
+        scores, boxes = self.outputs
+        wanted = teacher[scores].float().softmax(dim=-1)
+        found = student[scores].float().log_softmax(dim=-1)
+        divergence = (wanted * (wanted.clamp(min=1e-8).log() - found)).sum(dim=-1)
+        sure = wanted[..., 1] > SURE
+        count = sure.sum().clamp(min=1)
+        loss = divergence.sum() / count
+        if bool(sure.any()):
+            difference = F.smooth_l1_loss(
+                student[boxes].float()[sure], teacher[boxes].float()[sure], reduction="sum"
+            )
+            loss = loss + difference / count
+        return loss
 
     def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> Detections:
         scores = softmax_face_score(outputs[self.outputs[0]])

@@ -12,8 +12,16 @@ from torch import Tensor
 
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
-from edgemtl.tasks.dense_maps import balanced_cross_entropy, probabilities, stack_maps
+from edgemtl.tasks.base import (
+    Arrays,
+    Metric,
+    MetricResult,
+    MetricSpec,
+    Task,
+    TaskSpec,
+    require_shape,
+)
+from edgemtl.tasks.dense_maps import balanced_cross_entropy, mirrored_map, probabilities, stack_maps
 from edgemtl.tasks.registry import register_task
 from edgemtl.tasks.thinning import thinned
 
@@ -50,6 +58,14 @@ class Edges(Task):
     def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> Tensor:
         """(B, H, W) int64 of (H, W) integer labels; -1 where a picture has none."""
         return torch.from_numpy(stack_maps(labels, canvas_size, np.int64(-1)))
+
+    def mirror(self, label: NDArray[Any], width: int) -> NDArray[Any]:
+        return mirrored_map(label)
+
+    def check_outputs(
+        self, shapes: Mapping[str, tuple[int, ...]], canvas_size: tuple[int, int]
+    ) -> None:
+        require_shape(self, self.outputs[0], shapes[self.outputs[0]], ("B", 1, "h", "w"))
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """``bce``: cross-entropy with a weight of 0.95 on edges and 0.05 on the rest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -14,21 +14,20 @@ from torch import Tensor
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
 from edgemtl.tasks.anchors import (
-    AnchorSpec,
     FaceBatch,
-    collate_faces,
     decode_points,
     encode_points,
     priors,
 )
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, TaskSpec
 from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
 from edgemtl.tasks.drawing import pixel
+from edgemtl.tasks.faces import FaceTask
 from edgemtl.tasks.registry import register_task
 
 
 @register_task
-class Landmarks(Task):
+class Landmarks(FaceTask):
     """Eyes, nose and mouth corners of each detected face.
 
     Output: ``<name>.points`` (N, 10) encoded x y of the five points.
@@ -40,13 +39,11 @@ class Landmarks(Task):
     """
 
     kind = "landmarks"
-    label_kind = "faces"
     primary = MetricSpec("nme_percent", "NME", "lower", "%")
     secondary = (MetricSpec("missed_share", "faces missed", "lower"),)
 
     def __init__(self, name: str, anchors: Mapping[str, Any], detection: str = "detection") -> None:
-        super().__init__(name)
-        self.anchors = AnchorSpec.from_dict(anchors)
+        super().__init__(name, anchors)
         self.detection = str(detection)
 
     @property
@@ -64,8 +61,9 @@ class Landmarks(Task):
             {"anchors": self.anchors.to_dict(), "detection": self.detection},
         )
 
-    def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> FaceBatch:
-        return collate_faces(labels, canvas_size)
+    def values(self, output: str) -> int:
+        """Five points."""
+        return 10
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: FaceBatch) -> dict[str, Tensor]:
         """``points``: smooth L1 over priors whose face has landmarks, divided by their number."""
@@ -80,6 +78,20 @@ class Landmarks(Task):
         wanted = encode_points(points[labelled], grid, self.anchors)
         loss = F.smooth_l1_loss(encoded[image, prior], wanted, reduction="sum")
         return {"points": loss / int(labelled.sum())}
+
+    def distil(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], targets: FaceBatch
+    ) -> Tensor:
+        """Smooth L1 per prior that answers for a face, be its landmarks labelled or not."""
+        match = targets.match(self.anchors)
+        found = student[self.outputs[0]].float()
+        if len(match.prior) == 0:
+            return found.sum() * 0.0
+        wanted = teacher[self.outputs[0]].float()
+        loss: Tensor = F.smooth_l1_loss(
+            found[match.image, match.prior], wanted[match.image, match.prior], reduction="sum"
+        ) / len(match.prior)
+        return loss
 
     def decode(
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.base import (
+    Arrays,
+    Metric,
+    MetricResult,
+    MetricSpec,
+    Task,
+    TaskSpec,
+    require_shape,
+)
 from edgemtl.tasks.dense_maps import stack_maps, to_canvas, upsampled
 from edgemtl.tasks.registry import register_task
 
@@ -49,6 +57,11 @@ class Normals(Task):
         """(B, 3, H, W) float32 of (H, W, 3) labels; NaN where not labelled."""
         stacked = stack_maps(labels, canvas_size, np.float32(np.nan), (3,))
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+    def check_outputs(
+        self, shapes: Mapping[str, tuple[int, ...]], canvas_size: tuple[int, int]
+    ) -> None:
+        require_shape(self, self.outputs[0], shapes[self.outputs[0]], ("B", 3, "h", "w"))
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """``l1``: mean absolute difference per component after giving the answer length 1."""

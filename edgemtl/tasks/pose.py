@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
-from edgemtl.tasks.anchors import AnchorSpec, FaceBatch, collate_faces
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.anchors import FaceBatch
+from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, TaskSpec
 from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
 from edgemtl.tasks.drawing import pixel
+from edgemtl.tasks.faces import FaceTask
 from edgemtl.tasks.registry import register_task
 
 BINS = 66
@@ -53,7 +54,7 @@ def bin_targets(angle: Tensor) -> Tensor:
 
 
 @register_task
-class HeadPose(Task):
+class HeadPose(FaceTask):
     """Yaw, pitch and roll of each detected face.
 
     Outputs: ``<name>.yaw``, ``<name>.pitch``, ``<name>.roll``, each (N, 66) bin logits.
@@ -67,7 +68,6 @@ class HeadPose(Task):
     """
 
     kind = "pose"
-    label_kind = "faces"
     primary = MetricSpec("mae_deg", "pose MAE", "lower", "deg")
     secondary = tuple(MetricSpec(axis, f"{axis} MAE", "lower", "deg") for axis in AXES)
 
@@ -78,8 +78,7 @@ class HeadPose(Task):
         detection: str = "detection",
         regression_weight: float = 0.1,
     ) -> None:
-        super().__init__(name)
-        self.anchors = AnchorSpec.from_dict(anchors)
+        super().__init__(name, anchors)
         self.detection = str(detection)
         self.regression_weight = float(regression_weight)
 
@@ -102,8 +101,9 @@ class HeadPose(Task):
             },
         )
 
-    def collate(self, labels: Sequence[Any], canvas_size: tuple[int, int]) -> FaceBatch:
-        return collate_faces(labels, canvas_size)
+    def values(self, output: str) -> int:
+        """The angle's bins."""
+        return BINS
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: FaceBatch) -> dict[str, Tensor]:
         """``yaw``, ``pitch``, ``roll``: cross-entropy of bins plus weighted squared error.
@@ -127,6 +127,27 @@ class HeadPose(Task):
             squared = F.mse_loss(expected, wanted)
             terms[axis] = cross_entropy + self.regression_weight * squared
         return terms
+
+    def distil(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], targets: FaceBatch
+    ) -> Tensor:
+        """Divergence of the bins, and a tenth of the squared error of the expected angle in bins.
+
+        At priors that answer for a face, be its pose labelled or not; summed over the three angles.
+        The expected angle is what the metric reads, as in :meth:`loss_terms`.
+        """
+        match = targets.match(self.anchors)
+        terms = []
+        for name in self.outputs:
+            found = student[name].float()
+            if len(match.prior) == 0:
+                return found.sum() * 0.0
+            wanted = teacher[name].float()[match.image, match.prior].softmax(dim=-1)
+            mine = found[match.image, match.prior].log_softmax(dim=-1)
+            bins = torch.arange(wanted.shape[-1], dtype=torch.float32)
+            terms.append(F.kl_div(mine, wanted, reduction="batchmean"))
+            terms.append(0.1 * F.mse_loss(mine.exp() @ bins, wanted @ bins))
+        return torch.stack(terms).sum()
 
     def decode(
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from edgemtl.errors import EdgemtlError, InputRefused, UsageError
+from edgemtl.plugins import loaded, points
 from edgemtl.tasks.base import Task, TaskSpec
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -22,9 +22,9 @@ def register_task(cls: type[TaskT]) -> type[TaskT]:
 
 def kinds() -> dict[str, type[Task]]:
     """All known kinds, built in and from entry points."""
-    for point in entry_points(group="edgemtl.tasks"):
+    for point in points("edgemtl.tasks"):
         if point.name not in _KINDS:
-            point.load()
+            loaded(point)
     return dict(_KINDS)
 
 

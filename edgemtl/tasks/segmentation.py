@@ -15,8 +15,16 @@ from torch import Tensor
 from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
-from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, TaskSpec
-from edgemtl.tasks.dense_maps import stack_maps, to_canvas, upsampled
+from edgemtl.tasks.base import (
+    Arrays,
+    Metric,
+    MetricResult,
+    MetricSpec,
+    Task,
+    TaskSpec,
+    require_shape,
+)
+from edgemtl.tasks.dense_maps import mirrored_map, stack_maps, to_canvas, upsampled
 from edgemtl.tasks.registry import register_task
 
 #: label of a pixel that is neither trained on nor judged
@@ -62,6 +70,16 @@ class Segmentation(Task):
             if label is not None:
                 _check_classes(label, len(self.classes))
         return torch.from_numpy(stack_maps(labels, canvas_size, np.int64(IGNORED)))
+
+    def mirror(self, label: NDArray[Any], width: int) -> NDArray[Any] | None:
+        return mirrored_map(label)
+
+    def check_outputs(
+        self, shapes: Mapping[str, tuple[int, ...]], canvas_size: tuple[int, int]
+    ) -> None:
+        require_shape(
+            self, self.outputs[0], shapes[self.outputs[0]], ("B", len(self.classes), "h", "w")
+        )
 
     def loss_terms(self, outputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """``class``: mean cross-entropy over labelled pixels of the canvas."""
@@ -111,6 +129,10 @@ class Parts(Segmentation):
 
     kind = "parts"
     label_kind = "parts"
+
+    def mirror(self, label: NDArray[Any], width: int) -> None:
+        """None: a left arm would have to become a right one, and no label says which is which."""
+        return None
 
 
 def palette(classes: int) -> NDArray[np.uint8]:

@@ -149,9 +149,9 @@ class Made:
         self.network = _folded(load_network(work.checkpoint))
         sets = [open_dataset(folder, "train") for folder in self.request.data]
         self.slices = DataSplits.split(sets, IMAGES, IMAGES, self.request.masks.seed)
-        spec = self.network.input_spec
-        self.calibration = [prepare(sample, spec) for sample in self.slices.calibration]
-        self.held_out = [prepare(sample, spec) for sample in self.slices.oracle]
+        tasks, spec = self.network.tasks, self.network.input_spec
+        self.calibration = [prepare(sample, tasks, spec) for sample in self.slices.calibration]
+        self.held_out = [prepare(sample, tasks, spec) for sample in self.slices.oracle]
         place = work.folder / f"subject-{sha256_file(work.checkpoint)[:16]}"
         self.subject = Remembered(self.network, _few(self.calibration), place)
 

@@ -37,8 +37,10 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
         return
     network = _folded(load_network(checkpoint))
     slices = DataSplits.split([open_dataset(data / n, "train") for n in DATA_SETS], IMAGES, IMAGES)
-    calibration = [prepare(sample, network.input_spec) for sample in slices.calibration]
-    held_out = [prepare(sample, network.input_spec) for sample in slices.oracle]
+    calibration = [
+        prepare(sample, network.tasks, network.input_spec) for sample in slices.calibration
+    ]
+    held_out = [prepare(sample, network.tasks, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")
     observed = Observed(Subject(network, _few(calibration)), calibration, held_out)
     for path, (share, nested) in missing.items():

@@ -41,7 +41,7 @@ def _measured(work: Work, target: str, seconds: float, tell: Tell) -> dict[str, 
         dataset = open_dataset(work.data / name, "val")
         step = max(1, len(dataset) // PICTURES)
         few = dataset.subset(list(range(0, len(dataset), step))[:PICTURES])
-        pictures += [images_of([prepare(s, spec)]).contiguous().numpy() for s in few]
+        pictures += [images_of([prepare(s, (), spec)]).contiguous().numpy() for s in few]
     order = np.random.default_rng(0).permutation(len(pictures))
     pictures = [np.ascontiguousarray(pictures[i]) for i in order]
     sources = {"dense": work.routed / FULL_FILE}

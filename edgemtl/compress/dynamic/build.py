@@ -133,7 +133,9 @@ def build(
         seed=options.masks.seed,
     )
     chosen = _spread(data.recovery, options.router_images, options.masks.seed)
-    pictures = [prepare(sample, subject.network.input_spec) for sample in chosen]
+    pictures = [
+        prepare(sample, subject.network.tasks, subject.network.input_spec) for sample in chosen
+    ]
     if len(pictures) < len(chosen):
         raise StageFailed("some training pictures do not decode", where=chosen.name)
     made = made.needed(subject.importance(pictures), FEWEST)

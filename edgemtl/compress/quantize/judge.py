@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from edgemtl.compress.batches import targets_of
-from edgemtl.compress.distillation import answer_loss
 from edgemtl.compress.quantize.pictures import Canvases
 from edgemtl.compress.quantize.results import TaskVerdict
 from edgemtl.compress.quantize.simulate import simulation
@@ -131,7 +130,7 @@ def region_costs(
             task.name: float(
                 np.mean(
                     [
-                        float(answer_loss(task, mine, theirs, targets[task.name][index]))
+                        float(task.distil(mine, theirs, targets[task.name][index]))
                         for index, (mine, theirs) in enumerate(zip(found, wanted, strict=True))
                     ]
                 )

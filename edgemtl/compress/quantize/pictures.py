@@ -13,6 +13,7 @@ from edgemtl.data.groups import groups_of, hold_out, outside
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
+from edgemtl.tasks.base import Task
 
 
 class Canvases(Sequence[NDArray[np.float32]]):
@@ -42,13 +43,18 @@ class Canvases(Sequence[NDArray[np.float32]]):
         return self.prepared[index].canvas.astype(np.float32)[None]
 
 
-def canvases(dataset: Dataset, spec: InputSpec) -> Canvases:
+def canvases(dataset: Dataset, spec: InputSpec, tasks: Sequence[Task] = ()) -> Canvases:
     """All pictures of a data set, on the network's canvas.
 
+    Args:
+        dataset: the pictures.
+        spec: the canvas.
+        tasks: whose labels are kept; none where only the pictures are looked at.
+
     Raises:
-        InputRefused: none of them decodes.
+        InputRefused: none of them decodes, or a task does not know how its labels move.
     """
-    prepared = [prepare(sample, spec) for sample in dataset]
+    prepared = [prepare(sample, tasks, spec) for sample in dataset]
     if not prepared:
         found = "; ".join(dataset.problems[:3])
         raise InputRefused(f"no picture could be read ({found})", where=dataset.name)

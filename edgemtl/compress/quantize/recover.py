@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.batches import targets_of
-from edgemtl.compress.distillation import answer_loss
 from edgemtl.compress.quantize.layers import Layer
 from edgemtl.compress.quantize.pictures import Canvases
 from edgemtl.compress.quantize.simulate import simulation
@@ -124,7 +123,7 @@ class _Distances:
         wanted = {name: torch.from_numpy(v) for name, v in self._answers(image).items()}
         found = self._graph(torch.from_numpy(image))
         pairs = zip(self._tasks, self._targets[index], strict=True)
-        return torch.stack([answer_loss(task, found, wanted, target) for task, target in pairs])
+        return torch.stack([task.distil(found, wanted, target) for task, target in pairs])
 
 
 def _require_same(graph: TrainableGraph, model: ModelProto, image: Any) -> None:

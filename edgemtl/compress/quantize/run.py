@@ -140,7 +140,7 @@ def _train(
     """A writer with trained weights; the same one, with a note, where that is not possible."""
     from edgemtl.compress.quantize.recover import retrain
 
-    pictures = canvases(training, spec)
+    pictures = canvases(training, spec, tasks)
     tell(f"training {options.recovery_steps} steps on {len(pictures)} pictures")
     size, steps, seed = spec.size, options.recovery_steps, options.seed
 
@@ -187,7 +187,7 @@ def _costs(
         model,
         {name: partial(alone, own) for name, own in nodes.items()},
         tasks,
-        canvases(probes, spec),
+        canvases(probes, spec, tasks),
         spec.size,
         tell,
     )

@@ -46,9 +46,7 @@ def test_asking_for_a_backend_imports_no_runtime() -> None:
 def plugged_in(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
     point = SimpleNamespace(name="theirs", value="theirs:Backend", load=load)
     monkeypatch.setattr(
-        registry,
-        "entry_points",
-        lambda group, name=None: [point] if name in (None, "theirs") else [],
+        registry, "points", lambda group, name=None: [point] if name in (None, "theirs") else []
     )
 
 

@@ -59,7 +59,7 @@ def network(pictures: DenseFolder) -> TinyDense:
     """Trained for a moment, so that its losses and its channels mean something."""
     torch.manual_seed(0)
     network = build()
-    prepared = prepare_all(pictures, network.input_spec, 0)
+    prepared = prepare_all(pictures, network.tasks, network.input_spec, 0)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     network.train()
     for step in range(40):
@@ -88,7 +88,10 @@ def _job(
     elsewhere: Any = None,
 ) -> Job:
     spec = network.input_spec
-    prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
+    prepared = (
+        prepare_all(data.oracle, network.tasks, spec, 0),
+        prepare_all(data.calibration, network.tasks, spec, 0),
+    )
     rest = (None, None, lambda line: None, None, elsewhere)
     return Job(deepcopy(network), prepared, options, goals, *rest)
 

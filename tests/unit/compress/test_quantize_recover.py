@@ -65,7 +65,7 @@ def train(exported: Path, steps: int) -> tuple[onnx.ModelProto, list[str]]:
     model = onnx.load(exported)
     layers = find_layers(model)
     tasks, spec = read_metadata(exported)
-    images = canvases(open_dataset(exported.parent / "data", "train"), spec)
+    images = canvases(open_dataset(exported.parent / "data", "train"), spec, tasks)
     sizes = magnitudes(model, list({layer.source for layer in layers}), images, "minmax")
     told: list[str] = []
     trained = retrain(

@@ -15,7 +15,7 @@ from support.dense_family import TinyDense, build
 
 from edgemtl.compress.augmentation import prepare_all, random_view, rescaled
 from edgemtl.compress.batches import images_of, targets_of
-from edgemtl.compress.distillation import SharedFeatures, answer_loss, feature_loss
+from edgemtl.compress.distillation import SharedFeatures, feature_loss
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
@@ -23,8 +23,11 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import StageFailed
 from edgemtl.models.mos.network import MOS
+from edgemtl.tasks import Detection, Segmentation
+from edgemtl.tasks.anchors import AnchorSpec
 
 SPEC = InputSpec((96, 128), fill=0.0)
+FACES = [Detection("faces", AnchorSpec().to_dict())]
 OPTIONS = RecoverOptions(steps=6, batch=4, evaluate_every=3, warmup=2, ema=0.5)
 
 
@@ -46,7 +49,7 @@ def _spoilt(seed: int, network: TinyDense | None = None) -> TinyDense:
 
 def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder) -> None:
     teacher = build(0)
-    images = images_of(prepare_all(pictures, teacher.input_spec, 0))
+    images = images_of(prepare_all(pictures, teacher.tasks, teacher.input_spec, 0))
     with torch.no_grad():
         for _ in range(60):  # its batch statistics become those of pictures
             teacher.train()(images)
@@ -57,7 +60,7 @@ def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder
     def distance() -> float:
         with torch.no_grad():
             wanted, found = teacher(images), student.eval()(images)
-        return sum(float(answer_loss(task, found, wanted, None)) for task in teacher.tasks)
+        return sum(float(task.distil(found, wanted, None)) for task in teacher.tasks)
 
     before = distance()
     recovery = Recovery(student, teacher, pictures, pictures.subset(range(4)), options)
@@ -124,15 +127,15 @@ def test_face_tasks_are_distilled_where_faces_are(tmp_path: Path) -> None:
     torch.manual_seed(0)
     size = (64, 64)
     network = MOS(variant="mos-t", context="plain", size=size).eval()
-    prepared = prepare_all(folder, network.input_spec, 0)
+    prepared = prepare_all(folder, network.tasks, network.input_spec, 0)
     images = images_of(prepared)
     with torch.no_grad():
         wanted = network(images)
     for task in network.tasks:
         targets = targets_of(prepared, task, size)
-        assert float(answer_loss(task, wanted, wanted, targets)) < 4.0  # entropy is not counted
+        assert float(task.distil(wanted, wanted, targets)) < 4.0  # entropy is not counted
         found = {name: value.clone().requires_grad_() for name, value in wanted.items()}
-        answer_loss(task, found, {k: v + 0.5 for k, v in wanted.items()}, targets).backward()
+        task.distil(found, {k: v + 0.5 for k, v in wanted.items()}, targets).backward()
         if task.name != "detection":
             gradient = found[task.outputs[0]].grad
             assert gradient is not None
@@ -170,7 +173,7 @@ def _one_face(seed: int) -> Sample:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_rescaled_faces_keep_their_labels(seed: int) -> None:
-    moved = rescaled(_one_face(seed), SPEC, np.random.default_rng(seed))
+    moved = rescaled(_one_face(seed), FACES, SPEC, np.random.default_rng(seed))
     faces = moved.labels["faces"]
     assert len(faces) == 1 and moved.image.shape[:2] == SPEC.size
     white = moved.image[:, :, 0] > 200
@@ -187,7 +190,10 @@ def test_random_views_keep_dense_labels(seed: int) -> None:
     image[30:60, 40:90] = 240
     label[30:60, 40:90] = 1
     view = random_view(
-        Sample("one", image, {"segmentation": label}), SPEC, np.random.default_rng(seed)
+        Sample("one", image, {"segmentation": label}),
+        [Segmentation("parts", ("dark", "bright"))],
+        SPEC,
+        np.random.default_rng(seed),
     )
     assert view.canvas.shape == (3, *SPEC.size)
     bright = view.canvas.astype(np.float32).mean(axis=0)
@@ -198,7 +204,7 @@ def test_random_views_keep_dense_labels(seed: int) -> None:
 
 def test_views_depend_on_the_seed_only() -> None:
     sample = _one_face(0)
-    a, b = (random_view(sample, SPEC, np.random.default_rng(7)) for _ in range(2))
+    a, b = (random_view(sample, FACES, SPEC, np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(a.canvas, b.canvas)
     np.testing.assert_array_equal(a.labels["faces"].boxes, b.labels["faces"].boxes)
 

@@ -15,9 +15,8 @@ from support.data import write_dense_folder
 from support.dense_family import CLASSES
 from support.shared import data_folder
 
-from edgemtl.data.dense import DenseFolder, labels_on_canvas
-from edgemtl.data.preprocess import InputSpec, inner_size, letterbox
-from edgemtl.data.samples import Faces
+from edgemtl.data.dense import DenseFolder, map_on_canvas
+from edgemtl.data.preprocess import InputSpec, View, inner_size, letterbox
 from edgemtl.errors import ExitCode, InputRefused
 
 
@@ -152,13 +151,12 @@ def test_labels_lie_where_letterbox_puts_the_picture(size: tuple[int, int]) -> N
     image = np.repeat((label * 60 + 20).astype(np.uint8)[..., None], 3, axis=2)
     depth = label.astype(np.float32) + 1
     canvas, view = letterbox(image, InputSpec((64, 96), fill=0.0))
-    moved = labels_on_canvas({"segmentation": label, "depth": depth}, view)
-    classes = moved["segmentation"]
+    classes, metres = map_on_canvas(label, view), map_on_canvas(depth, view)
     inside = classes >= 0
     assert classes.shape == (64, 96) and inside.sum() == np.prod(inner_size(size, view.scale))
     np.testing.assert_array_equal(inside, canvas[0] > 0)
-    np.testing.assert_array_equal(np.isnan(moved["depth"]), ~inside)
-    np.testing.assert_array_equal(moved["depth"][inside], classes[inside] + 1)
+    np.testing.assert_array_equal(np.isnan(metres), ~inside)
+    np.testing.assert_array_equal(metres[inside], classes[inside] + 1)
     agree = np.abs(canvas[0] - (classes * 60 + 20))[inside] < 30
     # Where colours blend, within half a pixel of the picture or of the canvas, they may differ.
     reach = 2 * max(1, math.ceil(view.scale)) + 1
@@ -172,38 +170,42 @@ def test_labels_lie_where_letterbox_puts_the_picture(size: tuple[int, int]) -> N
 def test_no_value_is_invented(height: int, width: int) -> None:
     label = np.random.default_rng(height * 200 + width).integers(0, 50, (height, width))
     _, view = letterbox(np.zeros((height, width, 3), np.uint8), InputSpec((64, 96)))
-    moved = labels_on_canvas({"segmentation": label}, view)["segmentation"]
+    moved = map_on_canvas(label, view)
     assert set(np.unique(moved)) <= set(np.unique(label)) | {-1}
 
 
 def test_the_same_size_is_copied() -> None:
     label = np.random.default_rng(0).integers(-1, 5, (64, 96))
     _, view = letterbox(np.zeros((64, 96, 3), np.uint8), InputSpec((64, 96)))
-    np.testing.assert_array_equal(labels_on_canvas({"x": label}, view)["x"], label)
+    np.testing.assert_array_equal(map_on_canvas(label, view), label)
 
 
 def test_a_canvas_pixel_takes_the_label_under_its_centre() -> None:
     """In a picture four times the canvas, pixel i covers columns 4 i to 4 i + 3."""
     rows, columns = np.mgrid[0:256, 0:384]
     _, view = letterbox(np.zeros((256, 384, 3), np.uint8), InputSpec((64, 96)))
-    moved = labels_on_canvas({"row": rows, "column": columns}, view)
-    np.testing.assert_array_equal(moved["row"][:, 0], np.arange(64) * 4 + 2)
-    np.testing.assert_array_equal(moved["column"][0], np.arange(96) * 4 + 2)
+    down, right = map_on_canvas(rows, view), map_on_canvas(columns, view)
+    np.testing.assert_array_equal(down[:, 0], np.arange(64) * 4 + 2)
+    np.testing.assert_array_equal(right[0], np.arange(96) * 4 + 2)
 
 
-def test_vectors_per_pixel_and_faces_move_too() -> None:
+def test_vectors_per_pixel_move_too() -> None:
     _, view = letterbox(np.zeros((128, 96, 3), np.uint8), InputSpec((64, 96)))
     normals = np.zeros((128, 96, 3), np.float32)
     normals[..., 2] = 1
-    faces = Faces(
-        np.array([[10, 20, 30, 40]], np.float32),
-        np.zeros((1, 5, 2), np.float32),
-        np.zeros((1, 3), np.float32),
-    )
-    moved = labels_on_canvas({"normals": normals, "faces": faces}, view)
-    assert moved["normals"].shape == (64, 96, 3)
-    assert (moved["normals"][:, 24:72, 2] == 1).all() and np.isnan(moved["normals"][:, :24]).all()
-    np.testing.assert_allclose(moved["faces"].boxes, [[29, 10, 39, 20]])
+    moved = map_on_canvas(normals, view)
+    assert moved.shape == (64, 96, 3)
+    assert (moved[:, 24:72, 2] == 1).all() and np.isnan(moved[:, :24]).all()
+
+
+def test_what_hangs_over_the_canvas_is_cut_off() -> None:
+    """A picture of 40x40 enlarged to 80x80 and put 10 above and 6 left of a canvas of 64x96."""
+    rows, columns = np.mgrid[0:40, 0:40]
+    view = View(2.0, -6.0, -10.0, (40, 40), (64, 96))
+    down, right = map_on_canvas(rows, view), map_on_canvas(columns, view)
+    np.testing.assert_array_equal(down[:, 0], (np.arange(64) + 10) // 2)
+    np.testing.assert_array_equal(right[0, :74], (np.arange(74) + 6) // 2)
+    assert (right[:, 74:] == -1).all() and (right[:, :74] >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import torch
 from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
 
-from edgemtl.data.dense import DenseFolder, labels_on_canvas
+from edgemtl.data.dense import DenseFolder
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import ExitCode, InputRefused, UsageError
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models import build as build_family
 from edgemtl.models import families, from_factory
+from edgemtl.tasks.labels import labels_on_canvas
 
 
 def test_families_are_listed_and_unknown_ones_name_them() -> None:
@@ -130,7 +131,7 @@ def test_the_dense_network_learns_from_labels_on_the_canvas(tmp_path: Path) -> N
     for sample in folder:
         canvas, view = letterbox(sample.image, network.input_spec)
         images.append(canvas)
-        labels.append(labels_on_canvas(sample.labels, view))
+        labels.append(labels_on_canvas(sample.labels, network.tasks, view))
     batch = torch.from_numpy(np.stack(images))
     targets = {
         task.name: task.collate([label[task.label_kind] for label in labels], (64, 96))
