@@ -1,0 +1,1 @@
+"""Public architectures and the peer that ``bench_networks.py`` compares channel groups with."""
