@@ -45,7 +45,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
 def job_of(data: DataSplits, **options: Any) -> Job:
     network = build()
     spec = network.input_spec
-    prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
+    prepared = (
+        prepare_all(data.oracle, network.tasks, spec, 0),
+        prepare_all(data.calibration, network.tasks, spec, 0),
+    )
     rest = (Goals(0.1), None, None, lambda line: None, None)
     return Job(deepcopy(network), prepared, PruneOptions(**options), *rest)
 

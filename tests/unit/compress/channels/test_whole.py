@@ -110,7 +110,10 @@ def test_nothing_left_to_cut_is_a_usage_error(data: DataSplits) -> None:
 def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSplits) -> None:
     network: TinyDense = build()
     spec = network.input_spec
-    prepared = (prepare_all(data.oracle, spec, 0), prepare_all(data.calibration, spec, 0))
+    prepared = (
+        prepare_all(data.oracle, network.tasks, spec, 0),
+        prepare_all(data.calibration, network.tasks, spec, 0),
+    )
     options = PruneOptions(keep_whole=("decoders.*",))
     rest = (None, None, lambda line: None, None)
     job = Job(deepcopy(network), prepared, options, Goals(0.5), *rest)
