@@ -8,15 +8,15 @@ plain and deformable) and a two-task dense network, opset 17 asked:
   ``mean(dim=...)`` it stays at 18. It also stops with a SyntaxError when a submodule's name is a
   Python keyword (the stream ``class`` of MOS), and takes about ten times as long.
 - ``dynamo=False`` writes opset 7 to 20 directly; all of the above were valid at 17 and within 1e-6
-  of torch. It records Python control flow as it went, so what it warns about is kept in
-  ``ExportResult.notes``.
+  of torch. It records Python control flow as it went, so a network that decides by values is
+  refused before (export/frozen.py), and what it writes wrongly or not at all is computed by an
+  equal form (export/portable.py).
 
 So the second is used. It is deprecated but present; parity (export/parity.py) checks every export.
 """
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import io
 import os
@@ -30,19 +30,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
-from edgemtl.errors import StageFailed
 from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
 from edgemtl.export.experts import (
     choose_experts,
     unstack_weights,
     written_experts,
 )
+from edgemtl.export.failures import export_failure
 from edgemtl.export.folds import fold_batch_norms, inline_identities
+from edgemtl.export.frozen import check_static, refuse_sized_branches
 from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
+from edgemtl.export.portable import PortableForms
+from edgemtl.export.portable_sizes import sizes
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.copying import copied
+from edgemtl.models.fast_path import without_fast_path
 from edgemtl.models.m3vit.experts import Lowering as ExpertLowering
 
 INPUT_NAME = "images"
@@ -106,11 +110,15 @@ class _InOrder(nn.Module):
         self.network = network
         self._tasks = list(tasks)
         self._outputs = network.output_names(tasks)
+        #: of each output, once it ran
+        self.shapes: list[tuple[int, ...]] = []
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         tell_full_paths(self)
         answers = self.network(images, self._tasks)
-        return tuple(answers[name] for name in self._outputs)
+        outputs = tuple(answers[name] for name in self._outputs)
+        self.shapes = [sizes(output) for output in outputs]
+        return outputs
 
 
 def prepare(network: MultiTaskNetwork) -> MultiTaskNetwork:
@@ -119,8 +127,8 @@ def prepare(network: MultiTaskNetwork) -> MultiTaskNetwork:
     A family takes part by offering ``folded()``, which returns an equal network.
     """
     fold = getattr(network, "folded", None)
-    copied: MultiTaskNetwork = copy.deepcopy(network) if fold is None else fold()
-    return copied.to("cpu", torch.float32).eval()
+    made: MultiTaskNetwork = copied(network) if fold is None else fold()
+    return made.to("cpu", torch.float32).eval()
 
 
 def export_onnx(
@@ -149,29 +157,35 @@ def export_onnx(
 
     Raises:
         UsageError: a task the network does not have.
-        StageFailed: the exporter cannot write this network, or the place cannot be written.
+        InputRefused: the network's own forward raises.
+        StageFailed: it decides by values of the picture, the exporter cannot write it, or the place
+            cannot be written.
     """
     import onnx
 
     notes: list[str] = []
     opset = _usable_opset(network, opset, deformable, notes)
     selected = network.selected(tasks)
-    copied = prepare(network)
+    own = prepare(network)
     if experts is not None:
-        choose_experts(copied, experts)
-    outputs = copied.output_names(tasks)
-    wrapper = _InOrder(copied, [task.name for task in selected]).eval()
-    example = copied.example_input(batch)
+        choose_experts(own, experts)
+    outputs = own.output_names(tasks)
+    wrapper = _InOrder(own, [task.name for task in selected]).eval()
+    example = own.example_input(batch)
     buffer = io.BytesIO()
     try:
+        with lowered(own, deformable, opset), without_fast_path():
+            watched = check_static(own, [task.name for task in selected], batch)
         with (
-            lowered(copied, deformable, opset),
+            lowered(own, deformable, opset),
             written_experts(opset),
-            warnings.catch_warnings(record=True) as caught,
+            without_fast_path(),
+            warnings.catch_warnings(),
             _silenced(),
             torch.no_grad(),
+            PortableForms(own) as forms,
         ):
-            warnings.simplefilter("always", TracerWarning)
+            warnings.simplefilter("ignore")  # of sizes that are fixed here, and of its own age
             torch.onnx.export(
                 wrapper,
                 (example,),
@@ -189,20 +203,12 @@ def export_onnx(
         for node in model.graph.node:
             node.ClearField("doc_string")
             del node.metadata_props[:]
+        _settle_outputs(model, wrapper.shapes)
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the exporter raises many kinds for what it cannot write
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StageFailed(
-            f"the network cannot be exported to ONNX opset {opset}: {reason}",
-            hint="its forward must run with fixed shapes and no data-dependent Python branches",
-        ) from error
-    notes += sorted(
-        {
-            f"while tracing: {str(w.message).splitlines()[0]}"
-            for w in caught
-            if issubclass(w.category, TracerWarning)
-        }
-    )
+        raise export_failure(error, own, opset) from error
+    refuse_sized_branches(watched, forms.decided)
+    notes += watched.notes
     data = model.SerializeToString(deterministic=True)
     write_atomically(path, lambda stream: stream.write(data))
     return ExportResult(
@@ -214,6 +220,14 @@ def export_onnx(
         modules_of(model),
         tuple(notes),
     )
+
+
+def _settle_outputs(model: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Write the outputs' sizes, in place: the exporter leaves them open behind any padding."""
+    for value, shape in zip(model.graph.output, shapes, strict=True):
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, size in zip(dimensions, shape, strict=True):
+            dimension.dim_value = size
 
 
 @contextmanager

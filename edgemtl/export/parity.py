@@ -44,7 +44,8 @@ class Tolerance:
 
     Attributes:
         precision: what it is for.
-        max_relative: largest absolute error, as a share of the output's range.
+        max_relative: largest absolute error, as a share of the output's range (its span or its
+            largest magnitude, whichever is larger).
         informational: whether exceeding it is only told. Lower precision moves outputs by design;
             what that costs is judged by the tasks' accuracy gates. NaN fails all the same.
         min_snr_db: least signal to noise, which is never informational; None for no limit.

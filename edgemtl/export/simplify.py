@@ -79,18 +79,35 @@ def simplify(path_in: Path, path_out: Path) -> SimplifyResult:
         raise StageFailed(
             f"the graph cannot be simplified: {reason}", where=path_in.name
         ) from error
-    if _interface(slim) != interface:
+    if not _same_interface(interface, _interface(slim)):
         raise StageFailed("simplifying changed the graph's inputs or outputs", where=path_in.name)
     data = slim.SerializeToString(deterministic=True)
     write_atomically(path_out, lambda stream: stream.write(data))
     return SimplifyResult(path_out, before, len(slim.graph.node), modules_of(slim))
 
 
-def _interface(model: Any) -> list[tuple[str, bytes]]:
-    """Names, types and shapes of inputs and outputs, in order."""
+def _interface(model: Any) -> list[tuple[str, int, list[int | None]]]:
+    """Name, element type and sizes (None: left open) of inputs and outputs, in order."""
     weights = {tensor.name for tensor in model.graph.initializer}
     values = [v for v in model.graph.input if v.name not in weights] + list(model.graph.output)
-    return [(value.name, value.type.SerializeToString(deterministic=True)) for value in values]
+    found = []
+    for value in values:
+        kind = value.type.tensor_type
+        sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        found.append((value.name, int(kind.elem_type), sizes))
+    return found
+
+
+def _same_interface(
+    before: list[tuple[str, int, list[int | None]]], after: list[tuple[str, int, list[int | None]]]
+) -> bool:
+    """Whether names, types and sizes are the same; a size that was open may have been settled."""
+    return len(before) == len(after) and all(
+        a[:2] == b[:2]
+        and len(a[2]) == len(b[2])
+        and all(m is None or m == n for m, n in zip(a[2], b[2], strict=True))
+        for a, b in zip(before, after, strict=True)
+    )
 
 
 def _share_equal_weights(model: Any) -> None:

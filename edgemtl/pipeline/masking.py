@@ -26,6 +26,7 @@ from edgemtl.compress.dynamic.router import RouterOptions
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import ParityFailed, UsageError
+from edgemtl.export.differences import difference
 from edgemtl.export.onnx_export import INPUT_NAME
 from edgemtl.export.routed import SINGLE_FILE, export_routed, single_file
 from edgemtl.files import write_json
@@ -237,11 +238,11 @@ def _check_dispatch(
             expected = networks[index](one)
         answers = run(one.numpy())
         for name, value in expected.items():
-            span = float(value.max() - value.min()) or 1.0
-            error = float(np.abs(answers[name] - value.numpy()).max()) / span
-            if not error <= TOLERANCE:
+            off = difference(value.numpy(), answers[name])
+            if not off.within(TOLERANCE):
+                how = off.problem or f"it differs by {off.max_relative:.2g} of its range"
                 raise ParityFailed(
-                    f"output '{name}' of the dispatched network differs by {error:.2g} of its "
-                    f"range (allowed {TOLERANCE:g})",
+                    f"output '{name}' of the dispatched network is not its network's: {how} "
+                    f"(allowed {TOLERANCE:g})",
                     where="mask",
                 )

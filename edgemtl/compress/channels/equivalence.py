@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.channels.mask import MaskedNetwork
+from edgemtl.export.differences import difference
 from edgemtl.models.base import MultiTaskNetwork
 
 
@@ -23,7 +24,8 @@ def differences(
 ) -> dict[str, float]:
     """Output name -> largest difference between masked and cut, relative to the output's range.
 
-    Infinite where the shapes differ; arguments as in
+    The range is that of :func:`edgemtl.export.differences.extent`. Infinite where the two cannot be
+    compared (shapes that differ, values that are not finite); arguments as in
     :func:`edgemtl.compress.channels.cut.check_cut`.
     """
     masked = MaskedNetwork(network, groups)
@@ -36,12 +38,8 @@ def differences(
     finally:
         network.train(training[0])
         cut_network.train(training[1])
-    result = {}
-    for name, value in expected.items():
-        if answers[name].shape != value.shape:
-            result[name] = math.inf
-            continue
-        span = float(value.max() - value.min())
-        error = float((value - answers[name]).abs().max())
-        result[name] = error / span if span > 0 else error
-    return result
+    found = {
+        name: difference(value.cpu().numpy(), answers[name].cpu().numpy())
+        for name, value in expected.items()
+    }
+    return {name: math.inf if d.problem else d.max_relative for name, d in found.items()}

@@ -317,8 +317,7 @@ def _routed_experts(
     names = ("weight_in", "bias_in", "weight_out", "bias_out")
     layer.load_state_dict(dict(zip(names, state, strict=True)))
     with torch.no_grad():
-        answers: Tensor = layer([tokens], [Routing(experts, weights)])[0][0]
-    return answers
+        return layer._gather(tokens, Routing(experts, weights))
 
 
 @_routed_experts.register_fake

@@ -66,6 +66,13 @@ def test_a_constant_output_is_judged_by_its_magnitude() -> None:
     assert not difference(zero, zero + 1e-9).within(1.0)
 
 
+def test_an_output_that_hardly_varies_is_judged_by_its_magnitude() -> None:
+    a = np.float32(0.76) + np.linspace(0, 5e-5, 64, dtype=np.float32)
+    off = difference(a, a + np.float32(6e-8))
+    assert off.max_abs > 0 and off.within(1e-6)
+    assert not difference(a, a + np.float32(0.76e-3)).within(1e-4)  # the limit holds
+
+
 def test_empty_outputs_do_not_pass() -> None:
     nothing = np.zeros((0, 3), np.float32)
     assert not difference(nothing, nothing).within(1.0)

@@ -53,6 +53,33 @@ def test_simplifying_twice_changes_nothing_more(exported: Exported, tmp_path: Pa
     assert again.nodes_after == exported.simplified.nodes_after
 
 
+def padded(sizes: list[int | str]) -> onnx.ModelProto:
+    """A graph whose output has the sizes 1, 3, 6, 6, said so or left open."""
+    pads = numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")
+    graph = helper.make_graph(
+        [helper.make_node("Pad", ["images", "pads"], ["out"], "pad")],
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, sizes)],
+        [pads],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_sizes_that_were_left_open_may_be_settled(tmp_path: Path) -> None:
+    onnx.save(padded([1, 3, "high", "wide"]), tmp_path / "g.onnx")
+    simplify(tmp_path / "g.onnx", tmp_path / "out.onnx")
+
+
+def test_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(padded([1, 3, 6, 6]), tmp_path / "g.onnx")
+    renamed = padded([1, 3, 6, 6])
+    renamed.graph.output[0].name = renamed.graph.node[0].output[0] = "other"
+    monkeypatch.setattr("onnxslim.slim", lambda model: renamed)
+    with pytest.raises(StageFailed, match="changed the graph's inputs or outputs"):
+        simplify(tmp_path / "g.onnx", tmp_path / "out.onnx")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a graph at all"])
 def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "g.onnx").write_bytes(content)
