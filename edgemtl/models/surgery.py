@@ -8,6 +8,7 @@ astray by code that changed::
      "tensors": [{"name": str, "dim": int, "size": int, "keep": [int, ...]}, ...],
      "attributes": [{"module": str, "name": str, "before": int, "after": int}, ...]}
 
+A number's ``name`` may lead into a tuple or a configuration object (see held_numbers.py).
 ``groups`` is for people and reports; ``tensors`` and ``attributes`` are what is done. Records
 come from checkpoints, so every field is checked before anything is touched.
 """
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.held_numbers import number_at, set_number
+from edgemtl.models.multihead import free_heads, heads_are_missing
 
 FORMAT = 1
 #: weights from which on a network counts as large
@@ -113,9 +116,18 @@ def apply_record(network: nn.Module, record: Mapping[str, Any]) -> None:
                 owner._buffers[local] = shorter
             touched.add(owner)
     for module, name, value in attributes:
-        setattr(module, name, value)
-    for module in touched:
-        _sync_sizes(module)
+        set_number(module, name, value)
+    for module in network.modules():
+        if module in touched or touched & set(_parts(module)):
+            _sync_sizes(module)
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """Modules below this one that hold weights which are this one's own in all but name."""
+    if isinstance(module, nn.MultiheadAttention):
+        return list(module.children())
+    lists = getattr(module, "parametrizations", None)
+    return list(lists.modules()) if isinstance(lists, nn.ModuleDict) else []
 
 
 def _owners(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -130,7 +142,11 @@ def _owners(network: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 
 def _sync_sizes(module: nn.Module) -> None:
-    """Let the sizes that torch's own layers print agree with their weights."""
+    """Let the sizes that torch's own layers hold agree with their weights."""
+    if heads_are_missing(module):
+        free_heads(module)
+    if isinstance(module, nn.RNNBase):
+        _sync_recurrent(module)
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return
@@ -142,8 +158,22 @@ def _sync_sizes(module: nn.Module) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = weight.shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = weight.shape[0]
+
+
+def _sync_recurrent(module: nn.RNNBase) -> None:
+    """Inputs and hidden units as the weights have them; a projection's width where there is one."""
+    inputs, hidden = module._parameters["weight_ih_l0"], module._parameters["weight_hh_l0"]
+    assert inputs is not None and hidden is not None
+    module.input_size = inputs.shape[1]
+    if module.proj_size:
+        module.proj_size = hidden.shape[1]
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    module.hidden_size = hidden.shape[0] // gates
+    module._init_flat_weights()
 
 
 def _checked(
@@ -173,8 +203,8 @@ def _checked(
     fields = {"module": str, "name": str, "before": int, "after": int}
     for item in _items(record, "attributes", fields):
         module = modules.get(item["module"])
-        value = None if module is None else vars(module).get(item["name"])
-        if module is None or type(value) is not int or value != item["before"]:
+        value = None if module is None else number_at(module, item["name"])
+        if module is None or value is None or value != item["before"]:
             raise InputRefused(
                 f"a pruning record changes '{item['module'][:80]}.{item['name'][:80]}', which the "
                 "network has not, or not with this value"

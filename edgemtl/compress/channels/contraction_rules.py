@@ -1,4 +1,4 @@
-"""Rules for operators that sum over channels or normalise them (see rules.py)."""
+"""Rules for operators that sum over channels (see rules.py)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, field, merge
-from edgemtl.compress.channels.shape_rules import Args, blocked, channelwise, first_of, tensors_of
+from edgemtl.compress.channels.ids import NO_CHANNELS
+from edgemtl.compress.channels.labels import (
+    ChannelMap,
+    ChannelMaps,
+    along,
+    field,
+    first_places,
+    merge,
+)
+from edgemtl.compress.channels.shape_rules import Args, first_of, tensors_of
+from edgemtl.compress.channels.spatial_rules import channelwise
 from edgemtl.compress.channels.tracer import Tracer
-
-
-def norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
-    """Batch norm: weight, bias, mean and variance belong to the channel of axis 1."""
-    source, target = args[0], first_of(result)
-    shape = [1] * source.dim()
-    shape[min(1, source.dim() - 1)] = -1
-    operands = [(tuple(source.shape), tracer.fields(source))]
-    for tensor in args[1:5]:
-        if isinstance(tensor, Tensor):
-            viewed = tensor.reshape(shape)
-            lifted = tuple(ChannelMap(f.labels.reshape(shape)) for f in tracer.fields(tensor))
-            operands.append((tuple(viewed.shape), lifted))
-    tracer.attach(target, merge(tracer.atoms, operands))
-
-
-def layer_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
-    """Mean and variance over the normalised axes would change with their size."""
-    rank = args[0].dim()
-    blocked(tracer, args[0], range(rank - len(args[1]), rank), result)
 
 
 def _pair(tracer: Tracer, first: list[ChannelMap], second: list[ChannelMap], axis: int) -> None:
@@ -46,19 +35,19 @@ def _pair(tracer: Tracer, first: list[ChannelMap], second: list[ChannelMap], axi
         same = [o for o in left if np.array_equal(_pattern(o, axis), pattern)]
         found = left if len(first) == len(left) == 1 else same[:1]
         if not found:
-            tracer.atoms.fix(item.core())
+            tracer.atoms.fix(item.core(), NO_CHANNELS)
             continue
         tracer.atoms.unite(item.core(), found[0].core())
         left = [o for o in left if o is not found[0]]
-    tracer.fix(tuple(left))
+    tracer.fix(tuple(left), NO_CHANNELS)
 
 
 def _pattern(item: ChannelMap, axis: int) -> Any:
     """Which places along ``axis`` hold the same labels, as numbers of first occurrence."""
     rows = np.moveaxis(item.core(), axis, 0)
     flat = rows.reshape(rows.shape[0], -1)
-    _, start, inverse = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(start))[inverse.reshape(-1)]
+    _, inverse = np.unique(flat, axis=0, return_inverse=True)
+    return first_places(inverse.reshape(-1))
 
 
 def _product(
@@ -150,22 +139,24 @@ def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> N
     to, by = (1, 0) if transposed else (0, 1)
     inner = [f for f in fields if by in f.axes]
     outer = [f for f in fields if to in f.axes]
-    computed = any(item.origin is None for item in inner)  # no weight of ours to mask
-    if computed or (groups > 1 and transposed):
-        tracer.fix((*incoming, *inner, *outer))
+    if any(item.origin is None for item in inner):
+        tracer.fix((*incoming, *inner, *outer), "are read by a weight that is computed")
         return
-    writes = True
-    if groups > 1 and weight.shape[1] == 1:
-        writes = False
-        _depthwise(tracer, incoming, outer, groups)
+    writes = groups == 1 or source.shape[1] != groups
+    if not writes:
+        if len(incoming) != 1:
+            tracer.fix((*incoming, *inner, *outer), NO_CHANNELS)
+            return
+        outer = [_depthwise(tracer, incoming[0], fields, weight, groups, transposed)]
     else:
         if groups > 1:
             # Every group has to lose the same of its share, on both sides.
-            for item in (*incoming, *outer):
+            for item in (*incoming, *(inner if transposed else outer)):
                 shares = item.core().reshape(groups, -1)
                 tracer.atoms.unite(shares, shares[:1])
-            narrow = [field(f.labels.narrow(1, 0, weight.shape[1])) for f in incoming]
-            incoming = [f for f in narrow if f is not None]
+            if not transposed:
+                narrow = [field(f.labels.narrow(1, 0, weight.shape[1])) for f in incoming]
+                incoming = [f for f in narrow if f is not None]
         _pair(tracer, _flat(tracer, incoming, 1), _flat(tracer, inner, by), 0)
         for item in inner:
             if item.origin is not None:
@@ -173,26 +164,43 @@ def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> N
     made = []
     for item in outer:
         if item.axes != (to,):
-            tracer.atoms.fix(item.core())
+            tracer.atoms.fix(item.core(), "meet several dimensions of a weight at once")
             continue
         if writes and item.origin is not None:
             tracer.trace.produced[item.origin] = None
+        channels = item.core().reshape(-1)
+        if transposed and writes:
+            channels = np.tile(channels, groups)
         if isinstance(bias, Tensor):
             for other in tracer.fields(bias):
-                tracer.atoms.unite(item.core().reshape(-1), other.core().reshape(-1))
-        made.append(ChannelMap(along(item.core().reshape(-1), result.shape, 1)))
+                tracer.atoms.unite(channels, other.core().reshape(-1))
+        made.append(ChannelMap(along(channels, result.shape, 1)))
     tracer.attach(result, tuple(made))
 
 
 def _depthwise(
-    tracer: Tracer, incoming: list[ChannelMap], outer: list[ChannelMap], groups: int
-) -> None:
-    if len(incoming) != 1 or len(outer) != 1:
-        tracer.fix((*incoming, *outer))
-        return
-    channels = incoming[0].core().reshape(groups)
-    tracer.atoms.unite(channels[:, None], outer[0].core().reshape(groups, -1))
+    tracer: Tracer,
+    incoming: ChannelMap,
+    fields: ChannelMaps,
+    weight: Tensor,
+    groups: int,
+    transposed: bool,
+) -> ChannelMap:
+    """Every channel has kernels of its own: (C m, 1, ...), or (C, m, ...) when transposed.
+
+    Returns:
+        Labels of the C m results, laid along the axis that says where they are written.
+    """
+    channels = incoming.core().reshape(groups)
     tracer.note_count(channels, "groups")
+    for item in fields:
+        if item.axes == (0,):
+            tracer.atoms.unite(channels[:, None], item.core().reshape(groups, -1))
+        else:
+            tracer.fix((item,), "are kernels of one channel, as many for each")
+    each = weight.shape[1] if transposed else weight.shape[0] // groups
+    shape = (1, groups * each) if transposed else (groups * each, 1)
+    return ChannelMap(along(np.repeat(channels, each), shape, 1 if transposed else 0))
 
 
 def _flat(tracer: Tracer, fields: Sequence[ChannelMap], axis: int) -> list[ChannelMap]:
@@ -202,27 +210,42 @@ def _flat(tracer: Tracer, fields: Sequence[ChannelMap], axis: int) -> list[Chann
         if item.axes == (axis,):
             made.append(ChannelMap(torch.from_numpy(item.core().reshape(-1))))
         else:
-            tracer.atoms.fix(item.core())
+            tracer.atoms.fix(item.core(), "meet several dimensions of a weight at once")
     return made
 
 
 def attention(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
-    """Fused attention over (B, heads, tokens, width): as the two products it stands for."""
+    """Fused attention over (B, heads, tokens, width): as the two products it stands for.
+
+    Where there are fewer heads of keys than of queries, neighbouring queries share one.
+    """
     target = first_of(result)
     tensors = tensors_of(values)
-    for mask in tensors[3:]:
-        tracer.fix(tracer.fields(mask))
     query, key, value = tensors[:3]
+    lead = query.shape[:-2]
 
     def folded(tensor: Tensor, swap: bool = False) -> tuple[Tensor, ChannelMaps]:
-        fields = [ChannelMap(f.labels.flatten(0, -3)) for f in tracer.fields(tensor)]
-        flat = tensor.flatten(0, -3)
-        if swap:
-            flat = flat.transpose(1, 2)
-            fields = [ChannelMap(f.labels.transpose(1, 2)) for f in fields]
-        return flat, tuple(f for g in fields if (f := field(g.labels)) is not None)
+        repeat = 1 if tensor.dim() < 3 else query.shape[-3] // tensor.shape[-3]
+        made = []
+        for item in tracer.fields(tensor):
+            labels = item.labels
+            if repeat > 1:
+                labels = labels.repeat_interleave(repeat, dim=-3)
+            labels = labels.expand(*lead, *tensor.shape[-2:]).flatten(0, -3)
+            made.append(field(labels.transpose(1, 2) if swap else labels))
+        flat = torch.empty((lead.numel(), *tensor.shape[-2:]), device="meta")
+        fields = tuple(item for item in made if item is not None)
+        return (flat.transpose(1, 2) if swap else flat), fields
 
     scores = _product(tracer, folded(query), folded(key, swap=True))
-    left = torch.empty((query.shape[:-2].numel(), query.shape[-2], key.shape[-2]), device="meta")
+    shape = (*lead, query.shape[-2], key.shape[-2])
+    for mask in tensors[3:]:
+        operands = [
+            (shape, tuple(ChannelMap(f.labels.reshape(shape)) for f in scores)),
+            (mask.shape, tracer.fields(mask)),
+        ]
+        met = merge(tracer.atoms, operands)
+        scores = tuple(ChannelMap(f.labels.flatten(0, -3)) for f in met)
+    left = torch.empty((lead.numel(), *shape[-2:]), device="meta")
     out = _product(tracer, (left, scores), folded(value))
     tracer.attach(target, tuple(ChannelMap(f.labels.reshape(target.shape)) for f in out))

@@ -13,25 +13,25 @@ from dataclasses import replace
 
 from torch import nn
 
+from edgemtl.compress.channels.discovery import Discovery
 from edgemtl.compress.channels.groups import Attribute, ChannelGroup, Member, Role
+from edgemtl.compress.channels.rehearsal import same_random_numbers, training_problem
 from edgemtl.compress.channels.rules import apply_rule
-from edgemtl.compress.channels.tracer import Counted, Origin, Trace, trace
-from edgemtl.compress.channels.trial import filter_prunable
+from edgemtl.compress.channels.trace_data import Counted, Origin, Trace
+from edgemtl.compress.channels.tracer import trace
+from edgemtl.compress.channels.trial import Tried, filter_prunable, settle
+from edgemtl.compress.channels.uncuttable import uncuttable, work_of
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.held_numbers import held_numbers
 from edgemtl.models.layers import DeformableConv2d
+from edgemtl.models.multihead import free_heads
 from edgemtl.models.surgery import example_images
 
 
 def channel_groups(
     network: MultiTaskNetwork, *, tasks: Sequence[str] | None = None
 ) -> tuple[ChannelGroup, ...]:
-    """The network's prunable groups, in the order of computation.
-
-    Outputs of tasks keep their width, as do all channels that meet an operation whose result
-    depends on how many there are, or code that counts them by hand. A group that cannot be cut
-    although the graph allows it (a size written as a number into the forward) is left out: every
-    group is tried (see trial.py). What is followed is one forward pass in eval mode: layers that
-    only training uses do not shrink with what they read.
+    """The network's prunable groups, in the order of computation: :func:`discover` in short.
 
     Args:
         network: left as it is.
@@ -40,22 +40,58 @@ def channel_groups(
     Raises:
         UsageError: a task the network does not have.
     """
+    return discover(network, tasks=tasks).groups
+
+
+def discover(network: MultiTaskNetwork, *, tasks: Sequence[str] | None = None) -> Discovery:
+    """The network's prunable groups, and the channels that cannot be cut, with the reason.
+
+    Outputs of tasks keep their width, as do all channels that meet an operation whose result
+    depends on how many there are, or code that counts them by hand. A group that cannot be cut
+    although the graph allows it (a size written as a number into the forward) stays whole: every
+    group is tried (see trial.py). What is followed is a forward pass in eval mode; where the cut
+    network could not be trained, what only training computes is followed too.
+
+    Args:
+        network: left as it is.
+        tasks: leave out channels on which none of these depends; all by default.
+
+    Raises:
+        UsageError: a task the network does not have.
+    """
     wanted = {task.name for task in network.selected(tasks)}
-    traced = _traced(network)
-    groups = _grouped(traced, network)
+    with same_random_numbers():
+        traced, tried = _looked_at(network, training=False)
+        if tried.groups and training_problem(network, tried.groups) is not None:
+            traced, tried = _looked_at(network, training=True)
+            fitting = settle(
+                tried.groups, lambda groups: training_problem(network, groups), tried.refused
+            )
+            tried = Tried(fitting, tried.refused)
+    groups = tuple(group for group in tried.groups if wanted & set(group.tasks))
+    whole = uncuttable(network, traced, tried.groups, tried.refused, wanted)
+    return Discovery(groups, whole, work_of(network, traced))
+
+
+def _looked_at(network: MultiTaskNetwork, *, training: bool) -> tuple[Trace, Tried]:
+    traced = _traced(network, training)
     modules = dict(network.named_modules())
-    groups = filter_prunable(network, groups, lambda group: _candidates(modules, traced, group))
-    return tuple(group for group in groups if wanted & set(group.tasks))
+    return traced, filter_prunable(
+        network,
+        _grouped(traced, network),
+        lambda group: _candidates(modules, traced, group),
+    )
 
 
-def _traced(network: MultiTaskNetwork) -> Trace:
-    copied = copy.deepcopy(network).eval()
+def _traced(network: MultiTaskNetwork, training: bool) -> Trace:
+    copied = copy.deepcopy(network)
     for module in copied.modules():
+        free_heads(module)
         if isinstance(module, DeformableConv2d):
             module.lowering = "portable"  # of operators that the tracer knows
 
     outputs = {task.name: task.outputs for task in network.tasks}
-    return trace(copied, example_images(copied), outputs, apply_rule)
+    return trace(copied, example_images(copied), outputs, apply_rule, training=training)
 
 
 def _grouped(traced: Trace, network: MultiTaskNetwork) -> list[ChannelGroup]:
@@ -121,15 +157,25 @@ def _candidates(
         per_unit = int((traced.atoms.roots(counted.labels) == root).sum())
         if not per_unit:
             continue
-        for name in _names(modules[counted.module], counted):
+        module = modules[counted.module]
+        known = _known(module, counted)
+        for name in [known] if known else _names(module, counted):
             attribute = Attribute(counted.module, name, per_unit)
-            known = counted.attribute is not None
             (sure if known else perhaps)[counted.module, name] = attribute
     return list(sure.values()), [a for key, a in perhaps.items() if key not in sure]
 
 
+def _known(module: nn.Module, counted: Counted) -> str | None:
+    """The number's name where the operator, or the layer, leaves no doubt."""
+    name = counted.attribute
+    if isinstance(module, nn.MultiheadAttention):
+        name = "num_heads"
+    held = None if name is None else vars(module).get(name)
+    return name if held == len(counted.labels) and type(held) is int else None
+
+
 def _names(module: nn.Module, counted: Counted) -> list[str]:
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return []  # what these hold beside is set with their weights
     size = len(counted.labels)
-    if counted.attribute is not None:
-        return [counted.attribute] if vars(module).get(counted.attribute) == size else []
-    return [name for name, value in vars(module).items() if type(value) is int and value == size]
+    return [name for name, value in held_numbers(module) if value == size]

@@ -38,6 +38,13 @@ def differences(
     finally:
         network.train(training[0])
         cut_network.train(training[1])
+    return relative_differences(expected, answers)
+
+
+def relative_differences(
+    expected: Mapping[str, Tensor], answers: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Output name -> largest difference, as in :func:`differences`."""
     found = {
         name: difference(value.cpu().numpy(), answers[name].cpu().numpy())
         for name, value in expected.items()

@@ -45,7 +45,8 @@ class Attribute:
 
     Attributes:
         module: path of the module.
-        name: of the attribute.
+        name: of the attribute, or the way to a number in what it holds (``config.hidden``,
+            ``sizes.0``).
         per_unit: by how much it falls per removed unit.
     """
 

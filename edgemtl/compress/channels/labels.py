@@ -1,75 +1,21 @@
 """Which channels of which tensors are one and the same: labels on tensors, joined as they meet.
 
-Every position along every dimension of every weight gets an *atom*, a number. A tensor on its way
+Every position along every dimension of every weight has an atom (see ids.py). A tensor on its way
 through the network carries *fields*: integer maps of its own shape that say for each element which
 atom it belongs to. Where two fields meet (a residual sum, the input of a convolution and its
-weight's input dimension) their atoms are united. Atom 0 stands for what can never be removed.
+weight's input dimension) their atoms are united.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Ints = NDArray[np.int64]
-
-
-class ChannelIds:
-    """Union-find over atoms; the class of atom 0 is fixed."""
-
-    def __init__(self) -> None:
-        self._parent: Ints = np.zeros(1, dtype=np.int64)
-
-    def new(self, count: int) -> Ints:
-        """``count`` fresh atoms."""
-        start = len(self._parent)
-        fresh = np.arange(start, start + count, dtype=np.int64)
-        self._parent = np.concatenate([self._parent, fresh])
-        return fresh
-
-    def roots(self, labels: Ints) -> Ints:
-        """The representative of each label's class (0 for fixed ones)."""
-        current = self._parent[labels]
-        while True:
-            above = self._parent[current]
-            if np.array_equal(above, current):
-                return current
-            current = above
-
-    def unite(self, first: Ints, second: Ints) -> None:
-        """Join classes element by element; the arrays broadcast."""
-        one, other = np.broadcast_arrays(self.roots(first), self.roots(second))
-        differ = one != other
-        count = len(self._parent)
-        for code in np.unique(one[differ] * count + other[differ]).tolist():
-            low, high = sorted((self._root(code // count), self._root(code % count)))
-            self._parent[high] = low  # the lower one, so that atom 0 stays a root
-
-    def _root(self, atom: int) -> int:
-        parent = self._parent
-        while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
-            atom = int(parent[atom])
-        return atom
-
-    def fix(self, labels: Ints) -> None:
-        """Make these atoms, and all they are joined with, unremovable."""
-        self._parent[self.roots(self._distinct(labels))] = 0
-
-    def all_fixed(self, labels: Ints) -> bool:
-        """Whether none of these can be removed."""
-        return not self.roots(self._distinct(labels)).any()
-
-    def _distinct(self, labels: Ints) -> Ints:
-        """The atoms in a map, which may be as large as an output, without sorting it."""
-        present = np.zeros(len(self._parent), dtype=np.bool_)
-        present[labels] = True
-        return np.flatnonzero(present)
+from edgemtl.compress.channels.ids import NO_CHANNELS, ChannelIds, Ints
 
 
 @dataclass(frozen=True)
@@ -128,11 +74,37 @@ def along(labels: Ints, shape: Sequence[int], axis: int) -> Tensor:
 ChannelMaps = tuple[ChannelMap, ...]
 
 
+def bind(atoms: ChannelIds, item: ChannelMap, axes: Collection[int], why: str) -> ChannelMap | None:
+    """What is computed jointly over ``axes`` cannot lose part of them, only a whole slice.
+
+    Args:
+        atoms: where slices are united.
+        item: labels.
+        axes: those along which nothing may be lost.
+        why: they may not; see :meth:`ChannelIds.fix`.
+
+    Returns:
+        The labels of slices; None when the labels vary along these axes alone, which fixes them.
+    """
+    touched = [axis for axis in item.axes if axis in axes]
+    if not touched:
+        return item
+    core = item.core()
+    if len(touched) == len(item.axes):
+        atoms.fix(core, why)
+        return None
+    labels = item.labels
+    for axis in touched:
+        atoms.unite(core, np.take(core, [0], axis=axis))
+        labels = labels.narrow(axis, 0, 1)
+    return ChannelMap(labels.expand(item.labels.shape), item.origin)
+
+
 def merge(atoms: ChannelIds, operands: Iterable[tuple[Sequence[int], ChannelMaps]]) -> ChannelMaps:
     """ChannelMaps of the result of an element-wise operation with broadcasting.
 
     An axis that one operand labels and another fills with more than one unlabelled element (a
-    constant, say) cannot shrink, so those labels become fixed.
+    constant, say) cannot shrink: nothing along it can be lost.
 
     Args:
         atoms: where what meets is united.
@@ -147,21 +119,62 @@ def merge(atoms: ChannelIds, operands: Iterable[tuple[Sequence[int], ChannelMaps
         )
         for part, fields in parts
     ]
-    for index, (_, fields) in enumerate(spread):
-        for item in fields:
-            for other, (sizes, others) in enumerate(spread):
-                if other != index and any(
-                    sizes[axis] > 1 and not any(axis in o.axes for o in others)
-                    for axis in item.axes
-                ):
-                    atoms.fix(item.core())
     merged: list[ChannelMap] = []
-    for _, fields in spread:
+    lost: list[ChannelMap] = []  # what is fixed goes on to tell why
+    for index, (_, fields) in enumerate(spread):
+        ours: list[ChannelMap] = []
         for item in fields:
-            found = [one for one in merged if set(one.axes) & set(item.axes)]
-            for one in found:
-                atoms.unite(item.core(), one.core())
-            wider = [o for o in found if set(item.axes) <= set(o.axes)]
-            if not wider:
-                merged = [o for o in merged if not set(o.axes) <= set(item.axes)] + [item]
-    return tuple(item for item in merged if not atoms.all_fixed(item.core()))
+            pinned = {
+                axis
+                for other, (sizes, others) in enumerate(spread)
+                for axis in item.axes
+                if other != index and sizes[axis] > 1 and not any(axis in o.axes for o in others)
+            }
+            bound = bind(atoms, item, pinned, NO_CHANNELS)
+            (lost if bound is None else ours).append(bound or item)
+        merged = _met(atoms, merged, ours)
+    return (*merged, *lost)
+
+
+def _met(atoms: ChannelIds, earlier: list[ChannelMap], ours: list[ChannelMap]) -> list[ChannelMap]:
+    """What the fields of one more operand make of those of the operands before it."""
+    merged = list(earlier)
+    for item in ours:
+        found = [one for one in earlier if set(one.axes) & set(item.axes)]
+        rivals = [one for one in ours if set(one.axes) & set(item.axes)]
+        if len(rivals) > 1 or len(found) > 1:
+            # Several fields along one axis (experts and their hidden units, flattened together):
+            # those belong together that change at the same places.
+            alike = [o for o in found if o.axes == item.axes and _alike(o, item)]
+            if alike and len(rivals) == len(found):
+                atoms.unite(item.core(), alike[0].core())
+                continue
+        for one in found:
+            _meet(atoms, one, item)
+        if not any(set(item.axes) <= set(one.axes) for one in found):
+            narrower = [id(one) for one in found if set(one.axes) <= set(item.axes)]
+            merged = [one for one in merged if id(one) not in narrower]
+            merged.append(item)
+    return merged
+
+
+def _meet(atoms: ChannelIds, one: ChannelMap, other: ChannelMap) -> None:
+    first, second = set(one.axes), set(other.axes)
+    if first > second:
+        atoms.meetings.append((one.core(), other.core()))
+    elif second > first:
+        atoms.meetings.append((other.core(), one.core()))
+    else:
+        atoms.unite(one.core(), other.core())
+
+
+def _alike(one: ChannelMap, other: ChannelMap) -> bool:
+    """Whether two fields along the same axes change at the same places."""
+    return np.array_equal(first_places(one.core()), first_places(other.core()))
+
+
+def first_places(labels: Ints) -> Ints:
+    """Each label replaced by the number of its first occurrence."""
+    _, start, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    ordered: Ints = np.argsort(np.argsort(start))[inverse.reshape(-1)]
+    return ordered

@@ -11,6 +11,7 @@ from torch import Tensor
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.errors import UsageError
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.held_numbers import number_at
 from edgemtl.models.surgery import FORMAT
 
 
@@ -45,7 +46,8 @@ def build_record(
     modules = dict(network.named_modules())
     attributes = []
     for (module, name), less in numbers.items():
-        before = int(getattr(modules[module], name))
+        before = number_at(modules[module], name)
+        assert before is not None
         attributes.append(
             {"module": module, "name": name, "before": before, "after": before - less}
         )

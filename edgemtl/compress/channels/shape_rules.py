@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, field, merge
+from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, bind, field, merge
 from edgemtl.compress.channels.tracer import Tracer
 
 Args = tuple[Any, ...]
@@ -33,7 +32,7 @@ def first_of(result: Any) -> Tensor:
     return tensor
 
 
-def _fit(tensor: Tensor, fields: Sequence[ChannelMap]) -> ChannelMaps:
+def fit(tensor: Tensor, fields: Sequence[ChannelMap]) -> ChannelMaps:
     """Stretch labels over axes along which they do not vary to the shape of a result."""
     made = []
     for item in fields:
@@ -75,76 +74,48 @@ def elementwise(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
     tracer.attach(target, tuple(ChannelMap(f.labels) for f in fields))
 
 
-def channelwise(tracer: Tracer, source: Tensor) -> ChannelMaps:
-    """ChannelMaps of (B, C, ...) that vary along axis 1 alone.
-
-    Where a label varies over places too (behind a pixel shuffle), the places of a channel belong
-    together.
-    """
-    made = []
-    for item in tracer.fields(source):
-        if 1 not in item.axes:
-            tracer.atoms.fix(item.core())
-            continue
-        core = np.moveaxis(item.core(), 1, 0)
-        channels = core.reshape(core.shape[0], -1)
-        tracer.atoms.unite(channels, channels[:, :1])
-        made.append(ChannelMap(along(channels[:, 0], source.shape, 1)))
-    return tuple(made)
-
-
-def spatial(tracer: Tracer, values: Sequence[Any], result: Any) -> None:
-    """Places may change in number, channels may not; what else goes in (a grid) has no channels."""
-    target, (source, *others) = first_of(result), tensors_of(values)
-    for tensor in others:
-        tracer.fix(tracer.fields(tensor))
-    fields = channelwise(tracer, source)
-    if source.dim() < 3 or target.shape[:2] != source.shape[:2]:
-        tracer.fix(fields)
-        return
-    tracer.attach(target, _fit(target, fields))
-
-
-def _bound(tracer: Tracer, item: ChannelMap, axes: set[int]) -> bool:
-    """What is computed jointly over ``axes`` cannot lose part of them, only a whole slice.
-
-    Returns:
-        Whether there are slices to lose: the label varies along another axis too.
-    """
-    core = item.core()
-    if set(item.axes) <= axes:
-        tracer.atoms.fix(core)
-        return False
-    for axis in axes & set(item.axes):
-        tracer.atoms.unite(core, np.take(core, [0], axis=axis))
-    return True
-
-
-def blocked(tracer: Tracer, source: Tensor, axes: Sequence[int], result: Any) -> None:
+def blocked(tracer: Tracer, source: Tensor, axes: Sequence[int], result: Any, why: str) -> None:
     """Something is computed jointly over these axes; the shape stays."""
     target = first_of(result)
-    blocked = {axis % source.dim() for axis in axes}
-    kept = [item for item in tracer.fields(source) if _bound(tracer, item, blocked)]
-    tracer.attach(target, tuple(ChannelMap(item.labels) for item in kept))
+    joint = {axis % source.dim() for axis in axes}
+    made = [bind(tracer.atoms, item, joint, why) for item in tracer.fields(source)]
+    tracer.attach(target, tuple(ChannelMap(item.labels) for item in made if item is not None))
 
 
 def reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -> None:
     """Mean, sum or maximum over axes: labels of the axes that stay."""
-    source, target = args[0], first_of(result)
-    axes = next((a for a in args[1:] if isinstance(a, list | tuple)), named.get("dim")) or None
-    if axes is None:
-        tracer.fix(tracer.fields(source))
+    source = args[0]
+    axes = next((a for a in args[1:2] if isinstance(a, list | tuple | int)), named.get("dim"))
+    why = "are summed up, or compared, with each other"
+    if axes is None or axes == [] or isinstance(axes, bool):
+        tracer.fix(tracer.fields(source), why)
         return
-    gone = {axis % source.dim() for axis in axes}
-    keepdim = target.dim() == source.dim()
-    kept = []
-    for item in tracer.fields(source):
-        if _bound(tracer, item, gone):
-            labels = item.labels
-            for axis in sorted(gone, reverse=True):
-                labels = labels.narrow(axis, 0, 1) if keepdim else labels.select(axis, 0)
-            kept.append(ChannelMap(labels))
-    tracer.attach(target, tuple(kept))
+    gone = {axis % source.dim() for axis in ([axes] if isinstance(axes, int) else axes)}
+    made = [bind(tracer.atoms, item, gone, why) for item in tracer.fields(source)]
+    kept = [ChannelMap(item.labels) for item in made if item is not None]
+    for target in tensors_of([result]):
+        if target.dim() == source.dim():
+            tracer.attach(target, fit(target, kept))
+        else:
+            found = []
+            for item in kept:
+                labels = item.labels
+                for axis in sorted(gone, reverse=True):
+                    labels = labels.select(axis, 0)
+                found.append(ChannelMap(labels))
+            tracer.attach(target, tuple(found))
+
+
+def ordered(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) -> None:
+    """``sort``, ``topk``, ``cumsum``: joint over one axis, the others are as they were."""
+    source = args[0]
+    numbers = [a for a in args[1:] if type(a) is int]
+    axis = named.get("dim", numbers[-1] if numbers else -1) % source.dim()
+    why = "are put in order, or added up one by one"
+    made = [bind(tracer.atoms, item, {axis}, why) for item in tracer.fields(source)]
+    kept = [ChannelMap(item.labels) for item in made if item is not None]
+    for target in tensors_of([result]):
+        tracer.attach(target, fit(target, kept))
 
 
 def select_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
@@ -168,43 +139,85 @@ def unbind_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
 
 
 def slice_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
-    """``x[:, 4:9]``: positions written into the code must not move."""
+    """``x[:, 4:9]``: only whole slices of the other axes can go.
+
+    Where there are none, the numbers may be written into the code or be held by the module: the
+    labels stay, and the trial (see trial.py) tells.
+    """
     source = args[0]
     axis = (args[1] if len(args) > 1 else 0) % source.dim()
-    if result.shape == source.shape and (len(args) < 5 or args[4] == 1):
+    step = args[4] if len(args) > 4 else 1
+    if result.shape == source.shape and step == 1:
         tracer.attach(result, tracer.fields(source))
         return
+    start = (args[2] if len(args) > 2 else 0) or 0
+    start = min(start + source.shape[axis] if start < 0 else start, source.shape[axis])
+    end = start + result.shape[axis]
     kept = []
     for item in tracer.fields(source):
-        if axis in item.axes:
-            tracer.atoms.fix(item.core())
+        if item.axes == (axis,) and step == 1:
+            tracer.note_slice(item, axis, start, end)
+            cut = field(item.labels.narrow(axis, start, end - start), item.origin)
+            kept.extend([cut] if cut is not None else [])
         else:
-            kept.append(ChannelMap(item.labels, item.origin))
-    tracer.attach(result, _fit(result, kept))
+            bound = bind(tracer.atoms, item, {axis}, "are cut out by number")
+            kept.extend(fit(result, [bound]) if bound is not None else [])
+    tracer.attach(result, tuple(kept))
 
 
 def split_rule(tracer: Tracer, func: Any, args: Args, result: Sequence[Tensor]) -> None:
-    """``chunk`` and ``split``: equal parts stay equal parts, unequal ones must not move."""
+    """``chunk`` and ``split``: equal parts stay equal parts; numbers of others are looked for."""
     source = args[0]
     axis = (args[2] if len(args) > 2 else 0) % source.dim()
     sizes = [part.shape[axis] for part in result]
     equal = len(set(sizes)) == 1
     made: list[list[ChannelMap]] = [[] for _ in result]
     for item in tracer.fields(source):
-        if axis in item.axes:
-            if not equal:
-                tracer.atoms.fix(item.core())
-                continue
+        kept: ChannelMap | None = item
+        if axis in item.axes and equal:
             shape = [*source.shape[:axis], len(sizes), sizes[0], *source.shape[axis + 1 :]]
             parts = field(item.labels.reshape(shape))
             if parts is not None and axis in parts.axes:
                 tracer.note_split(parts, pinned=axis)
-        for index, labels in enumerate(torch.split(item.labels, sizes, axis)):
-            moved = field(labels, item.origin)
+        elif item.axes == (axis,):
+            for labels in torch.split(item.labels, sizes, axis):
+                core = ChannelMap(labels).core().reshape(-1)
+                tracer.note_count(core)
+        elif axis in item.axes:
+            kept = bind(tracer.atoms, item, {axis}, "are split by number")
+        if kept is None:
+            continue
+        for index, labels in enumerate(torch.split(kept.labels, sizes, axis)):
+            moved = field(labels, kept.origin)
             if moved is not None:
                 made[index].append(moved)
     for part, fields in zip(result, made, strict=True):
         tracer.attach(part, tuple(fields))
+
+
+def glu_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``glu``: two halves of an axis, multiplied."""
+    source = args[0]
+    axis = (args[1] if len(args) > 1 else -1) % source.dim()
+    halves = source.chunk(2, axis)
+    split_rule(tracer, func, (source, halves[0].shape[axis], axis), halves)
+    elementwise(tracer, halves, result)
+
+
+def shuffle_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``channel_shuffle`` as one operator: every group of channels loses alike."""
+    source, groups = args[0], args[1]
+    made = []
+    for item in tracer.fields(source):
+        labels = item.labels.reshape(source.shape[0], groups, -1, *source.shape[2:])
+        if 1 in item.axes:
+            parts = field(labels)
+            if parts is not None and 1 in parts.axes:
+                tracer.note_split(parts, pinned=1)
+        moved = field(labels.transpose(1, 2).reshape(source.shape))
+        if moved is not None:
+            made.append(moved)
+    tracer.attach(result, tuple(made))
 
 
 def cat_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
@@ -241,7 +254,7 @@ def _join(
     made = list(merge(tracer.atoms, shared))
     if any(len(found) > 1 for found in beside):
         for found in beside:
-            tracer.fix(tuple(found))
+            tracer.fix(tuple(found), "lie side by side with others in more than one way")
     elif any(beside):
         used = {axis, *(a for found in beside for f in found for a in f.axes)}
         labels = [
@@ -255,7 +268,7 @@ def _join(
             if len(joined.axes) > 1:
                 tracer.note_split(joined)
             made.append(joined)
-    tracer.attach(result, _fit(result, made))
+    tracer.attach(result, fit(result, made))
 
 
 def index_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
@@ -269,16 +282,89 @@ def index_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
     touched = {axis for axis, index in enumerate(indices) if index is not None}
     kept = []
     for item in tracer.fields(source):
-        if touched & set(item.axes):
-            tracer.atoms.fix(item.core())
-        else:
-            moved = field(func(item.labels, *args[1:]), item.origin)
-            if moved is not None:
-                kept.append(moved)
+        bound = bind(tracer.atoms, item, touched, "are picked by their number")
+        moved = None if bound is None else field(func(bound.labels, *args[1:]), bound.origin)
+        if moved is not None:
+            kept.append(moved)
     tracer.attach(result, tuple(kept))
+
+
+def index_put_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``x[rows] = values``: which rows is data; the axes behind them are those of the values."""
+    target, indices, values = args[:3]
+    first = next((i for i, index in enumerate(indices) if index is not None), 0)
+    _write_rows(tracer, target, values, {*range(len(indices))}, first != 0, result)
+
+
+def index_add_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``index_add``, ``index_copy``: as ``index_put`` along one axis."""
+    target, axis, _, values = args[:4]
+    _write_rows(tracer, target, values, {axis % target.dim()}, False, result)
+
+
+def _write_rows(
+    tracer: Tracer, target: Tensor, values: Tensor, rows: set[int], odd: bool, result: Tensor
+) -> None:
+    why = "are written to places picked by number"
+    last = target.dim() - values.dim()
+    operands = []
+    for tensor, shift in ((target, 0), (values, last)):
+        places = {axis - shift for axis in rows}
+        if odd or (shift and tensor is values):
+            tracer.fix(tracer.fields(tensor), why)
+        made = [bind(tracer.atoms, item, places, why) for item in tracer.fields(tensor)]
+        kept = [item for item in made if item is not None]
+        shape = [1 if axis in places else size for axis, size in enumerate(tensor.shape)]
+        narrow = []
+        for item in kept:
+            labels = item.labels
+            for axis in places:
+                labels = labels.narrow(axis, 0, 1)
+            narrow.append(ChannelMap(labels))
+        operands.append((shape, tuple(narrow)))
+    if odd or last:
+        return
+    tracer.attach(result, fit(result, merge(tracer.atoms, operands)))
+
+
+def gather_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``gather``: positions along one axis are data; the others are as they were."""
+    source, index = args[0], args[2]
+    axis = args[1] % source.dim()
+    tracer.fix(tracer.fields(index), "say where to look up values")
+    short = {a for a in range(source.dim()) if result.shape[a] != source.shape[a]} | {axis}
+    why = "are picked by their number"
+    made = [bind(tracer.atoms, item, short, why) for item in tracer.fields(source)]
+    kept = [ChannelMap(item.labels) for item in made if item is not None]
+    tracer.attach(result, fit(result, kept))
+
+
+def embedding_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """Rows of a table: their width is a channel axis, their number stays."""
+    table, index = args[:2]
+    tracer.fix(tracer.fields(index), "say where to look up values")
+    made = []
+    for item in tracer.fields(table):
+        if 0 in item.axes:
+            tracer.fix((item,), "are picked by their number")
+        else:
+            made.append(ChannelMap(item.labels[0].expand(result.shape), item.origin))
+    tracer.attach(result, tuple(made))
+
+
+def windows_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
+    """``Tensor.unfold``: overlapping windows along one axis, in a new last one."""
+    source, axis = args[0], args[1] % args[0].dim()
+    made = []
+    for item in tracer.fields(source):
+        bound = bind(tracer.atoms, item, {axis}, "are taken in windows")
+        if bound is not None:
+            made.append(ChannelMap(bound.labels.unfold(axis, *args[2:]), bound.origin))
+    fields = [field(item.labels, item.origin) for item in made]
+    tracer.attach(result, tuple(item for item in fields if item is not None))
 
 
 def roll_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> None:
     """``torch.roll``: the shifted axes cannot lose channels, since the shift is written down."""
     axes = args[2] if len(args) > 2 and args[2] else range(result.dim())
-    blocked(tracer, args[0], list(axes), result)
+    blocked(tracer, args[0], list(axes), result, "are rolled round by a number")

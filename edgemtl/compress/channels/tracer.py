@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from typing import Any
 
 import numpy as np
@@ -20,61 +18,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from edgemtl.compress.channels.labels import ChannelIds, ChannelMap, ChannelMaps, Ints, along
-
-Origin = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Split:
-    """A field that varies along several axes: only whole slices along one of them can go.
-
-    Attributes:
-        module: path of the module whose code did it.
-        labels: one axis per axis along which the labels vary.
-        free: those of the axes that may shrink.
-    """
-
-    module: str
-    labels: Ints
-    free: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """An axis whose size a module may hold as a number (``groups``, ``heads``).
-
-    Attributes:
-        module: path of the module.
-        labels: one label per element of the axis.
-        attribute: name of the number where it is known.
-    """
-
-    module: str
-    labels: Ints
-    attribute: str | None = None
-
-
-@dataclass
-class Trace:
-    """What one pass told.
-
-    Attributes:
-        atoms: the classes.
-        starts: (weight, dimension) -> its atoms.
-        produced: dimensions that write channels, in the order of computation.
-        consumed: dimensions that are summed over: where a removed channel stops mattering.
-        counted: axes whose size may be held as a number.
-        tasks: task name -> names of the weights its outputs depend on.
-    """
-
-    atoms: ChannelIds
-    starts: dict[Origin, Ints] = dataclass_field(default_factory=dict)
-    produced: dict[Origin, None] = dataclass_field(default_factory=dict)
-    consumed: dict[Origin, None] = dataclass_field(default_factory=dict)
-    counted: list[Counted] = dataclass_field(default_factory=list)
-    tasks: dict[str, frozenset[str]] = dataclass_field(default_factory=dict)
-
+from edgemtl.compress.channels.ids import ChannelIds, Ints
+from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along
+from edgemtl.compress.channels.plain import plain_operators
+from edgemtl.compress.channels.trace_data import Counted, Split, Trace
+from edgemtl.compress.channels.where import line_of_user
 
 #: what an operator does to labels: (tracer, operator, arguments, keyword arguments, result)
 ApplyRule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -92,7 +40,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._apply_rule = apply_rule
         self.trace = Trace(ChannelIds())
+        self.trace.atoms.place = self._place
+        self.trace.atoms.before = self._before
+        self._inputs: Sequence[Tensor] = ()
         self._splits: list[Split] = []
+        #: what is cut out of one field along an axis by number: (labels, axis) -> (start, end)
+        self._slices: dict[tuple[int, int], tuple[ChannelMap, set[tuple[int, int]]]] = {}
         self._fields: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._state = {
             id(tensor): (index, name, tensor)
@@ -101,6 +54,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         }
         self._names = [name for _, name, _ in self._state.values()]
+        self._held = {t.untyped_storage()._cdata: name for _, name, t in self._state.values()}
+        #: whether work is counted
+        self.counting = True
         self._needs: dict[int, int] = {}
         self._path: list[str] = [""]
         for path, module in network.named_modules():
@@ -130,6 +86,23 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Path of the innermost module that runs now."""
         return self._path[-1]
 
+    def _place(self) -> str:
+        """Where in the user's code we are: the module that runs, and the line."""
+        if len(self._path) < 2:
+            return ""
+        line = line_of_user()
+        return f"{self.module} at {line}" if self.module and line else self.module or line
+
+    def _before(self) -> str:
+        """Why an input of the operator that runs lost its channels earlier, if one did."""
+        for tensor in self._inputs:
+            found: ChannelMaps = self._fields.get(tensor, ())  # type: ignore[no-untyped-call]
+            for item in found:
+                core = item.core().reshape(-1)
+                if self.atoms.all_fixed(core) and (reason := self.atoms.why(int(core[0]))):
+                    return reason
+        return ""
+
     def fields(self, tensor: Tensor) -> ChannelMaps:
         """What is known of a tensor; weights are labelled along each dimension."""
         known = self._state.get(id(tensor))
@@ -151,24 +124,37 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         assert all(f.labels.shape == tensor.shape for f in fields)
         self._fields[tensor] = fields
 
-    def fix(self, fields: ChannelMaps) -> None:
-        """Make channels unremovable."""
+    def fix(self, fields: ChannelMaps, why: str) -> None:
+        """Make channels unremovable; ``why`` as in :meth:`ChannelIds.fix`."""
         for item in fields:
-            self.atoms.fix(item.core())
+            self.atoms.fix(item.core(), why)
 
     def note_split(self, item: ChannelMap, pinned: int | None = None) -> None:
         """Labels vary along ``item.axes``; the axis ``pinned`` cannot shrink."""
         free = tuple(place for place, axis in enumerate(item.axes) if axis != pinned)
         if not free:
-            self.atoms.fix(item.core())
+            self.atoms.fix(item.core(), "are told apart by number")
         elif len(item.axes) > 1:
             labels = item.core().reshape([item.labels.shape[axis] for axis in item.axes])
-            self._splits.append(Split(self.module, labels, free))
+            split = Split(self.module, labels, free)
+            if len(free) == 1:  # nothing to decide
+                self._settle(split, free[0])
+            else:
+                self._splits.append(split)
         elif pinned is None:
-            self.trace.counted.append(Counted(self.module, item.core().reshape(-1)))
+            self.note_count(item.core().reshape(-1))
 
-    def note_count(self, labels: Ints, attribute: str) -> None:
-        """The module that runs holds the number of ``labels`` under this name."""
+    def note_slice(self, item: ChannelMap, axis: int, start: int, end: int) -> None:
+        """``start`` to ``end`` of ``axis``, the only one along which labels vary, is cut out."""
+        _, parts = self._slices.setdefault((id(item.labels), axis), (item, set()))
+        parts.add((start, end))
+        labels = item.core().reshape(-1)
+        for first, last in {(0, start), (0, end), (start, end)}:
+            if last - first > 0:
+                self.note_count(labels[first:last])
+
+    def note_count(self, labels: Ints, attribute: str | None = None) -> None:
+        """The module that runs may hold the number of ``labels``, under this name if given."""
         self.trace.counted.append(Counted(self.module, labels, attribute))
 
     # -- the pass
@@ -185,7 +171,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = _tensors([*args, *named.values()])
         outputs = _tensors([result])
         self._follow(inputs, outputs)
-        if any(self.fields(tensor) for tensor in inputs):
+        self._inputs = inputs
+        if self.counting:
+            self._count(func, args, named, result)
+        if _made_of_one_value(func):
+            for tensor in outputs:
+                self.attach(tensor, self._fresh(tensor))
+        elif any(self.fields(tensor) for tensor in inputs):
             self._apply_rule(self, func, args, named, result)
         return result
 
@@ -213,29 +205,100 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name for index, name in enumerate(self._names) if needs >> index & 1
         )
 
+    def _fresh(self, tensor: Tensor) -> ChannelMaps:
+        """Labels of a tensor that is the same everywhere: what it meets says how wide it is."""
+        made = []
+        for axis, size in enumerate(tensor.shape):
+            if size > 1:
+                made.append(ChannelMap(along(self.atoms.new(size), tensor.shape, axis)))
+                self.note_count(made[-1].core().reshape(-1))
+        return tuple(made)
+
+    def _count(self, func: Any, args: Any, named: dict[str, Any], result: Any) -> None:
+        """Add an operator's work to the weight it reads."""
+        from torch.utils.flop_counter import flop_registry
+
+        count = flop_registry.get(func.overloadpacket)
+        if count is None:
+            return
+        inputs = _tensors([*args, *named.values()])
+        name = ""
+        for tensor in inputs:
+            name = name or self._held.get(tensor.untyped_storage()._cdata, "")
+        for tensor in inputs:
+            for item in () if name else self.fields(tensor):
+                name = name or (item.origin[0] if item.origin else "")
+        macs = self.trace.macs
+        macs[name] = macs.get(name, 0.0) + int(count(*args, **named, out_val=result)) / 2
+
     def finish(self) -> Trace:
-        """Decide along which axis each split may shrink: the one that leaves most freedom."""
+        """Decide what was left open: in each case what leaves most freedom."""
+        atoms = self.atoms
+        for item, parts in self._slices.values():
+            self._tie_slices(item, sorted(parts))
+        for wide, narrow in atoms.meetings:
+            _meet(atoms, wide, narrow)
         for split in self._splits:
-            roots = self.atoms.roots(split.labels)
-            if not roots.any():
-                continue
-            freedom = {axis: self._classes_left(roots, axis) for axis in split.free}
-            axis = max(split.free, key=lambda a: freedom[a])
-            slices = np.moveaxis(split.labels, axis, 0).reshape(split.labels.shape[axis], -1)
-            self.atoms.unite(slices, slices[:, :1])
-            self.trace.counted.append(Counted(split.module, slices[:, 0]))
+            if atoms.roots(split.labels).any():
+                freedom = {
+                    axis: atoms.classes_if(*_slices(split.labels, axis)) for axis in split.free
+                }
+                self._settle(split, max(split.free, key=lambda a: freedom[a]))
+        for origin in self.trace.scaled:
+            if origin not in self.trace.consumed or origin in self.trace.produced:
+                atoms.fix(self.trace.starts[origin], "a weight is normalised over them")
         return self.trace
 
-    @staticmethod
-    def _classes_left(roots: Ints, axis: int) -> int:
-        """How many removable classes would be left if slices along ``axis`` were united."""
-        slices = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
-        trial = ChannelIds()
-        values, inverse = np.unique(np.append(slices.reshape(-1), 0), return_inverse=True)
-        trial.new(len(values) - 1)  # value 0, the fixed class, is the lowest: atom 0
-        dense = inverse[:-1].reshape(slices.shape)
-        trial.unite(dense, dense[:, :1])
-        return len(np.setdiff1d(trial.roots(dense), [0]))
+    def _settle(self, split: Split, axis: int) -> None:
+        """Only whole slices along ``axis`` can go."""
+        whole, first = _slices(split.labels, axis)
+        self.atoms.unite(whole, first)
+        self.trace.counted.append(Counted(split.module, whole[:, 0]))
+
+    def _tie_slices(self, item: ChannelMap, parts: Sequence[tuple[int, int]]) -> None:
+        """Equal parts of the whole stay equal parts, as those of ``chunk`` do."""
+        labels = item.core().reshape(-1)
+        size = parts[0][1] - parts[0][0]
+        if len(labels) % size == 0 and len(labels) > size:
+            every = [(start, start + size) for start in range(0, len(labels), size)]
+            if list(parts) == every:
+                equal = labels.reshape(-1, size)
+                self.atoms.unite(equal, equal[:1])
+
+
+def _slices(labels: Ints, axis: int) -> tuple[Ints, Ints]:
+    """(size, rest) whole slices along an axis, and their first elements."""
+    whole = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)
+    return whole, whole[:, :1]
+
+
+def _meet(atoms: ChannelIds, wide: Ints, narrow: Ints) -> None:
+    """Two operands of which one varies along fewer axes, (heads, width) and (width,) say.
+
+    United, whole slices along the shared axes go from both. Where that leaves nothing (rotary
+    tables, whose width every head has), the narrow one stays and slices along the others may go.
+    """
+    if atoms.classes_if(wide, narrow) < 2:
+        shared = [axis for axis, size in enumerate(narrow.shape) if size > 1]
+        first = wide
+        for axis in shared:
+            first = np.take(first, [0], axis=axis)
+        if atoms.classes_if(wide, first) > 1:
+            atoms.fix(narrow, "every slice of what they meet has as many")
+            atoms.unite(wide, first)
+            return
+    atoms.unite(wide, narrow)
+
+
+#: a tensor of one value everywhere, or one yet to be filled
+_UNIFORM = {
+    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty",
+    "zeros_like", "ones_like", "full_like", "empty_like",
+}  # fmt: skip
+
+
+def _made_of_one_value(func: Any) -> bool:
+    return func._schema.name.removeprefix("aten::") in _UNIFORM
 
 
 def _tensors(values: Sequence[Any]) -> list[Tensor]:
@@ -248,27 +311,38 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
     return found
 
 
-@torch.no_grad()
 def trace(
     network: nn.Module,
     images: Tensor,
     tasks: Mapping[str, Sequence[str]],
     apply_rule: ApplyRule,
+    *,
+    training: bool = False,
 ) -> Trace:
     """Watch one forward pass.
 
     Args:
-        network: a copy nobody else uses, in eval mode; called with the images, it returns tensors
-            by name.
+        network: a copy nobody else uses; called with the images, it returns tensors by name.
         images: what to call it with.
         tasks: task name -> names of its outputs.
         apply_rule: moves labels through an operator (see rules.py).
+        training: watch a pass in training mode too; what only training computes then shrinks, or
+            stays, with what it reads.
     """
     tracer = Tracer(network, apply_rule)
-    with tracer:
-        answers = network(images)
-    for tensor in answers.values():  # some belong to no task
-        tracer.fix(tracer.fields(tensor))
+    with torch.no_grad(), plain_operators(network), tracer:
+        answers = network.eval()(images)
+    named = {name: task for task, names in tasks.items() for name in names}
+    for name, tensor in answers.items():  # some belong to no task
+        owner = f"their number is output '{name}'" if name in named else f"are output '{name}'"
+        tracer.fix(tracer.fields(tensor), owner)
     for task, names in tasks.items():
         tracer.output(task, [answers[name] for name in names])
+    if training:
+        tracer.counting = False
+        with torch.no_grad(), plain_operators(network), tracer:
+            extra = network.train()(images.expand(2, *images.shape[1:]).contiguous())
+        values = extra.values() if isinstance(extra, Mapping) else [extra]
+        for tensor in _tensors(list(values)):
+            tracer.fix(tracer.fields(tensor), "are an output in training")
     return tracer.finish()

@@ -186,6 +186,16 @@ CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, int]]] = 
         5,
         {"stem": 8, "body.0": 6, "body.2": 5},
     ),
+    "group norm": (
+        lambda: nn.Sequential(conv(8, 12), nn.GroupNorm(4, 12), conv(12, 5)),
+        5,
+        {"stem": 8, "body.0": 4, "body.2": 5},
+    ),
+    "shuffle as an operator": (
+        lambda: Lambda(shuffled_by_number, a=conv(8, 6), b=conv(6, 5)),
+        5,
+        {"stem": 8, "body.a": 3, "body.b": 5},
+    ),
 }
 
 
@@ -252,7 +262,7 @@ def shuffled_by_number(m: Lambda, x: Tensor) -> Tensor:
 
 
 FIXED: dict[str, Callable[[], nn.Module]] = {
-    "group norm": lambda: nn.Sequential(conv(8, 6), nn.GroupNorm(2, 6), conv(6, 5)),
+    "one norm over all": lambda: nn.Sequential(conv(8, 6), nn.GroupNorm(1, 6), conv(6, 5)),
     "softmax over channels": lambda: Lambda(softmax_over_channels, a=conv(8, 6), b=conv(6, 5)),
     "mean over channels": lambda: Lambda(channel_mean, a=conv(8, 6), b=conv(6, 5)),
     "slice by number": lambda: Lambda(sliced, a=conv(8, 6), b=conv(4, 5)),
@@ -263,7 +273,6 @@ FIXED: dict[str, Callable[[], nn.Module]] = {
     "uneven split": lambda: Lambda(uneven, a=conv(8, 6), b=conv(6, 5)),
     "split by number": lambda: Lambda(hard_split, a=conv(8, 6), b=conv(6, 5)),
     "computed weight": lambda: Lambda(computed_weight, a=conv(8, 6), b=conv(6, 7), c=conv(7, 5)),
-    "shuffle as an operator": lambda: Lambda(shuffled_by_number, a=conv(8, 6), b=conv(6, 5)),
     "view by number": lambda: Lambda(hard_view, a=conv(8, 6), b=conv(6, 5)),
 }
 
