@@ -40,6 +40,10 @@ def inspect_verb(
     modules: Annotated[
         bool, typer.Option("--modules", help="List every module with its MACs and parameters.")
     ] = False,
+    groups: Annotated[
+        bool,
+        typer.Option("--groups", help="List the channels that pruning can cut, or why it cannot."),
+    ] = False,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -47,7 +51,7 @@ def inspect_verb(
     from edgemtl.pipeline.inspection import inspect_file
     from edgemtl.report.inspection import print_inspection
 
-    found = inspect_file(model, factory, target or [])
+    found = inspect_file(model, factory, target or [], groups)
     if as_json:
         print_json(found)
     else:

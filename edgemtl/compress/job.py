@@ -14,13 +14,14 @@ from torch import Tensor
 
 from edgemtl.compress.batches import Batch, Prepared, batches
 from edgemtl.compress.channels.cut import cut
-from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.pagcp.oracle import Oracle
+from edgemtl.compress.reach import reach_of
 from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.replay.graph import State, TracedNetwork
 from edgemtl.compress.replay.remote import RemoteLossEvaluator, RemoteWorkers
@@ -136,6 +137,7 @@ class Job:
         network: to prune, in eval mode.
         groups: its prunable groups, those that the user wants left whole apart.
         left_whole: group that is left whole -> why.
+        reach: what the channels allow, against the goal of all rounds together.
         goals: of this round, relative to ``dense``.
         dense: cost of the network before the first round.
         options: the user's.
@@ -163,7 +165,8 @@ class Job:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.goals, self.state, self.tell = options, goals, state, tell
-        everything = channel_groups(network)
+        discovery = discover(network)
+        everything = discovery.groups
         if not everything:
             raise StageFailed("the network has no group of channels that can be cut")
         self.left_whole = left_whole(everything, options.keep_whole, options.only)
@@ -174,6 +177,7 @@ class Job:
                 where="keep_whole, only",
                 hint="name fewer modules in keep_whole, or more in only",
             )
+        self.reach = reach_of(discovery, options.channel_multiple, options.flops, self.groups)
         self.by_name = {group.name: group for group in self.groups}
         self.choices = {
             group.name: snapped_widths(group, options.channel_multiple)[::-1]

@@ -9,6 +9,7 @@ from typing import Any
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.latency_model import Measured
 from edgemtl.compress.latency_table import LatencyTable
+from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
@@ -75,6 +76,7 @@ class PruneResult:
         left_whole: group that the user wanted left whole -> why.
         goals: what came of each goal.
         stopped_by: why the search went no farther, a clause; empty where no goal was missed.
+        reach: what the dense network's channels allow; None where nobody looked.
     """
 
     network: MultiTaskNetwork
@@ -89,6 +91,7 @@ class PruneResult:
     left_whole: Mapping[str, str] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
     stopped_by: str = ""
+    reach: Reach | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the network."""
@@ -104,4 +107,5 @@ class PruneResult:
             "left_whole": dict(self.left_whole),
             "goals": {goal.key: goal.to_dict() for goal in self.goals},
             "stopped_by": self.stopped_by,
+            "channels": None if self.reach is None else self.reach.to_dict(),
         }

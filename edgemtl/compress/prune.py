@@ -28,6 +28,7 @@ from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, T
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
+from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverOptions, recover
 from edgemtl.compress.replay.graph import State, TracedNetwork
 from edgemtl.compress.replay.remote import RemoteWorkers
@@ -129,6 +130,7 @@ def prune(
     table: LatencyTable | None = None
     whole: dict[str, str] = {}
     floor = ""
+    reach: Reach | None = None
     inside = BestRound(options.most_drop)
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
@@ -141,6 +143,10 @@ def prune(
         if job.left_whole and not whole:
             tell(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
         whole = job.left_whole
+        if reach is None:
+            reach = job.reach
+            for line in reach.sentences():
+                tell(line)
         try:
             found, seconds = run_or_resume(job, where, started)
         finally:
@@ -214,6 +220,7 @@ def prune(
         whole,
         outcome,
         floor,
+        reach,
     )
 
 

@@ -12,6 +12,7 @@ from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
+from edgemtl.compress.channels.discover import discover
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.export.module_cost import module_costs
 from edgemtl.export.network import export_network
@@ -22,15 +23,25 @@ from edgemtl.tasks.base import Task
 
 
 def inspect_file(
-    path: Path, factory: str | None = None, target_names: Sequence[str] = ()
+    path: Path,
+    factory: str | None = None,
+    target_names: Sequence[str] = (),
+    groups: bool = False,
 ) -> dict[str, Any]:
     """Plain data about a checkpoint or a bundle.
+
+    Args:
+        path: of the file.
+        factory: builds the network of a checkpoint.
+        target_names: targets to look at it for.
+        groups: also which channels of a checkpoint's network can be cut, and which cannot.
 
     Returns:
         ``params``, ``macs``, per-task figures, input, tasks with outputs, and per target the list
         of nodes it cannot run as written, why it would compute int8 in float32 (empty where it
         computes in int8), and ``plan``, what its backend models of it (None without a model; why
-        the model refuses is in ``refused``).
+        the model refuses is in ``refused``). With ``groups``: ``channels``, see
+        :func:`_channels`.
 
     Raises:
         InputRefused: the file is refused.
@@ -41,11 +52,19 @@ def inspect_file(
         raise UsageError("inspect takes a checkpoint or a bundle", where=str(path))
     wanted = [targets.load(name) for name in target_names]
     if kind == "bundle":
+        if groups:
+            raise UsageError(
+                "a bundle's channels are not pruned any more",
+                where="--groups",
+                hint="give the checkpoint that it was compiled from",
+            )
         return _bundle(path)
     network = load_network(path, factory)
     found = _network(network)
     if wanted:
         found["targets"] = _target_problems(network, wanted)
+    if groups:
+        found["channels"] = _channels(network, wanted)
     return {"file": str(path), "kind": kind, **found}
 
 
@@ -69,6 +88,35 @@ def _network(network: MultiTaskNetwork) -> dict[str, Any]:
         },
         "modules": [asdict(module) for module in cost.modules],
         "pruned": len(network.pruning),
+    }
+
+
+def _channels(network: MultiTaskNetwork, wanted: Sequence[targets.Target]) -> dict[str, Any]:
+    """Groups of channels that can be cut, channels that cannot, and what that allows.
+
+    Returns:
+        ``groups``: name, units, channels of a unit, tasks; ``whole``: module, channels, reason,
+        share of multiply-accumulates; ``whole_macs_share``; ``lowest_macs_share``: multiple of the
+        widths -> share that is left with every group at its narrowest, for any width (1) and the
+        targets' multiples.
+    """
+    found = discover(network)
+    multiples = {target.channel_multiple for target in wanted or [targets.load("cpu")]}
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "units": group.width,
+                "channels_per_unit": group.channels_per_unit,
+                "tasks": list(group.tasks),
+            }
+            for group in found.groups
+        ],
+        "whole": [asdict(item) for item in found.whole],
+        "whole_macs_share": found.whole_share,
+        "lowest_macs_share": {
+            str(multiple): found.lowest_share(multiple) for multiple in sorted({1, *multiples})
+        },
     }
 
 

@@ -9,9 +9,10 @@ import torch
 
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import batches, losses_per_image
-from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.reach import Reach, reach_of
 from edgemtl.data.concat import thinned
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import EdgemtlError
@@ -54,7 +55,7 @@ def decide(network: MultiTaskNetwork, recipe: Recipe, target: Target) -> Decisio
             few = f"{count} training pictures are too few to recover with ({FEWEST_PICTURES})"
             return _decided(recipe, False, f"not pruned: {few}")
         options = prune_options(recipe, target, network)
-        refusal, seconds = _look(network, datasets, options)
+        refusal, seconds, reach = _look(network, datasets, options)
     except EdgemtlError as error:
         # What is wrong here is said by the stage that needs it, if any does.
         return _decided(recipe, False, f"not pruned: {error.message}")
@@ -64,9 +65,9 @@ def decide(network: MultiTaskNetwork, recipe: Recipe, target: Target) -> Decisio
     return _decided(
         recipe,
         True,
-        f"pruning to {_goals(options)}{_unless(options)} with {count:,} training pictures of "
-        f"{names}, then training to recover: about {max(seconds / 60, 1):.0f} min on this machine, "
-        "once; --no-prune leaves it out",
+        f"pruning to {_goals(options)}{_unless(options)} with {count:,} training "
+        f"pictures of {names}, then training to recover: about {max(seconds / 60, 1):.0f} min on "
+        f"this machine, once; --no-prune leaves it out{_short(reach)}",
     )
 
 
@@ -88,6 +89,15 @@ def _goals(options: PruneOptions) -> str:
     return " and ".join(found) if found else "the tasks' budgets"
 
 
+def _short(reach: Reach | None) -> str:
+    if reach is None or not reach.short:
+        return ""
+    return (
+        f"; the goal is out of reach: with every group at its narrowest {reach.lowest:.1%} of the "
+        "multiply-accumulates are left ('edgemtl inspect --groups' says why)"
+    )
+
+
 def _unless(options: PruneOptions) -> str:
     if not options.most_drop or options.recovery is None or options.rounds == 1:
         return ""
@@ -96,10 +106,12 @@ def _unless(options: PruneOptions) -> str:
 
 def _look(
     network: MultiTaskNetwork, datasets: list[Dataset], options: PruneOptions
-) -> tuple[str, float]:
-    """Why not to prune (empty when there is no reason), and how many seconds it would take."""
+) -> tuple[str, float, Reach | None]:
+    """Why not to prune (empty when there is no reason), how many seconds it would take, and how far
+    down the channels let the work come.
+    """
     if network.pruning:
-        return "the network is pruned already (--prune does it again)", 0.0
+        return "the network is pruned already (--prune does it again)", 0.0, None
     tasks = network.selected(None if options.tasks is None else list(options.tasks))
     size = network.input_spec.size
     labelled = np.zeros(len(tasks), bool)
@@ -115,14 +127,17 @@ def _look(
                 labelled |= (losses_per_image(outputs, batch, tasks) != 0).any(axis=0)
     missing = [task.name for task, found in zip(tasks, labelled, strict=True) if not found]
     if missing:
-        return f"no training picture that was looked at is labelled for '{missing[0]}'", 0.0
-    groups = channel_groups(network)
+        return f"no training picture that was looked at is labelled for '{missing[0]}'", 0.0, None
+    found = discover(network)
+    groups = found.groups
     if not groups:
-        return "the network has no group of channels that can be cut", 0.0
-    free = len(groups) - len(left_whole(groups, options.keep_whole, options.only))
+        return "the network has no group of channels that can be cut", 0.0, None
+    whole = left_whole(groups, options.keep_whole, options.only)
+    free = [group for group in groups if group.name not in whole]
     if not free:
-        return "keep_whole and only leave every group of channels whole", 0.0
-    return "", _estimate(free, min(seconds), size, options)
+        return "keep_whole and only leave every group of channels whole", 0.0, None
+    reach = reach_of(found, options.channel_multiple, options.flops, free)
+    return "", _estimate(len(free), min(seconds), size, options), reach
 
 
 def _estimate(groups: int, per_image: float, size: tuple[int, int], options: PruneOptions) -> float:

@@ -38,6 +38,8 @@ def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> No
     console.print(table)
     if "modules" in found:
         _print_modules(console, found, every_module)
+    if "channels" in found:
+        _print_channels(console, found["channels"])
     for name, answer in found.get("targets", {}).items():
         if answer["int8_runs_as_float"]:
             console.print(f"target {name}: int8 runs as float32: {answer['int8_runs_as_float']}")
@@ -76,3 +78,42 @@ def _print_modules(console: Any, found: Mapping[str, Any], every_module: bool) -
                 f"{share:.1%}",
             )
     console.print(table)
+
+
+def _print_channels(console: Any, channels: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="channels that can be cut")
+    table.add_column("group", overflow="fold")
+    table.add_column("units", justify="right")
+    table.add_column("channels of a unit", justify="right")
+    table.add_column("tasks")
+    for group in channels["groups"]:
+        table.add_row(
+            group["name"],
+            str(group["units"]),
+            str(group["channels_per_unit"]),
+            ", ".join(group["tasks"]),
+        )
+    console.print(table)
+    table = Table(title="channels that cannot be cut")
+    table.add_column("module", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("MACs", justify="right")
+    table.add_column("because")
+    for one in channels["whole"]:
+        share = f"{one['macs_share']:.1%}"
+        table.add_row(one["module"] or "(network)", str(one["channels"]), share, one["reason"])
+    console.print(table)
+    console.print(
+        f"{channels['whole_macs_share']:.1%} of the multiply-accumulates write channels that "
+        "cannot be cut",
+        highlight=False,
+    )
+    for multiple, share in channels["lowest_macs_share"].items():
+        widths = "any width" if multiple == "1" else f"widths in multiples of {multiple}"
+        console.print(
+            f"with every group at its narrowest, {widths}: {share:.1%} of the "
+            "multiply-accumulates are left",
+            highlight=False,
+        )

@@ -14,7 +14,7 @@ from edgemtl import files
 from edgemtl.report.charts import draw_bar, line, nice_ticks, opening, text
 from edgemtl.report.figures import DASH, Figure, nothing, percent, with_unit
 from edgemtl.report.page import render
-from edgemtl.report.prune_story import GroupCost, PruneStory, sentences
+from edgemtl.report.prune_story import GroupCost, PruneStory, UncutChannels, sentences
 
 #: pixels of the plot, and above and below it
 PLOT, TOP, BOTTOM = 170, 26, 40
@@ -180,7 +180,21 @@ def render_prune_page(story: PruneStory, name: str) -> str:
         timed=any(group.latency_ms is not None for group in story.groups),
         rows=[_row(group, story.tasks, widest) for group in story.groups],
         whole=story.whole,
+        uncut=[_uncut(channels) for channels in story.uncut],
     )
+
+
+@dataclass(frozen=True)
+class _Uncut:
+    module: str
+    channels: Figure
+    macs: Figure
+    reason: str
+
+
+def _uncut(one: UncutChannels) -> _Uncut:
+    share = nothing(text=DASH) if one.macs is None else Figure(one.macs, percent(one.macs))
+    return _Uncut(one.module, Figure(one.channels, f"{one.channels:,.0f}"), share, one.reason)
 
 
 def _row(group: GroupCost, tasks: Sequence[str], widest: float) -> _Row:

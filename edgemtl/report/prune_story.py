@@ -40,6 +40,23 @@ class GroupCost:
 
 
 @dataclass(frozen=True)
+class UncutChannels:
+    """Channels of a module that cannot be cut.
+
+    Attributes:
+        module: its path.
+        channels: how many of them.
+        macs: share of the multiply-accumulates that write them; None where it is not known.
+        reason: why they stay.
+    """
+
+    module: str
+    channels: float
+    macs: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class PruneStory:
     """A pruning as the report tells it; everything may be missing.
 
@@ -58,6 +75,8 @@ class PruneStory:
         refused: steps that were taken back, a sentence each.
         notes: sentences for the reader.
         whole: group that was left whole as asked -> why.
+        uncut: channels that cannot be cut, in the order of computation.
+        reach: sentences on how far down the channels let the work come.
     """
 
     method: str = ""
@@ -73,6 +92,8 @@ class PruneStory:
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
+    uncut: tuple[UncutChannels, ...] = ()
+    reach: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -89,6 +110,7 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
     last = integer(data, "kept_round") or 0
     kept = rounds[:last] if last > 0 else rounds
     macs, whole = number(dense, "macs"), table(data, "left_whole")
+    channels = table(data, "channels")
     found = [
         (number(one, "predicted"), number(one, "ratio"), number(one, "half"))
         for part in kept
@@ -113,6 +135,17 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
         tuple(_refusal(one) for part in kept for one in rows(part, "refused")),
         texts(data, "notes"),
         {shown(name): text(whole, name) for name in whole},
+        tuple(_uncut(one) for one in rows(channels, "whole")),
+        texts(channels, "summary"),
+    )
+
+
+def _uncut(data: Mapping[str, Any]) -> UncutChannels:
+    return UncutChannels(
+        text(data, "module") or NAMELESS,
+        number(data, "channels") or 0.0,
+        number(data, "macs_share"),
+        text(data, "reason"),
     )
 
 
@@ -243,4 +276,4 @@ def sentences(story: PruneStory) -> list[str]:
         named = [f"{name} ({why})" if why else name for name, why in story.whole.items()]
         more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
         lines.append(f"left whole as asked: {', '.join(named[:NAMED])}{more}")
-    return [*lines, *story.refused, *story.notes]
+    return [*lines, *story.reach, *story.refused, *story.notes]

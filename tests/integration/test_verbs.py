@@ -116,6 +116,20 @@ def test_inspect_prints_modules_and_tasks(work: DenseWork) -> None:
     assert long.code == 0 and len(long.out) > len(told.out) and "cpu" in long.out
 
 
+def test_inspect_lists_the_channels_that_can_be_cut_and_those_that_cannot(work: DenseWork) -> None:
+    asked = ("inspect", work.model, "--factory", FACTORY, "--groups")
+    told = edgemtl(*asked)
+    assert told.code == 0 and "channels that cannot be cut" in told.out
+    assert "widths in multiples of 16" in told.out and "any width" in told.out
+    found = edgemtl(*asked, "--target=cpu", "--json").json()["channels"]
+    assert {group["name"] for group in found["groups"]} >= {"stem.conv", "coarse.conv"}
+    whole = {row["module"]: row for row in found["whole"]}
+    assert {"decoders.parts.out", "decoders.distance.out"} <= set(whole)
+    assert all(row["reason"] and 0 <= row["macs_share"] <= 1 for row in found["whole"])
+    lowest = found["lowest_macs_share"]
+    assert 0 < lowest["1"] <= lowest["16"] < 1 and 0 < found["whole_macs_share"] < 1
+
+
 def test_export_keeps_the_asked_tasks_and_opset(work: DenseWork, tmp_path: Path) -> None:
     path = tmp_path / "one.onnx"
     told = edgemtl("export", work.model, "--factory", FACTORY, "-o", path, "--task=distance",

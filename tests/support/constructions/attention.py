@@ -363,14 +363,16 @@ class Classified(nn.Module):
         return grid(self.out(t[:, 1:] * t[:, :1].sigmoid()), x)
 
 
-ROUTES = "the module counts its width and heads itself"
-_HEADS = {"stem": 8, "body.qkv": HEADS}
+_HEADS = {"stem": 8, "body.qkv": HEADS, "body.proj": 8}
 
 ALL = [
     Construction("packed heads", lambda: Attention(), 8, _HEADS),
     Construction("packed heads, width inferred", lambda: Attention(inferred=True), 8, _HEADS),
     Construction(
-        "separate heads", lambda: Attention(False, by_hand), 8, {"stem": 8, "body.q": HEADS}
+        "separate heads",
+        lambda: Attention(False, by_hand),
+        8,
+        {"stem": 8, "body.q": HEADS, "body.proj": 8},
     ),
     Construction(
         "norms of queries and keys",
@@ -406,12 +408,20 @@ ALL = [
             False, talking, before=nn.Linear(HEADS, HEADS), after=nn.Linear(HEADS, HEADS)
         ),
         8,
-        {"stem": 8, "body.before": HEADS},
+        {"stem": 8, "body.before": HEADS, "body.proj": 8},
         {"body.q": "one number counts the heads of queries, keys and values"},
     ),
-    Construction("grouped queries by the flag", lambda: Grouped(True), 8, {"stem": 8, "body.q": 2}),
     Construction(
-        "grouped queries by repetition", lambda: Grouped(False), 8, {"stem": 8, "body.q": 2}
+        "grouped queries by the flag",
+        lambda: Grouped(True),
+        8,
+        {"stem": 8, "body.q": 2, "body.o": 8},
+    ),
+    Construction(
+        "grouped queries by repetition",
+        lambda: Grouped(False),
+        8,
+        {"stem": 8, "body.q": 2, "body.o": 8},
     ),
     Construction("windows", lambda: Windowed(), 8, _HEADS),
     Construction("windows, padded and cropped", lambda: Windowed(3), 8, _HEADS),
@@ -420,7 +430,7 @@ ALL = [
         "learnable queries",
         Crossed,
         5,
-        {"body.queries": 10, "body.q": HEADS},
+        {"body": 5, "body.q": HEADS, "body.o": 10},
         {"stem": "the queries' product with the map sums over it"},
     ),
     Construction(
@@ -432,8 +442,7 @@ ALL = [
             out=linear(8, 6),
         ),
         6,
-        {"stem": 8, "body.out": 6},
-        {"body.attn": ROUTES, "body.inside": ROUTES},
+        {"stem": 8, "body.inside": 8, "body.attn": 2, "body.out": 6},
     ),
     Construction(
         "encoder layer of torch",
@@ -444,8 +453,8 @@ ALL = [
             out=linear(8, 6),
         ),
         6,
-        {"stem": 8, "body.layer.linear1": 12, "body.out": 6},
-        {"body.layer.self_attn": ROUTES, "body.inside": ROUTES},
+        {"stem": 8, "body.layer.self_attn": 2, "body.layer.linear1": 12, "body.out": 6},
+        {"body.inside": "its norm's statistics are taken over all channels"},
     ),
     Construction(
         "non-local block",
@@ -462,7 +471,10 @@ ALL = [
         {"body.a": "a softmax over channels"},
     ),
     Construction(
-        "keys and values of a smaller map", Reduced, 8, {"stem": 8, "body.q": HEADS, "body.sr": 6}
+        "keys and values of a smaller map",
+        Reduced,
+        8,
+        {"stem": 8, "body.q": HEADS, "body.sr": 6, "body.proj": 8},
     ),
     Construction("heads over a map's channels", Convolved, 8, _HEADS),
     Construction("ReLU attention", Relu, 8, _HEADS),
@@ -472,7 +484,13 @@ ALL = [
         6,
         {"stem": 8, "body.up": 12, "body.down": 6},
     ),
-    Construction("heads by einsum", with_einsum_weights, 8, {"stem": 8, "body": HEADS}),
+    # the width of a head is an axis of its own, which values and the way out can lose too
+    Construction(
+        "heads by einsum",
+        with_einsum_weights,
+        8,
+        {"stem": 8, "body": HEADS, "body#1": WIDE, "body#2": 8},
+    ),
     Construction(
         "class token and positions",
         Classified,

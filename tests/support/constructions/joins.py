@@ -382,8 +382,8 @@ ALL = [
         "partial convolution",
         lam(partial_conv, a=conv(8, 6), b=conv(2, 2, 3), c=conv(6, 5)),
         5,
-        {"stem": 8, "body.b": 2, "body.c": 5},
-        {"body.a": "where the slice ends is written down"},
+        {"stem": 8, "body.a#1": 4, "body.b": 2, "body.c": 5},
+        {"body.a": "where the first slice ends is written down"},
     ),
     Construction(
         "rolled channels",

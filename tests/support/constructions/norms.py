@@ -288,7 +288,7 @@ ALL = [
     ),
     Construction(
         "local response norm",
-        seq(conv(8, 6), make(nn.LocalResponseNorm, 3), conv(6, 5)),
+        seq(conv(8, 6), make(nn.LocalResponseNorm, 3, 1.0), conv(6, 5)),
         5,
         {"stem": 8, "body.2": 5},
         {"body.0": "its norm looks at neighbouring channels"},
@@ -327,7 +327,7 @@ ALL = [
         {"stem": 8, "body.up": 12, "body.out": 5},
         {"body.inside": STATISTICS, "body.down": STATISTICS},
     ),
-    # a norm over inputs too: cutting an input would change what is kept
+    # switched off where the norm is taken, an input is gone from the norm as well
     Construction(
         "weight norm",
         lambda: nn.Sequential(
@@ -337,8 +337,7 @@ ALL = [
             nn.Conv2d(6, 5, 1),
         ),
         5,
-        {"stem": 8, "body.1": 6, "body.3": 5},
-        {"body.0": "a weight that is normed over its inputs reads it"},
+        {"stem": 8, "body.0": 7, "body.1": 6, "body.3": 5},
     ),
     Construction(
         "spectral norm",

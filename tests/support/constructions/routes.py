@@ -377,15 +377,13 @@ ALL = [
             b=conv(8, 5),
         ),
         5,
-        {"stem": 8, "body.a": 7, "body.b": 5},
-        {"body.rnn": "one number counts the states of both directions"},
+        {"stem": 8, "body.a": 7, "body.rnn": 4, "body.b": 5},
     ),
     Construction(
         "LSTM over rows",
         lam(over_rows, a=conv(8, 7), rnn=make(nn.LSTM, 7, 6, batch_first=True), b=conv(6, 5)),
         5,
-        {"stem": 8, "body.a": 7, "body.b": 5},
-        {"body.rnn": "torch's layer counts its states itself"},
+        {"stem": 8, "body.a": 7, "body.rnn": 6, "body.b": 5},
     ),
     Construction("convolutional GRU", ConvGru, 5, {"stem": 8, "body.start": 6, "body.out": 5}),
     Construction("convolutional LSTM", ConvLstm, 5, {"stem": 8, "body.h": 6, "body.out": 5}),
@@ -459,7 +457,9 @@ ALL = [
         {"stem": 8, "body.a": 12, "body.b": 6},
     ),
     Construction("sizes in a tuple", Tuple, 5, {"stem": 8, "body.enter": 4, "body.leave": 5}),
-    Construction("sizes in a configuration", Configured, 8, {"stem": 8, "body.qkv": 4}),
+    Construction(
+        "sizes in a configuration", Configured, 8, {"stem": 8, "body.qkv": 4, "body.proj": 8}
+    ),
     Construction(
         "number beside an equal number",
         Numbered,
@@ -503,7 +503,7 @@ ALL = [
         "shuffle as an operator",
         lam(lambda m, x: m.b(F.channel_shuffle(m.a(x), 2)), **_A_B),
         5,
-        _TWO,
+        {"stem": 8, "body.a": 3, "body.b": 5},
     ),
     Construction(
         "linear layer by einsum",
@@ -515,6 +515,8 @@ ALL = [
         "bilinear layer",
         lam(bilinear, a=conv(8, 6), mix=make(nn.Bilinear, 6, 8, 7), b=linear(7, 5)),
         5,
-        {"stem": 8, "body.a": 6, "body.mix": 7, "body.b": 5},
+        {"body.b": 5},
+        dict.fromkeys(("stem", "body.a", "body.mix"), "no rule for the operator"),
+        refused="bilinear",
     ),
 ]

@@ -83,6 +83,13 @@ def test_it_is_told_where_the_goal_gives_way_to_the_tasks(work: DenseWork) -> No
 
 
 @pytest.mark.usefixtures("few_are_enough")
+def test_a_goal_below_what_the_channels_allow_is_told_before(work: DenseWork) -> None:
+    told = _decide(work, "prune.flops=0.01").reason
+    assert "the goal is out of reach" in told and "inspect --groups" in told
+    assert "out of reach" not in _decide(work, "prune.flops=0.95").reason
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_more_recovery_takes_longer(work: DenseWork, monkeypatch: pytest.MonkeyPatch) -> None:
     def minutes(steps: int) -> int:
         words = _decide(work, f"recover.steps={steps}").reason.split()

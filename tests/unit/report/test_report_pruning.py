@@ -206,3 +206,25 @@ def test_groups_left_whole_are_named_with_the_reason(story: dict[str, Any]) -> N
     assert [item.split(":")[0] for item in items] == [f"head{n}" for n in range(5)]
     for odd in (None, [1], "x", {"a": 3}):
         read_story(story | {"left_whole": odd})
+
+
+def test_channels_that_cannot_be_cut_are_listed_with_reason_and_share(
+    story: dict[str, Any],
+) -> None:
+    assert "cannot be cut" not in render_prune_page(read_story(story), "net")
+    story["channels"] = {
+        "whole": [
+            {"module": "head.out", "channels": 24, "macs_share": 0.125, "reason": "an output"},
+            {"module": 3, "channels": "many", "macs_share": None, "reason": "<b>odd</b>"},
+        ],
+        "summary": ["channels of 2 modules cannot be cut"],
+    }
+    found = read_story(json.loads(json.dumps(story)))
+    assert "channels of 2 modules cannot be cut" in sentences(found)
+    page = render_prune_page(found, "net")
+    rows = [row.text for row in parse(page).all("tr")]
+    (row,) = [row for row in rows if "head.out" in row]
+    assert "24" in row and "12.5" in row and "an output" in row
+    assert "<b>odd" not in page
+    for odd in (None, [1], "x", {"whole": 3, "summary": {"a": 1}}):
+        render_prune_page(read_story(story | {"channels": odd}), "net")
