@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import UsageError
+from edgemtl.models.closures import rebind_closures
 from edgemtl.tasks.base import Task
 from edgemtl.tasks.registry import select
 
@@ -48,6 +50,14 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.input_spec = input_spec
         #: pruning record of the checkpoint this network came from (see models/checkpoint.py)
         self.pruning: list[dict[str, Any]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MultiTaskNetwork:
+        """A copy that shares nothing, functions put on modules included (see closures.py)."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
+        rebind_closures(copied, memo)
+        return copied
 
     @abstractmethod
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -72,6 +72,8 @@ def weight_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None
         elif not whole:
             for other in tracer.fields(length):
                 tracer.atoms.unite(item.core().reshape(-1), other.core().reshape(-1))
+                if item.origin is not None and other.origin is not None:
+                    tracer.trace.lengths[item.origin] = other.origin
         bound = item
         if item.origin is None:
             found = bind(tracer.atoms, item, set(item.axes), "are normalised as a weight")

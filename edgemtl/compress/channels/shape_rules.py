@@ -86,13 +86,19 @@ def reduction(tracer: Tracer, args: Args, named: dict[str, Any], result: Any) ->
     """Mean, sum or maximum over axes: labels of the axes that stay."""
     source = args[0]
     axes = next((a for a in args[1:2] if isinstance(a, list | tuple | int)), named.get("dim"))
-    why = "are summed up, or compared, with each other"
+    why = "are summed up or compared with each other"
     if axes is None or axes == [] or isinstance(axes, bool):
         tracer.fix(tracer.fields(source), why)
         return
     gone = {axis % source.dim() for axis in ([axes] if isinstance(axes, int) else axes)}
-    made = [bind(tracer.atoms, item, gone, why) for item in tracer.fields(source)]
-    kept = [ChannelMap(item.labels) for item in made if item is not None]
+    kept = []
+    for item in tracer.fields(source):
+        if set(item.axes) <= gone:
+            for target in tensors_of([result]):
+                tracer.fix_if_used(target, item, why)
+        else:
+            bound = bind(tracer.atoms, item, gone, why)
+            kept.extend([] if bound is None else [ChannelMap(bound.labels)])
     for target in tensors_of([result]):
         if target.dim() == source.dim():
             tracer.attach(target, fit(target, kept))

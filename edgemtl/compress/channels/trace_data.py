@@ -53,6 +53,8 @@ class Trace:
         tasks: task name -> names of the weights its outputs depend on.
         scaled: dimensions over which a weight is normalised (weight norm): a masked channel takes
             no part in that, so they shrink only where they are masked.
+        lengths: normalised dimension of a weight -> that of the lengths it is given, which can be
+            masked where the weight itself would be divided by 0.
         macs: weight -> multiply-accumulates for one picture; those of no weight under "".
     """
 
@@ -63,4 +65,5 @@ class Trace:
     counted: list[Counted] = dataclass_field(default_factory=list)
     tasks: dict[str, frozenset[str]] = dataclass_field(default_factory=dict)
     scaled: set[Origin] = dataclass_field(default_factory=set)
+    lengths: dict[Origin, Origin] = dataclass_field(default_factory=dict)
     macs: dict[str, float] = dataclass_field(default_factory=dict)

@@ -43,6 +43,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.atoms.place = self._place
         self.trace.atoms.before = self._before
         self._inputs: Sequence[Tensor] = ()
+        #: what becomes fixed once a result is used
+        self._pending: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._splits: list[Split] = []
         #: what is cut out of one field along an axis by number: (labels, axis) -> (start, end)
         self._slices: dict[tuple[int, int], tuple[ChannelMap, set[tuple[int, int]]]] = {}
@@ -129,6 +131,25 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for item in fields:
             self.atoms.fix(item.core(), why)
 
+    def fix_if_used(self, result: Tensor, item: ChannelMap, why: str) -> None:
+        """Make channels unremovable as soon as anything reads ``result``.
+
+        An attention layer, for instance, averages its weights over heads, and few ask for them.
+        """
+        waiting: list[tuple[ChannelMap, str]] = self._pending.get(  # type: ignore[no-untyped-call]
+            result, []
+        )
+        self._pending[result] = [*waiting, (item, why)]
+
+    def used(self, tensors: Sequence[Tensor]) -> None:
+        """These are read: what waited for that becomes fixed."""
+        for tensor in tensors:
+            waiting: list[tuple[ChannelMap, str]] = self._pending.pop(  # type: ignore[no-untyped-call]
+                tensor, []
+            )
+            for item, why in waiting:
+                self.atoms.fix(item.core(), why)
+
     def note_split(self, item: ChannelMap, pinned: int | None = None) -> None:
         """Labels vary along ``item.axes``; the axis ``pinned`` cannot shrink."""
         free = tuple(place for place, axis in enumerate(item.axes) if axis != pinned)
@@ -172,6 +193,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = _tensors([result])
         self._follow(inputs, outputs)
         self._inputs = inputs
+        self.used(inputs)
         if self.counting:
             self._count(func, args, named, result)
         if _made_of_one_value(func):
@@ -198,6 +220,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def output(self, task: str, tensors: Sequence[Tensor]) -> None:
         """These are the outputs of a task: what they need is noted."""
+        self.used(tensors)
         needs = 0
         for tensor in tensors:
             needs |= self._needs.get(tensor.untyped_storage()._cdata, 0)
@@ -244,6 +267,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     axis: atoms.classes_if(*_slices(split.labels, axis)) for axis in split.free
                 }
                 self._settle(split, max(split.free, key=lambda a: freedom[a]))
+        for origin, length in self.trace.lengths.items():
+            if origin in self.trace.consumed:
+                del self.trace.consumed[origin]
+                self.trace.consumed[length] = None
         for origin in self.trace.scaled:
             if origin not in self.trace.consumed or origin in self.trace.produced:
                 atoms.fix(self.trace.starts[origin], "a weight is normalised over them")
@@ -333,7 +360,8 @@ def trace(
     with torch.no_grad(), plain_operators(network), tracer:
         answers = network.eval()(images)
     named = {name: task for task, names in tasks.items() for name in names}
-    for name, tensor in answers.items():  # some belong to no task
+    tracer.used(list(answers.values()))  # some belong to no task
+    for name, tensor in answers.items():
         owner = f"their number is output '{name}'" if name in named else f"are output '{name}'"
         tracer.fix(tracer.fields(tensor), owner)
     for task, names in tasks.items():
@@ -344,5 +372,6 @@ def trace(
             extra = network.train()(images.expand(2, *images.shape[1:]).contiguous())
         values = extra.values() if isinstance(extra, Mapping) else [extra]
         for tensor in _tensors(list(values)):
+            tracer.used([tensor])
             tracer.fix(tracer.fields(tensor), "are an output in training")
     return tracer.finish()
