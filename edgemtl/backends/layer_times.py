@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,48 +64,119 @@ def layer_times(
     Raises:
         StageFailed: the runtime failed.
     """
-    profilers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-    profiler = profilers.get(artefact.backend)
-    if profiler is None or artefact.files[0].endswith(".json"):
+    if not can_profile(artefact):
         return None
+    profile = open_profile(artefact, options)
+    for run in range(WARM_UP + RUNS):
+        profile.run(images, counts=run >= WARM_UP)
+    return profile.end()
+
+
+def can_profile(artefact: Artefact) -> bool:
+    """Whether its runtime has a profiler that we read."""
+    return artefact.backend in _PROFILES and not artefact.files[0].endswith(".json")
+
+
+def open_profile(artefact: Artefact, options: SessionOptions) -> Profile:
+    """Load an artefact with its runtime's profiler on; several may be open and run in turns.
+
+    Args:
+        artefact: one of which :func:`can_profile` is true.
+        options: as for measuring.
+
+    Raises:
+        StageFailed: the runtime failed.
+    """
+    with _told():
+        return _PROFILES[artefact.backend](artefact, options)
+
+
+class Profile(ABC):
+    """An artefact that is loaded with the profiler on."""
+
+    @final
+    def run(self, images: NDArray[np.float32], counts: bool = True) -> None:
+        """Run once; what does not count (after a pause, say) is left out of the figures.
+
+        Raises:
+            StageFailed: the runtime failed.
+        """
+        with _told():
+            self._run(images, counts)
+
+    @final
+    def end(self) -> tuple[LayerTime, ...]:
+        """Median time of every layer over the runs that count; not to be run again.
+
+        Raises:
+            StageFailed: the runtime failed.
+        """
+        with _told():
+            return self._end()
+
+    @abstractmethod
+    def _run(self, images: NDArray[np.float32], counts: bool) -> None: ...
+
+    @abstractmethod
+    def _end(self) -> tuple[LayerTime, ...]: ...
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a runtime raises, as a sentence."""
     try:
-        return profiler(artefact, options, images)
+        yield
     except StageFailed:
         raise
     except Exception as error:  # runtimes raise many kinds
         raise StageFailed(f"the layers could not be timed: {error}") from error
 
 
-def _onnxruntime(
-    artefact: Artefact, options: SessionOptions, images: NDArray[np.float32]
-) -> tuple[LayerTime, ...]:
-    import onnx
-    import onnxruntime
+class _OnnxRuntimeProfile(Profile):
+    """ONNX Runtime writes every event of a session's life into one file, in order."""
 
-    path = artefact.folder / artefact.files[0]
-    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+    def __init__(self, artefact: Artefact, options: SessionOptions) -> None:
+        import onnxruntime
+
+        self._path = artefact.folder / artefact.files[0]
+        self._folder = tempfile.TemporaryDirectory(prefix="edgemtl-")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 4
         settings.enable_profiling = True
-        settings.profile_file_prefix = str(Path(folder) / "profile")
-        providers = ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
-        name = session.get_inputs()[0].name
-        for _ in range(WARM_UP + RUNS):
-            session.run(None, {name: images})
-        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
-    taken: dict[tuple[str, str], list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_ORT_SUFFIX):
-            key = (event["name"].removesuffix(_ORT_SUFFIX), str(event["args"]["op_name"]))
-            taken.setdefault(key, []).append(float(event["dur"]) / 1e3)
-    graph = _Graph(onnx.load(path).graph)
-    return tuple(
-        LayerTime(layer, kind, graph.behind(layer, kind), float(np.median(ms[-RUNS:])))
-        for (layer, kind), ms in taken.items()
-    )
+        settings.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        self._session = onnxruntime.InferenceSession(
+            str(self._path), settings, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._counts: list[bool] = []
+
+    def _run(self, images: NDArray[np.float32], counts: bool) -> None:
+        self._session.run(None, {self._input: images})
+        self._counts.append(counts)
+
+    def _end(self) -> tuple[LayerTime, ...]:
+        import onnx
+
+        with self._folder:
+            events = json.loads(Path(self._session.end_profiling()).read_text("utf-8"))
+        taken: dict[tuple[str, str], list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(_ORT_SUFFIX):
+                key = (event["name"].removesuffix(_ORT_SUFFIX), str(event["args"]["op_name"]))
+                taken.setdefault(key, []).append(float(event["dur"]) / 1e3)
+        graph = _Graph(onnx.load(self._path).graph)
+        return tuple(
+            LayerTime(layer, kind, graph.behind(layer, kind), float(np.median(self._counted(ms))))
+            for (layer, kind), ms in taken.items()
+        )
+
+    def _counted(self, ms: list[float]) -> list[float]:
+        """Times of the runs that count; all, where a layer did not run once in each."""
+        if len(ms) != len(self._counts):
+            return ms
+        return [one for one, counts in zip(ms, self._counts, strict=True) if counts] or ms
 
 
 class _Graph:
@@ -137,40 +210,55 @@ class _Graph:
         return tuple(str(n.name) for n in reversed(found))
 
 
-def _openvino(
-    artefact: Artefact, options: SessionOptions, images: NDArray[np.float32]
-) -> tuple[LayerTime, ...]:
-    from edgemtl.backends.openvino import import_openvino, session_settings
+class _OpenVinoProfile(Profile):
+    """OpenVINO tells of every inference what its layers took."""
 
-    openvino = import_openvino()
-    device = str(artefact.facts.get("device", "CPU"))
-    config = {**session_settings(device, options), "PERF_COUNT": "YES"}
-    core = openvino.Core()
-    model = core.read_model(str(artefact.folder / artefact.files[0]))
-    known = {op.get_friendly_name() for op in model.get_ordered_ops()}
-    compiled = core.compile_model(model, device, config)
-    request = compiled.create_infer_request()
-    taken: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
-    for run in range(WARM_UP + RUNS):
-        request.infer([images])
-        for layer in request.get_profiling_info() if run >= WARM_UP else ():
+    def __init__(self, artefact: Artefact, options: SessionOptions) -> None:
+        from edgemtl.backends.openvino import import_openvino, session_settings
+
+        openvino = import_openvino()
+        device = str(artefact.facts.get("device", "CPU"))
+        config = {**session_settings(device, options), "PERF_COUNT": "YES"}
+        core = openvino.Core()
+        model = core.read_model(str(artefact.folder / artefact.files[0]))
+        self._known = {op.get_friendly_name() for op in model.get_ordered_ops()}
+        self._compiled = core.compile_model(model, device, config)
+        self._request = self._compiled.create_infer_request()
+        self._taken: dict[str, list[float]] = {}
+        self._kinds: dict[str, str] = {}
+
+    def _run(self, images: NDArray[np.float32], counts: bool) -> None:
+        self._request.infer([images])
+        for layer in self._request.get_profiling_info() if counts else ():
             ms = layer.real_time.total_seconds() * 1e3
             if ms > 0:
-                taken.setdefault(layer.node_name, []).append(ms)
-                kinds[layer.node_name] = layer.node_type
-    origins = {
-        op.get_friendly_name(): str(op.get_rt_info()["originalLayersNames"].astype(str))
-        for op in compiled.get_runtime_model().get_ordered_ops()
-        if "originalLayersNames" in op.get_rt_info()
-    }
-    return tuple(
-        LayerTime(name, kinds[name], _origins(origins.get(name, ""), known), float(np.median(ms)))
-        for name, ms in taken.items()
-    )
+                self._taken.setdefault(layer.node_name, []).append(ms)
+                self._kinds[layer.node_name] = layer.node_type
+
+    def _end(self) -> tuple[LayerTime, ...]:
+        origins = {
+            op.get_friendly_name(): str(op.get_rt_info()["originalLayersNames"].astype(str))
+            for op in self._compiled.get_runtime_model().get_ordered_ops()
+            if "originalLayersNames" in op.get_rt_info()
+        }
+        return tuple(
+            LayerTime(
+                name,
+                self._kinds[name],
+                _origins(origins.get(name, ""), self._known),
+                float(np.median(ms)),
+            )
+            for name, ms in self._taken.items()
+        )
 
 
 def _origins(names: str, known: set[str]) -> tuple[str, ...]:
     """OpenVINO's list of original layers, without those that its conversions added."""
     plain = (name.removesuffix("/WithoutBiases") for name in names.split(",") if name)
     return tuple(dict.fromkeys(name for name in plain if name in known and "#" not in name))
+
+
+_PROFILES: Mapping[str, Callable[[Artefact, SessionOptions], Profile]] = {
+    "onnxruntime": _OnnxRuntimeProfile,
+    "openvino": _OpenVinoProfile,
+}

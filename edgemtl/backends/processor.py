@@ -24,6 +24,14 @@ def host_flags() -> frozenset[str]:
     return frozenset(named.partition(":")[2].split())
 
 
+def vector_floats() -> int:
+    """How many float32 one vector register holds: what kernels compute channels in blocks of."""
+    flags = host_flags()
+    if "avx512f" in flags:
+        return 16
+    return 8 if "avx" in flags else 4
+
+
 def int8_sums_saturate() -> bool:
     """Whether int8 kernels here add pairs of products in 16 bits, which can be too few.
 

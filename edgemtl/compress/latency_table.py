@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.groups import ChannelGroup, snapped_widths
 from edgemtl.compress.cost import CostModel, Keep
+from edgemtl.compress.latency.durations import duration
 from edgemtl.errors import InputRefused
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
@@ -60,11 +62,19 @@ class LatencyTable:
 
     def predict(self, keep: Keep) -> float:
         """Latency in ms with these masks; linear between measured widths and below them."""
-        total = self.dense_ms
-        for name, mask in keep.items():
+        return float(self.predict_many({name: int(mask.sum()) for name, mask in keep.items()})[0])
+
+    def predict_many(self, widths: Mapping[str, int | NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Latency in ms of several networks at once, (networks,).
+
+        Args:
+            widths: group -> its width, or one for each network; a group that is not named is whole.
+        """
+        total = np.array([self.dense_ms])
+        for name, width in widths.items():
             points = self.ratios.get(name, ())
             if len(points) > 1:
-                total *= _on_line(points, int(mask.sum()))
+                total = total * [_on_line(points, int(one)) for one in np.atleast_1d(width)]
         return total
 
     @property
@@ -176,6 +186,7 @@ def measure_table(
     left = [group for group in groups if group.name not in table.ratios]
     whole = cost.of({}).macs
     started = time.monotonic()
+    told = False
     for number, group in enumerate(left):
         points, measured = {group.width: 1.0}, []
         allowed = snapped_widths(group, multiple)
@@ -196,9 +207,11 @@ def measure_table(
         )
         if path is not None:
             write_json(path, table.to_dict())
-        if number == 0:
-            minutes = (time.monotonic() - started) * (len(left) - 1) / 60
-            tell(f"measuring latency group by group on {target.name}: about {minutes:.1f} min")
+        others = len(left) - number - 1
+        if measured and others and not told:  # a group with nothing to measure tells nothing
+            seconds = (time.monotonic() - started) * others
+            told = True
+            tell(f"measuring latency group by group on {target.name}: about {duration(seconds)}")
     return table
 
 

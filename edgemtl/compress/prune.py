@@ -25,6 +25,7 @@ from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
+from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
@@ -127,7 +128,7 @@ def prune(
     cost: Cost | None = None
     rounds: list[Round] = []
     notes: list[str] = []
-    table: LatencyTable | None = None
+    table: LatencyTable | LayerTable | None = None
     whole: dict[str, str] = {}
     floor = ""
     reach: Reach | None = None

@@ -27,7 +27,11 @@ from edgemtl.errors import StageFailed
 from edgemtl.files import output_error, sha256_file, write_json
 
 RECORD = "stage.json"
+#: results of stages, in the cache folder
+STAGES = "stages"
 SCRATCH = "scratch"
+#: what runtimes' layers were measured to take (compress/latency/profiles.py)
+LATENCY = "latency"
 #: packages whose version can change a stage's result
 TOOLS = ("torch", "onnx", "onnxslim", "onnxruntime", "openvino", "opencv-python-headless", "numpy")
 
@@ -171,7 +175,7 @@ class StageCache:
             # Only what is ours: a user may have pointed the variable at a folder with other things.
             for record in self.folder.glob(f"*/*/{RECORD}"):
                 shutil.rmtree(record.parent)
-            for name in (SCRATCH, "work"):
+            for name in (SCRATCH, "work", LATENCY):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             for lock in self.folder.glob("*/*.lock"):
                 lock.unlink()

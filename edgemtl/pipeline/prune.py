@@ -25,6 +25,7 @@ from edgemtl.errors import CostGateFailed, UsageError
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save
+from edgemtl.pipeline.cache import LATENCY, STAGES, default_folder
 from edgemtl.pipeline.task_limits import goal_comes_first, most_drops
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -246,4 +247,5 @@ def latency_on(
         return None
     # Two networks take turns, which idle threads of a pool would disturb.
     threads = recipe.bench.threads or 1
-    return Latency(target, options.channel_multiple, folder, threads, on_progress)
+    known = default_folder() / STAGES / LATENCY  # layers take as long in the next network
+    return Latency(target, options.channel_multiple, folder, threads, on_progress, cache=known)

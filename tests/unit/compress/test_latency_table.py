@@ -17,6 +17,7 @@ from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.latency.durations import duration
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured, backend_timer, describe
 from edgemtl.compress.latency_table import LatencyTable, Timer, measure_table
 from edgemtl.compress.prune import prune
@@ -129,6 +130,17 @@ def test_a_killed_measurement_goes_on_and_other_networks_begin_anew(
     path.write_text("{}", "utf-8")
     with pytest.raises(InputRefused):
         table(watch)
+
+
+def test_the_estimate_is_of_a_group_that_was_measured_and_never_nothing(
+    network: TinyDense, groups: tuple[ChannelGroup, ...], cost: CostModel
+) -> None:
+    lines: list[str] = []
+    measure_table(network, groups, cost, CPU, 16, Stopwatch(), tell=lines.append)
+    assert groups[0].width == 16  # has no narrower width
+    (line,) = lines
+    assert line.endswith("about 1 s")
+    assert duration(0.0) == "1 s" and duration(61) == "61 s" and duration(180) == "3.0 min"
 
 
 def test_a_later_round_is_relative_to_the_first_network(
