@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
@@ -20,8 +20,22 @@ from edgemtl.errors import UsageError
 from edgemtl.gates.limits import GateLimits
 
 ENVIRONMENT_PREFIX = "EDGEMTL_"
-#: between section and key; variables without it (EDGEMTL_CACHE, ...) are no recipe keys
+#: between section and key; variables without it are no recipe keys
 ENVIRONMENT_SEPARATOR = "__"
+#: these are the ones; another one is a slip that nobody would notice
+OTHER_VARIABLES = frozenset(
+    f"{ENVIRONMENT_PREFIX}{name}"
+    for name in (
+        *("CACHE", "DATA", "DEBUG", "ENGINES", "FARM_CERTIFICATES", "ISOLATED", "SSH_CONFIG"),
+        *("TRACE", "TRTEXEC", "TVM_WHEELS", "XCLBIN"),
+    )
+)
+#: of the project's own tests and tools
+OWN_VARIABLES = ("EDGEMTL_TEST_", "EDGEMTL_ROBUSTNESS_")
+#: a benchmark or a warm-up of more than a day, or so many runs and steps, is a slip
+MOST_SECONDS, MOST_RUNS, MOST_STEPS = 86_400.0, 10_000_000, 10_000_000
+#: pixels of a side of a training picture
+Side = Annotated[int, Field(ge=8, le=16_384)]
 
 
 class _Section(BaseModel):
@@ -55,7 +69,7 @@ class DataSection(_Section):
     calibration: str = Field("train", description="split whose pictures calibrate and check parity")
     evaluation: str = Field("val", description="split that accuracy is measured on")
     limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
-    seed: int = Field(0, ge=0, description="of every random choice of pictures")
+    seed: int = Field(0, ge=0, lt=2**32, description="of every random choice of pictures")
 
     _places: dict[str, Path] = PrivateAttr(default_factory=dict)
 
@@ -84,7 +98,7 @@ class PruneSection(_Section):
     latency_ratio: float | None = Field(
         None, gt=0, lt=1, description="kept share of the latency; makes latency the goal"
     )
-    budgets: dict[str, float] = Field(
+    budgets: dict[str, Annotated[float, Field(gt=1)]] = Field(
         default_factory=dict, description="task = factor its loss may grow by before recovery"
     )
     priority: Literal["goal", "tasks"] | None = Field(
@@ -117,10 +131,12 @@ class PruneSection(_Section):
 class RecoverSection(_Section):
     """``[recover]``: training after pruning, with the dense network as the teacher."""
 
-    steps: int = Field(800, ge=0, description="optimiser steps at most; 0 for no recovery")
+    steps: int = Field(
+        800, ge=0, le=MOST_STEPS, description="optimiser steps at most; 0 for no recovery"
+    )
     batch: int = Field(16, ge=1, description="pictures per step")
-    learning_rate: float = Field(1e-3, gt=0, description="at its highest, after the warm-up")
-    size: tuple[int, int] | None = Field(
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="at its highest, after the warm-up")
+    size: tuple[Side, Side] | None = Field(
         None, description="training height, width in pixels; the network's own by default"
     )
 
@@ -160,7 +176,7 @@ class QuantizeSection(_Section):
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         "auto", description="auto: the fastest that keeps the budgets, by measurement"
     )
-    budgets: dict[str, float] = Field(
+    budgets: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="task = largest relative drop (0.01 is 1 %); half of what its gate allows",
     )
@@ -181,7 +197,10 @@ class QuantizeSection(_Section):
         "where the target is a processor",
     )
     recovery_steps: int = Field(
-        0, ge=0, description="train so many steps while rounded where int8 misses a budget"
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="train so many steps while rounded where int8 misses a budget",
     )
     recovery_images: int = Field(200, ge=0, description="further pictures for that training")
 
@@ -190,11 +209,15 @@ class BenchSection(_Section):
     """``[bench]``: how latency is measured."""
 
     enabled: bool = Field(True, description="measure latency where this machine is the device")
-    threads: int = Field(1, ge=0, description="threads of the runtime; 0 lets it choose")
-    seconds: float = Field(3.0, gt=0, description="least seconds of timed runs")
-    min_runs: int = Field(50, ge=1, description="least number of timed runs")
-    max_seconds: float = Field(20.0, gt=0, description="stop after so many seconds in any case")
-    warmup_seconds: float = Field(1.0, ge=0, description="of runs that are not counted")
+    threads: int = Field(1, ge=0, le=1024, description="threads of the runtime; 0 lets it choose")
+    seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="least seconds of timed runs")
+    min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="least number of timed runs")
+    max_seconds: float = Field(
+        20.0, gt=0, le=MOST_SECONDS, description="stop after so many seconds in any case"
+    )
+    warmup_seconds: float = Field(
+        1.0, ge=0, le=MOST_SECONDS, description="of runs that are not counted"
+    )
 
 
 class Recipe(_Section):
@@ -252,7 +275,8 @@ def validate(data: Mapping[str, Any], where: str) -> Recipe:
             raise UsageError(
                 f"unknown key '{key}'", where=where, hint="'edgemtl init' shows all keys"
             ) from error
-        raise UsageError(f"'{key}': {first['msg']}", where=where) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"'{key}': {reason}", where=where) from error
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -272,14 +296,32 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Recipe keys given as ``EDGEMTL_SECTION__KEY=value``."""
+    """Recipe keys given as ``EDGEMTL_SECTION__KEY=value``.
+
+    Raises:
+        UsageError: a variable of ours that there is not, or a key without a section.
+    """
     found = os.environ if environment is None else environment
+    for name in sorted(found):
+        _check_variable(name)
     assignments = [
         f"{name[len(ENVIRONMENT_PREFIX) :].lower().replace(ENVIRONMENT_SEPARATOR, '.')}={value}"
         for name, value in sorted(found.items())
         if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name
     ]
     return from_assignments(assignments, "environment")
+
+
+def _check_variable(name: str) -> None:
+    if not name.startswith(ENVIRONMENT_PREFIX) or name.startswith(OWN_VARIABLES):
+        return
+    if ENVIRONMENT_SEPARATOR in name or name in OTHER_VARIABLES:
+        return
+    section, _, key = name[len(ENVIRONMENT_PREFIX) :].partition("_")
+    hint = f"there are {', '.join(sorted(OTHER_VARIABLES))}, and EDGEMTL_SECTION__KEY"
+    if section.lower() in Recipe.model_fields and key:
+        hint = f"a recipe key is {ENVIRONMENT_PREFIX}{section}{ENVIRONMENT_SEPARATOR}{key}"
+    raise UsageError(f"unknown variable '{name}'", where="environment", hint=hint)
 
 
 def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[str, Any]:

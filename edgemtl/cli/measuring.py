@@ -10,6 +10,7 @@ import typer
 
 from edgemtl.cli.console import (
     CertificatesFlag,
+    DataFlag,
     FactoryFlag,
     FarmFlag,
     JsonFlag,
@@ -227,38 +228,45 @@ def _print(
 def parity_verb(
     a: Annotated[Path, typer.Argument(help="Reference: checkpoint, ONNX or bundle.")],
     b: Annotated[Path, typer.Argument(help="Compared with it.")],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with pictures; embedded set by default.")
-    ] = None,
+    data: DataFlag = None,
+    split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="Real pictures to compare on.")] = 4,
     precision: Annotated[
         str, typer.Option(help="Tolerance: fp32, fp16, bf16 or int8 (these two inform only).")
     ] = "fp32",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", help="Run ONNX files in its runtime; in ONNX Runtime by default."
+        ),
+    ] = None,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Name the first layer that differs.")
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Name the first layer that differs, or the runtime where the graphs agree.",
+        ),
     ] = False,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two forms of a network, per output and per task; exit code 5 when they differ."""
+    from edgemtl import targets
     from edgemtl.errors import ExitCode
-    from edgemtl.pipeline.paritycheck import compare_files
+    from edgemtl.pipeline.paritycheck import ParityFiles, compare_files
 
-    found = compare_files(a, b, data, images, precision, bisect, factory)
+    suited = None if target is None else targets.load(target)
+    asked = ParityFiles(a, b, data or (), split, images, precision, bisect, factory, suited)
+    found = compare_files(asked)
     if as_json:
-        print_json(found)
+        print_json(found.to_dict())
     else:
-        for output in found["outputs"]:
-            verdict = "ok" if output["ok"] else "DIFFERS"
-            problem = output.get("problem") or f"{output['max_relative']:.2e} of its range"
-            print(f"{verdict:<8} {output['task']:<14} {output['name']:<24} {problem}")
-        layer = found.get("bisect")
-        if layer is not None and layer["found"]:
-            print(
-                f"first layer that differs: {layer['op']} '{layer['node']}'"
-                f" (module {layer['module'] or '(network)'})"
-            )
-        elif layer is not None:
-            print(f"no layer differs ({layer['compared']} compared)")
-    if not found["passed"]:
+        for output in found.report.outputs:
+            apart = output.difference
+            told = apart.problem or f"{apart.max_relative:.2e} of its range"
+            verdict = "ok" if output.ok else "DIFFERS"
+            print(f"{verdict:<8} {output.task:<14} {output.name:<24} {told}")
+        if found.culprit is not None:
+            print(found.culprit.told())
+    if not found.report.passed:
         raise typer.Exit(int(ExitCode.PARITY))

@@ -86,6 +86,12 @@ class TaskLimits(_Limits):
     min: Limit = Field(None, description="least value of the figure")
     max: Limit = Field(None, description="largest value, where lower is better")
 
+    @model_validator(mode="after")
+    def _some_value_fits(self) -> TaskLimits:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: no figure fits")
+        return self
+
 
 class LatencyLimits(_Limits):
     """``[gates.latency]``.

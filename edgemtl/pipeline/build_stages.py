@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from edgemtl.backends.taskfiles import with_task_files
-from edgemtl.compress.channels.whole import check_patterns
-from edgemtl.errors import InputRefused, UsageError
+from edgemtl.errors import InputRefused
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.pipeline.export import ExportRequest, export_model
-from edgemtl.pipeline.prune import prune_options, training_data
-from edgemtl.pipeline.quantize import check_precision
 from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
-from edgemtl.pipeline.task_limits import task_budgets
 
 EXPORT_FACTS = "export.json"
 MODEL_FACTS = "model.json"
@@ -169,35 +165,3 @@ class Compile(Stage):
             },
         )
         tell(f"{len(artefact.files)} file(s), {size / 1e6:.2f} MB for {context.target.name}")
-
-
-def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
-    """Refuse what the stages could only fail on, before any work is done or anything written.
-
-    Raises:
-        InputRefused: the model or the data folder.
-        UsageError: a task that the network does not have, to keep, in a gate or with a budget; a
-            module that it does not have, to prune or to leave whole; a precision that the target
-            does not have.
-    """
-    known = {task.name for task in context.dense.tasks}
-    _ = context.tasks
-    for name in context.recipe.gates.tasks:
-        if name not in known:
-            raise UsageError(
-                f"there is a gate for task '{name}', which the network does not have",
-                where=f"gates.tasks.{name}",
-                hint=f"its tasks: {', '.join(sorted(known))}",
-            )
-    asked = context.recipe.prune
-    if asked.enabled is not False:
-        check_patterns(context.dense, asked.keep_whole, "prune.keep_whole")
-        check_patterns(context.dense, asked.only, "prune.only")
-    if context.recipe.quantize.enabled:
-        check_precision(context.recipe, context.target)
-        _ = task_budgets(context.recipe, context.tasks)
-    if context.recipe.prune.enabled:
-        training_data(context.recipe)
-        _ = prune_options(context.recipe, context.target, context.dense)
-    if any(stage.needs_data for stage in stages):
-        _ = context.calibration, context.evaluation

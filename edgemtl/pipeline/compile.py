@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most_serious
 from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
-from edgemtl.pipeline.build_stages import check_inputs
 from edgemtl.pipeline.cache import StageCache, default_folder, key_of
 from edgemtl.pipeline.check_stages import (
     ACCURACY,
@@ -29,6 +28,7 @@ from edgemtl.pipeline.check_stages import (
 from edgemtl.pipeline.package_stages import BUNDLE
 from edgemtl.pipeline.parity_stage import PARITY
 from edgemtl.pipeline.plan import plan, stage_names
+from edgemtl.pipeline.preflight import check_inputs
 from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.quantize_stage import QUANTIZE
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name

@@ -18,6 +18,8 @@ from edgemtl.errors import InputRefused
 from edgemtl.export.metadata import read_metadata
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.sessions import session_options
+from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
 from edgemtl.tasks.registry import select
 
@@ -33,12 +35,14 @@ class LoadedModel:
         run: (1, 3, H, W) float32 -> output name -> array.
         tasks: what its outputs mean.
         input_spec: how pictures become its input.
+        backend: that runs it; None for torch.
     """
 
     kind: Kind
     run: Run
     tasks: tuple[Task, ...]
     input_spec: InputSpec
+    backend: str | None = None
 
 
 def kind_of(path: Path) -> Kind:
@@ -92,6 +96,7 @@ def open_model(
     factory: str | None = None,
     options: SessionOptions | None = None,
     task: str | None = None,
+    target: Target | None = None,
 ) -> Iterator[LoadedModel]:
     """Open a checkpoint, an ONNX file of ours or a bundle; closed again on leaving.
 
@@ -100,11 +105,12 @@ def open_model(
         factory: builds the user's own network.
         options: of the session; the bundle's own by default.
         task: compute this task alone (with those it requires); all by default.
+        target: compile an ONNX file for it and run it in its runtime; ONNX Runtime by default.
 
     Raises:
         InputRefused: none of these, or refused.
         UsageError: there is no such task, or the file cannot compute it alone.
-        TargetUnavailable: the bundle's runtime is not here.
+        TargetUnavailable: the runtime is not here.
     """
     kind = kind_of(path)
     if kind == "checkpoint":
@@ -117,6 +123,9 @@ def open_model(
         if kind == "onnx":
             tasks, spec = read_metadata(path)
             artefact = Artefact("onnxruntime", "cpu", path.parent, (path.name,))
+            if target is not None:
+                artefact = registry.get(target.backend).compile(path, target, Path(folder))
+                options = options or session_options(target, 0)
             options = options or SessionOptions()
         else:
             bundle = open_bundle(path)
@@ -127,6 +136,6 @@ def open_model(
             artefact, tasks = for_task(artefact, task), select(tasks, [task])
         session = registry.get(artefact.backend).load(artefact, options)
         try:
-            yield LoadedModel(kind, session.run, tasks, spec)
+            yield LoadedModel(kind, session.run, tasks, spec, artefact.backend)
         finally:
             session.close()

@@ -3,89 +3,95 @@
 from __future__ import annotations
 
 import tempfile
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgemtl.backends import registry
 from edgemtl.bundle.read import open_bundle
-from edgemtl.data.calibration import embedded
-from edgemtl.data.open import open_dataset
-from edgemtl.data.preprocess import letterbox
-from edgemtl.errors import InputRefused, UsageError
-from edgemtl.export.parity import TOLERANCES, bisect, compare_outputs
+from edgemtl.errors import UsageError
+from edgemtl.export.parity import TOLERANCES
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.datasets import first_images, labelled
 from edgemtl.pipeline.loaded_model import LoadedModel, kind_of, open_model
+from edgemtl.pipeline.parity import Compared, Side, compare_sides
+from edgemtl.targets import Target
 
 
-def compare_files(
-    a: Path,
-    b: Path,
-    data: Path | None,
-    images: int,
-    precision: str,
-    find_layer: bool,
-    factory: str | None = None,
-) -> dict[str, Any]:
-    """Compare per output and task; with ``find_layer`` name the first layer that differs.
+@dataclass(frozen=True)
+class ParityFiles:
+    """Two files to compare.
+
+    Attributes:
+        a, b: the reference, and what is compared with it: checkpoint, ONNX file or bundle.
+        data: folders with pictures; the embedded set without any.
+        split: of these.
+        images: real pictures to compare on.
+        precision: whose tolerance holds.
+        bisect: also find the layer or the runtime where the two part.
+        factory: ``package.module:function`` of the user's own network, or None.
+        target: run ONNX files in this target's runtime; in ONNX Runtime by default.
+    """
+
+    a: Path
+    b: Path
+    data: Sequence[Path] = ()
+    split: str = "val"
+    images: int = 4
+    precision: str = "fp32"
+    bisect: bool = False
+    factory: str | None = None
+    target: Target | None = None
+
+
+def compare_files(asked: ParityFiles) -> Compared:
+    """Compare per output and task; with ``bisect`` find the first layer that differs.
 
     Raises:
         UsageError: unknown precision, or nothing in common to compare.
         InputRefused: a file or the data is refused.
+        TargetUnavailable: a runtime is not here.
     """
-    if precision not in TOLERANCES:
+    if asked.precision not in TOLERANCES:
         raise UsageError(
-            f"unknown precision '{precision}'",
+            f"unknown precision '{asked.precision}'",
             where="--precision",
             hint=f"one of {', '.join(TOLERANCES)}",
         )
-    with open_model(a, factory) as first, open_model(b, factory) as second:
+    if asked.bisect and kind_of(asked.b) == "checkpoint":
+        raise UsageError("--bisect walks an ONNX file or a bundle", where=str(asked.b))
+    with (
+        tempfile.TemporaryDirectory(prefix="edgemtl-") as folder,
+        open_model(asked.a, asked.factory, target=asked.target) as first,
+        open_model(asked.b, asked.factory, target=asked.target) as second,
+    ):
         names = {task.name for task in second.tasks}
         tasks = [task for task in first.tasks if task.name in names]
         if not tasks or first.input_spec != second.input_spec:
             raise UsageError(
-                "the two have no task in common or take different inputs", where=f"{a}, {b}"
+                "the two have no task in common or take different inputs",
+                where=f"{asked.a}, {asked.b}",
             )
-        inputs = _inputs(first, data, images)
-        report = compare_outputs(
-            _outputs(first, inputs), _outputs(second, inputs), tasks, TOLERANCES[precision]
+        dataset = labelled(asked.data, asked.split, first.tasks)
+        inputs = [image[None] for image in first_images(dataset, first.input_spec, asked.images)]
+        sides = [
+            _side(path, model, asked.factory, Path(folder) / name)
+            for path, model, name in ((asked.a, first, "a.onnx"), (asked.b, second, "b.onnx"))
+        ]
+        tolerance = TOLERANCES[asked.precision]
+        return compare_sides(
+            sides[0], sides[1], inputs, tasks, tolerance, asked.bisect, Path(folder)
         )
-    found = report.to_dict()
-    if find_layer:
-        with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-            reference = _layers(a, factory, Path(folder) / "a.onnx")
-            other = _layers(b, factory, Path(folder) / "b.onnx")
-            if isinstance(other, MultiTaskNetwork):
-                raise UsageError("--bisect walks an ONNX file or a bundle", where=str(b))
-            found["bisect"] = bisect(reference, other, inputs[0]).to_dict()
-    return found
 
 
-def _inputs(subject: LoadedModel, data: Path | None, count: int) -> list[NDArray[np.float32]]:
-    kinds = {task.label_kind for task in subject.tasks}
-    dataset = embedded(kinds, "val") if data is None else open_dataset(data, "val")
-    canvases = [letterbox(s.image, subject.input_spec)[0] for s in islice(dataset, count)]
-    if not canvases:
-        raise InputRefused("no picture could be read", where=dataset.name)
-    return [canvas[None] for canvas in canvases]
-
-
-def _outputs(
-    subject: LoadedModel, inputs: list[NDArray[np.float32]]
-) -> dict[str, NDArray[np.float32]]:
-    answers = [{k: np.array(v) for k, v in subject.run(images).items()} for images in inputs]
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _layers(path: Path, factory: str | None, place: Path) -> Path | MultiTaskNetwork:
-    """What bisection walks: the network, the ONNX file, or the ONNX file inside a bundle."""
-    kind = kind_of(path)
-    if kind == "checkpoint":
-        return load_network(path, factory)
-    if kind == "onnx":
-        return path
-    place.write_bytes(open_bundle(path).read("model.onnx"))
-    return place
+def _side(path: Path, model: LoadedModel, factory: str | None, place: Path) -> Side:
+    """What runs, and what bisection walks: the network, the ONNX file, or a bundle's."""
+    layers: Path | MultiTaskNetwork = path
+    if model.kind == "checkpoint":
+        layers = load_network(path, factory)
+    elif model.kind == "bundle":
+        layers = place
+        place.write_bytes(open_bundle(path).read("model.onnx"))
+    backend = None if model.backend is None else registry.get(model.backend)
+    return Side(model.run, layers, backend)

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgemtl.compress.job import Job
 from edgemtl.compress.replay.remote import RemoteWorkers
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.prune import PruneOutcome, PruneRequest, prune_network
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -54,6 +55,7 @@ def prune_file(
         TargetUnavailable: milliseconds are asked for on a target that cannot be measured here.
     """
     output = asked.output
+    check_recipe(asked.recipe, asked.target)
     network = load_network(asked.model, asked.factory)
     state = output.with_name(f"{output.name}.prune-state")
     if not asked.resume:

@@ -22,7 +22,7 @@ from edgemtl.compress.quantize import (
 )
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
-from edgemtl.errors import InputRefused, StageFailed, UsageError
+from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
 from edgemtl.pipeline.sessions import session_options
 from edgemtl.pipeline.task_limits import task_budgets
@@ -115,21 +115,6 @@ class QuantizeOutcome:
         }
 
 
-def check_precision(recipe: Recipe, target: Target) -> None:
-    """Refuse a precision that the target does not have.
-
-    Raises:
-        UsageError: naming those it has.
-    """
-    asked = recipe.quantize.precision
-    if asked not in ("auto", "fp32", *target.precisions):
-        raise UsageError(
-            f"target '{target.name}' has no {asked}",
-            where="quantize.precision",
-            hint=f"it has {', '.join(target.precisions)}",
-        )
-
-
 def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
     """Write the file; the same recipe, pictures and choice give the same bytes.
 
@@ -137,7 +122,6 @@ def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
         UsageError: an option makes no sense, or names what is not there.
         InputRefused, StageFailed: the pictures or the graph.
     """
-    check_precision(request.recipe, request.target)
     asked = request.recipe.quantize.precision
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
         results: dict[str, QuantizeResult] = {}

@@ -16,6 +16,7 @@ from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.datasets import split_of
 from edgemtl.pipeline.export import ExportRequest, export_model, require_same
 from edgemtl.pipeline.loaded_model import kind_of
+from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize_graph
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -49,7 +50,11 @@ def quantize_file(asked: QuantizeFile, on_progress: Callable[[str], None]) -> Qu
         TargetUnavailable: the precision is to be measured, and the target's runtime is not here.
         StageFailed: nothing can be quantised, or the place cannot be written.
     """
-    target, recipe, output = asked.target, asked.recipe, asked.output
+    target, output = asked.target, asked.output
+    # That the verb was called says more than the recipe's switch.
+    section = asked.recipe.quantize.model_copy(update={"enabled": True})
+    recipe = asked.recipe.model_copy(update={"quantize": section})
+    check_recipe(recipe, target)
     if recipe.quantize.precision == "auto":
         registry.get(target.backend).require()
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:

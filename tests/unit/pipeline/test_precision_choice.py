@@ -18,9 +18,9 @@ from edgemtl.files import sha256_file
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.exporting import export_file
 from edgemtl.pipeline.plan import plan
+from edgemtl.pipeline.preflight import check_precision
 from edgemtl.pipeline.quantize import (
     QuantizeRequest,
-    check_precision,
     layer_rows,
     quantize_graph,
 )
@@ -117,10 +117,19 @@ def test_a_budget_is_half_of_the_gate_unless_it_is_named() -> None:
 
 
 def test_a_target_without_the_precision_is_refused() -> None:
+    def check(target: str, *assignments: str) -> None:
+        check_precision(recipe(*assignments), targets.load(target))
+
+    lower = "quantize.enabled=true"
     with pytest.raises(UsageError, match="'cpu' has no fp16"):
-        check_precision(recipe("quantize.precision=fp16"), targets.load("cpu"))
-    check_precision(recipe("quantize.precision=fp32"), targets.load("cpu"))
-    check_precision(recipe("quantize.precision=fp16"), targets.load("jetson"))
+        check("cpu", lower, "quantize.precision=fp16")
+    check("cpu", lower, "quantize.precision=fp32")
+    check("cpu", "quantize.precision=fp16")  # nobody asks for it
+    check("jetson", lower, "quantize.precision=fp16")
+    with pytest.raises(UsageError, match="'zcu104' has no fp32"):
+        check("zcu104", lower, "quantize.precision=fp32")
+    with pytest.raises(UsageError, match="'zcu104' has no fp32, and quantisation is off"):
+        check("zcu104")
 
 
 # --- writing -------------------------------------------------------------------------------------
