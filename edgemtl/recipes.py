@@ -80,7 +80,7 @@ class DataSection(_Section):
 
 
 class PruneSection(_Section):
-    """``[prune]``: which channels go (method pagcp: every task's loss has its own budget)."""
+    """``[prune]``: which channels go (method pagcp: the worst task loses the least)."""
 
     enabled: bool | None = Field(
         None, description="by default where [data] root has enough training pictures"
@@ -99,7 +99,8 @@ class PruneSection(_Section):
         None, gt=0, lt=1, description="kept share of the latency; makes latency the goal"
     )
     budgets: dict[str, Annotated[float, Field(gt=1)]] = Field(
-        default_factory=dict, description="task = factor its loss may grow by before recovery"
+        default_factory=dict,
+        description="task = factor its held-out loss may grow by before recovery",
     )
     priority: Literal["goal", "tasks"] | None = Field(
         None,
@@ -112,6 +113,9 @@ class PruneSection(_Section):
     only: tuple[str, ...] = Field(
         (), description="patterns of the module paths that may lose channels; all by default"
     )
+    compensate: bool = Field(
+        True, description="re-solve the layers that read removed channels, in closed form"
+    )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
@@ -119,7 +123,9 @@ class PruneSection(_Section):
         None, ge=1, le=10, description="of pruning and recovery; 2 on the way to a goal, else 1"
     )
     oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
-    calibration_images: int = Field(56, ge=4, description="pictures for saliency and statistics")
+    calibration_images: int = Field(
+        128, ge=4, description="pictures that compensation, prices and saliency are computed on"
+    )
 
     @property
     def names_a_goal(self) -> bool:

@@ -54,6 +54,14 @@ def prune_verb(
         list[str] | None,
         typer.Option(metavar="TASK=FACTOR", help="How much a task's loss may grow, e.g. pose=1.5."),
     ] = None,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Re-solve the layers that read removed channels; on by default.",
+            show_default=False,
+        ),
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Prune for this task; drops other heads.")
     ] = None,
@@ -110,6 +118,7 @@ def prune_verb(
         "prune.params": params,
         "prune.latency_ratio": latency_ratio,
         "recover.steps": steps,
+        "prune.compensate": None if compensate is None else str(compensate).lower(),
     }
     assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
     assignments += [f"prune.budgets.{pair}" for pair in budget or []]

@@ -157,7 +157,7 @@ class CostModel:
     def of(self, keep: Keep) -> Cost:
         """Cost with these masks."""
         removed = {name: int((~mask).sum()) for name, mask in keep.items()}
-        macs, params = self._sums(removed)
+        macs, params = self.sums(removed)
         return Cost(macs, params, None if self.latency is None else self.latency(keep))
 
     def macs(self, removed: Mapping[str, Any]) -> Any:
@@ -166,9 +166,10 @@ class CostModel:
         Args:
             removed: group -> number, or an array with one number per picture.
         """
-        return self._sums(removed)[0]
+        return self.sums(removed)[0]
 
-    def _sums(self, removed: Mapping[str, Any]) -> tuple[Any, Any]:
+    def sums(self, removed: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Multiply-accumulates and parameters; arguments as for :meth:`macs`."""
         macs: Any = self._rest
         params: Any = 0.0
         for parameter in self._parameters:

@@ -19,12 +19,12 @@ from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
+from edgemtl.compress.held_out import HeldOut
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
-from edgemtl.compress.pagcp.oracle import Oracle
 from edgemtl.compress.reach import reach_of
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.replay.graph import State, TracedNetwork
-from edgemtl.compress.replay.remote import RemoteLossEvaluator, RemoteWorkers
+from edgemtl.compress.replay.graph import TracedNetwork
+from edgemtl.compress.replay.remote import RemoteWorkers
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.compress.taylor import Scores, taylor_scores
@@ -36,8 +36,6 @@ Tell = Callable[[str], None]
 DEFAULT_BUDGET = 1.5
 #: pictures per batch of the oracle: small batches let the sequential test stop early
 ORACLE_BATCH = 8
-#: calibration pictures that batch statistics are adapted on
-RECALIBRATION = 32
 #: pictures per batch of the saliency: the mean of |gradient| over batches needs several of them
 SALIENCY_BATCH = 4
 
@@ -52,19 +50,23 @@ class PruneOptions:
         params: kept share of parameters to come down to.
         latency_ratio: share of the dense latency to come down to; needs a latency table.
         tasks: prune for these only, the other heads are dropped; all when None.
-        budgets: task -> factor its loss may grow by before recovery, above 1.
-        first_tolerance: task -> tolerance of the first step; from the budget when not named.
+        budgets: task -> factor its held-out loss may grow by before recovery, above 1.
+        allowed: task -> what it may lose relative to the others, where that matters: losses are
+            shared out in these proportions. Equal shares where empty.
+        first_tolerance: task -> tolerance of the published method's first step; from the budget
+            when not named.
+        compensate: re-solve the layers that read removed channels.
         channel_multiple: widths stay multiples of it.
         keep_whole: patterns of modules whose weights keep their shapes (``decoders.*``).
         only: patterns of the modules that may lose channels; all when empty.
         rounds: of pruning and recovery on the way to the goal.
-        oracle_memory_bytes: for kept activations.
         seed: of everything random.
         recovery: how to train after each round; None for no recovery.
         most_drop: task -> largest relative drop of its primary figure on the held-out pictures
             after recovery (0.02 is 2 % worse), 0 or more. Where a task is over it after the last
-            round, the result is the last earlier round in which none was. Empty: the last round is
-            the result whatever the tasks lost.
+            round, the result is the last earlier round in which none was. Without recovery the
+            method 'pagcp' goes no further than that. Empty: the last round is the result whatever
+            the tasks lost.
     """
 
     method: str = "pagcp"
@@ -73,12 +75,13 @@ class PruneOptions:
     latency_ratio: float | None = None
     tasks: tuple[str, ...] | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
+    allowed: Mapping[str, float] = field(default_factory=dict)
     first_tolerance: Mapping[str, float] = field(default_factory=dict)
+    compensate: bool = True
     channel_multiple: int = 8
     keep_whole: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: int = 1
-    oracle_memory_bytes: int = 1_600_000_000
     seed: int = 0
     recovery: RecoverOptions | None = None
     most_drop: Mapping[str, float] = field(default_factory=dict)
@@ -111,7 +114,12 @@ class ChannelSelection:
 
     Attributes:
         keep: group -> mask.
-        state: batch statistics to go with them.
+        weights: name of a parameter or buffer -> value that goes with the masks, in the shape of
+            the network before the cut; empty without compensation.
+        explained: reader's weight -> share of what was removed that the kept channels give back.
+        stopped: which of the user's limits ended it short of the goals, a clause; empty where none
+            did.
+        drops: task -> held-out drop of its figure, relative, where the method measures it.
         steps: committed steps, where the method has any.
         loss_ratio: task -> held-out loss over the dense one, where the method measures it.
         spent: cost.
@@ -121,7 +129,10 @@ class ChannelSelection:
     """
 
     keep: dict[str, Tensor]
-    state: State
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    explained: Mapping[str, float] = field(default_factory=dict)
+    stopped: str = ""
+    drops: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[GroupStep, ...] = ()
     loss_ratio: Mapping[str, float] = field(default_factory=dict)
     spent: SearchCost = field(default_factory=SearchCost)
@@ -205,28 +216,18 @@ class Job:
             self.latency = latency.model(network, self.groups, self.cost)
             self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
-        self._oracle: Oracle | None = None
+        self._held_out: HeldOut | None = None
         self._open = elsewhere
         self._elsewhere: RemoteWorkers | None = None
         self.kept: dict[str, Any] | None = None
 
     @property
-    def oracle(self) -> Oracle:
-        """The oracle, with its dense losses measured."""
-        if self._oracle is None:
-            tasks, elsewhere = self.network.tasks, self.elsewhere
-            self._oracle = Oracle(
-                self.traced,
-                tasks,
-                self.batches,
-                self.calibration_batches,
-                self.options.oracle_memory_bytes,
-                None
-                if elsewhere is None
-                else RemoteLossEvaluator(self.traced, tasks, self.batches, elsewhere),
-            )
-            self._oracle.measure_dense()
-        return self._oracle
+    def held_out(self) -> HeldOut:
+        """The held-out pictures as judges."""
+        if self._held_out is None:
+            size = self.network.input_spec.size
+            self._held_out = HeldOut(self.network.tasks, self.batches, self.pictures[0], size)
+        return self._held_out
 
     @property
     def elsewhere(self) -> RemoteWorkers | None:
@@ -247,11 +248,9 @@ class Job:
         return {g.name: torch.ones(g.width, dtype=torch.bool) for g in self.groups}
 
     @property
-    def calibration_batches(self) -> list[Batch]:
-        """The calibration pictures that batch statistics are adapted on."""
-        size = self.network.input_spec.size
-        others = self._calibration[ORACLE_BATCH:RECALIBRATION]
-        return [self.calibration, *batches(others, self.network.tasks, size, ORACLE_BATCH)]
+    def calibration_pictures(self) -> list[Prepared]:
+        """The calibration pictures, one by one."""
+        return self._calibration
 
     @property
     def saliency_batches(self) -> list[Batch]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.job import ChannelSelection, Job, register_method
-from edgemtl.compress.replay.graph import State
 from edgemtl.compress.taylor import Scores, keep_most_important
 from edgemtl.errors import StageFailed, UsageError
 
@@ -50,7 +49,7 @@ def knapsack(job: Job) -> ChannelSelection:
         keep = _solve(job, importance, keep, last=number == PASSES - 1)
     if not job.goals.reached(job.cost.of(keep), job.dense):
         keep = _shrink(job, importance, keep)
-    return ChannelSelection(keep, State(), spent=spent)
+    return ChannelSelection(keep, spent=spent)
 
 
 def _worst_task(scores: Scores) -> dict[str, NDArray[np.float64]]:

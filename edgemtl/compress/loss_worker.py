@@ -13,11 +13,10 @@ from torch import Tensor
 
 from edgemtl.compress.batches import Prepared, losses_of
 from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.compensation.solve import compensated
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.job import Job, PruneOptions
-from edgemtl.compress.replay.graph import State, TracedNetwork
-from edgemtl.compress.replay.losses import LossEvaluator, LossRequest
-from edgemtl.compress.replay.remote import packed, signature, state_of, unpacked
+from edgemtl.compress.replay.remote import packed, signature, unpacked
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.files import write_atomically
@@ -28,10 +27,7 @@ _FACES = "faces"
 
 
 class Answers:
-    """Answers questions of :class:`edgemtl.compress.replay.remote.RemoteLossEvaluator`.
-
-    What is kept is of the state that the last question called committed; what differs from it in
-    the next one's is dropped.
+    """Answers questions of :mod:`edgemtl.compress.replay.remote`.
 
     Args:
         network: that is searched, in eval mode.
@@ -57,67 +53,39 @@ class Answers:
                 "the network is another one on the worker",
                 hint="workers need the same version of your own network's code (--factory)",
             )
-        self._pictures = LossEvaluator(self._job.traced, network.tasks, self._job.batches)
-        self._committed = State()
-        self._cut: tuple[dict[str, Tensor], MultiTaskNetwork] | None = None
+        self._kept: tuple[bytes, MultiTaskNetwork] | None = None
 
     def answer(self, message: bytes) -> bytes:
-        """The losses that a message asks for; nothing for an empty one."""
+        """The verdict, or the losses, that a message asks for; nothing for an empty one."""
         if not message:
             return b""
         asked = unpacked(message)
-        if "keep" in asked:
-            smaller = self._smaller(asked["keep"])
-            batch = self._job.batches[asked["index"]]
-            return packed({"losses": [torch.from_numpy(losses_of(smaller, batch))]})
-        self._bring_to(state_of(asked["committed"]), set(asked["unstored"]))
-        found = []
-        for one in asked["questions"]:
-            state = self._committed if one["state"] is None else state_of(one["state"])
-            question = LossRequest(
-                one["index"], state, int(one["dirty"], 16), tuple(one["columns"])
-            )
-            losses, _ = self._pictures.losses(question)
-            found.append(torch.from_numpy(losses))
-        return packed({"losses": found})
+        job, index = self._job, asked["index"]
+        if "weights" not in asked:
+            smaller = self._network(asked["keep"], {})
+            return packed({"losses": [torch.from_numpy(losses_of(smaller, job.batches[index]))]})
+        smaller = self._network(asked["keep"], asked["weights"])
+        verdict = job.held_out.judge(smaller, index, asked["apart"], job.network)
+        found = {
+            task: {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+            for task, state in verdict.found.items()
+        }
+        return packed(
+            {
+                "losses": torch.from_numpy(verdict.losses),
+                "distances": torch.from_numpy(verdict.distances),
+                "found": found,
+            }
+        )
 
-    def _bring_to(self, committed: State, unstored: set[int]) -> None:
-        """Keep only what the committed state has in common with the one before."""
-        traced = self._job.traced
-        for index, step in enumerate(traced.steps):
-            step.stored = index not in unstored
-        gone = stale(traced, self._committed, committed) | unstored
-        for store in self._pictures.stores:
-            for index in [index for index in store if index in gone]:
-                del store[index]
-        self._committed = committed
-
-    def _smaller(self, keep: dict[str, Tensor]) -> MultiTaskNetwork:
-        if self._cut is None or not _same(self._cut[0], keep):
-            self._cut = keep, cut(self._job.network, keep, self._job.groups)
-        return self._cut[1]
-
-
-def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def stale(traced: TracedNetwork, old: State, new: State) -> set[int]:
-    """Steps whose output may differ between two states."""
-    changed = 0
-    for name, ones in traced.ones.items():
-        if not torch.equal(old.gates.get(name, ones), new.gates.get(name, ones)):
-            changed |= traced.bit[name]
-    found: set[int] = set()
-    for index, step in enumerate(traced.steps):
-        before, after = old.statistics.get(index), new.statistics.get(index)
-        if before is None or after is None:
-            moved = before is not after
-        else:
-            moved = not all(torch.equal(*pair) for pair in zip(before, after, strict=True))
-        if step.bits & changed or moved or any(source in found for source in step.inputs):
-            found.add(index)
-    return found
+    def _network(self, keep: dict[str, Tensor], weights: dict[str, Tensor]) -> MultiTaskNetwork:
+        """The network with these weights and masks; the last one is kept."""
+        key = packed({"keep": keep, "weights": weights})
+        if self._kept is None or self._kept[0] != key:
+            job = self._job
+            network = cut(compensated(job.network, weights), keep, job.groups)
+            self._kept = key, network if keep else job.network
+        return self._kept[1]
 
 
 def save_pictures(path: Path, *parts: Sequence[Prepared]) -> None:

@@ -1,4 +1,4 @@
-"""The pruning methods by name: PAGCP and what it is compared with."""
+"""The pruning methods that PAGCP is compared with, by name."""
 
 from __future__ import annotations
 
@@ -16,100 +16,12 @@ from torch import Tensor
 from edgemtl.compress.batches import Batch
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import library_importance
-from edgemtl.compress.job import DEFAULT_BUDGET, ChannelSelection, Job, register_method
-from edgemtl.compress.pagcp.search import Search
-from edgemtl.compress.pagcp.stored import load_state, to_state
-from edgemtl.compress.replay.graph import State
+from edgemtl.compress.job import ChannelSelection, Job, register_method
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.errors import UsageError
-from edgemtl.files import write_atomically
 
 #: steps of the bisection for the share to remove
 BISECTIONS = 40
-#: for the estimate: checks per group, and pictures per check
-USUAL_CHECKS, USUAL_IMAGES = 1.5, 24
-
-
-@register_method("pagcp")
-def pagcp(job: Job) -> ChannelSelection:
-    """The fast search of :mod:`edgemtl.compress.pagcp.search`."""
-    options = job.options
-    path = None if job.state is None else job.state / "search.pt"
-    stored: dict[str, Any] | None = job.kept
-    if stored is None and path is not None and path.is_file():
-        stored = torch.load(path, weights_only=True)
-    oracle = job.oracle
-    names = [task.name for task in oracle.tasks]
-    budgets = None
-    if options.budgets or not job.goals.given:
-        budgets = {name: options.budgets.get(name, DEFAULT_BUDGET) for name in names}
-
-    def keep_state(search: Search) -> None:
-        state = job.kept = to_state(search)
-        if path is not None:
-            write_atomically(path, lambda stream: torch.save(state, stream))
-
-    job.tell(_estimate(job))
-    search = Search(
-        choices=job.choices,
-        oracle=oracle,
-        cost=job.cost,
-        dense=job.dense,
-        goals=job.goals,
-        budgets=budgets,
-        first=options.first_tolerance,
-        score=job.score,
-        check=job.check,
-        export=job.check_export,
-        save=keep_state,
-        tell=job.tell,
-    )
-    if stored is not None:
-        load_state(search, stored)
-        job.tell(f"the search goes on after {search.position.commits} committed steps")
-    else:
-        job.check_export(search.keep)  # what fails before the first step fails after each
-    search.run()
-    ratio = {
-        name: float(now / before)
-        for name, now, before in zip(names, oracle.current, oracle.dense, strict=True)
-    }
-    notes = []
-    for name, budget in (budgets or {}).items():
-        if ratio[name] > budget:
-            notes.append(
-                f"the held-out loss of task '{name}' is {ratio[name]:.3f} of the dense one, its "
-                f"budget was {budget:g}: steps are judged on samples"
-            )
-    notes += [
-        f"group '{refusal.group}' was left at {refusal.width}: {refusal.problem}"
-        for refusal in search.refused
-    ]
-    return ChannelSelection(
-        search.keep,
-        oracle.committed,
-        tuple(search.steps),
-        ratio,
-        oracle.spent,
-        tuple(notes),
-        tuple(search.refused),
-    )
-
-
-def _estimate(job: Job) -> str:
-    """What one sweep is going to cost, from what the dense losses took."""
-    oracle, traced = job.oracle, job.traced
-    images = sum(batch.count for batch in oracle.batches)
-    per_image = oracle.spent.seconds / max(images, 1)
-    share = [
-        sum(step.macs for step in traced.steps if step.bits & bit) / traced.macs
-        for bit in traced.bit.values()
-    ]
-    seconds = sum(share) * USUAL_CHECKS * min(USUAL_IMAGES, images) * per_image
-    return (
-        f"{len(job.groups)} groups, {images} held-out pictures: a sweep takes about "
-        f"{seconds / 60:.1f} min"
-    )
 
 
 @register_method("l1-uniform")
@@ -233,4 +145,4 @@ def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> Channe
     keep = dict(masks(high))
     if all(bool(mask.all()) for mask in keep.values()):
         keep = dict(masks(1.0))
-    return ChannelSelection(keep, State(), spent=scored.spent, notes=scored.notes)
+    return ChannelSelection(keep, spent=scored.spent, notes=scored.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,10 @@ class Round:
         recovery: None when there was none.
         latency: predicted and measured, once per time the search went on; empty without a table.
         refused: steps that were taken back because the network would not run or export.
+        explained: reader's weight -> share of what was removed from its outputs that the kept
+            channels give back; empty without compensation.
+        drops: task -> held-out drop of its figure after the cut, relative; empty where the method
+            does not measure it.
     """
 
     steps: tuple[GroupStep, ...]
@@ -44,6 +49,8 @@ class Round:
     recovery: RecoverResult | None = None
     refused: tuple[Refusal, ...] = ()
     latency: tuple[Measured, ...] = ()
+    explained: Mapping[str, float] = field(default_factory=dict)
+    drops: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -57,7 +64,13 @@ class Round:
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
             "latency": [measured.to_dict() for measured in self.latency],
             "refused": [refusal.to_dict() for refusal in self.refused],
+            "explained": dict(self.explained),
+            "drops": {name: _finite(value) for name, value in self.drops.items()},
         }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

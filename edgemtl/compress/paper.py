@@ -24,15 +24,15 @@ from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import l1_importance
 from edgemtl.compress.job import ChannelSelection, Job, register_method
-from edgemtl.compress.pagcp.budgets import Tolerances
-from edgemtl.compress.pagcp.search import PROBE_SHARE
-from edgemtl.compress.replay.graph import State
 from edgemtl.compress.replay.remote import cut_losses
 from edgemtl.compress.results import GroupStep
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.compress.taylor import keep_most_important
+from edgemtl.compress.tolerances import Tolerances
 from edgemtl.files import write_atomically
 
+#: units are ordered by what removing this share of their channels saves
+PROBE_SHARE = 0.3
 RATIOS = np.linspace(0.05, 0.95, 19)
 #: the published setting for COCO
 PAPER_BUDGET, PAPER_FIRST = 6.0, 0.06
@@ -190,4 +190,6 @@ def pagcp_paper(job: Job) -> ChannelSelection:
     search = PaperSearch(job)
     search.run()
     ratio = search.steps[-1].loss_ratio if search.steps else {}
-    return ChannelSelection(search.keep, State(), tuple(search.steps), ratio, search.spent)
+    return ChannelSelection(
+        search.keep, steps=tuple(search.steps), loss_ratio=ratio, spent=search.spent
+    )

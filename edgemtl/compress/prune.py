@@ -15,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.best_round import BestRound
 from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.channels.whole import check_patterns
+from edgemtl.compress.compensation.method import compensate
+from edgemtl.compress.compensation.solve import compensated
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
@@ -31,7 +30,6 @@ from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.compress.replay.graph import State, TracedNetwork
 from edgemtl.compress.replay.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
@@ -52,6 +50,7 @@ def methods() -> list[str]:
     Raises:
         UsageError: a package's method cannot be imported, or is none.
     """
+    import edgemtl.compress.compensation.method
     import edgemtl.compress.knapsack
     import edgemtl.compress.methods
     import edgemtl.compress.paper  # noqa: F401 - importing them registers the methods
@@ -110,6 +109,8 @@ def prune(
         )
     check_patterns(network, options.keep_whole, "keep_whole")
     check_patterns(network, options.only, "only")
+    if state_dir is not None:
+        refuse_old_states(state_dir)
     current = _starting_point(network, options)
     named = {*options.budgets, *options.most_drop}
     unknown = named - {task.name for task in current.tasks}
@@ -149,7 +150,7 @@ def prune(
             for line in reach.sentences():
                 tell(line)
         try:
-            found, seconds = run_or_resume(job, where, started)
+            found, seconds = run_or_resume(job, where, started, compensate)
         finally:
             job.close()
         if rounds and not _removes(found):
@@ -165,8 +166,8 @@ def prune(
             table = table or job.latency.table
             assert dense.latency_ms is not None
             cost = replace(cost, latency_ms=found.latency[-1].ratio * dense.latency_ms)
-        floor = what_stopped(job, found.keep, found.refused)
-        del job  # and the gigabyte of activations that its oracle keeps
+        floor = found.stopped or what_stopped(job, found.keep, found.refused)
+        del job  # and its pictures
         recovered = None
         if options.recovery is not None:
             assert data.recovery is not None
@@ -190,9 +191,11 @@ def prune(
                 recovered,
                 found.refused,
                 found.latency,
+                dict(found.explained),
+                dict(found.drops),
             )
         )
-        notes += found.notes
+        notes += [note for note in found.notes if note not in notes]
         current = smaller
         inside.see(number + 1, current, recovered)
     assert dense is not None and cost is not None
@@ -243,12 +246,28 @@ def _fingerprint(
 ) -> str:
     """A folder name that changes with everything that changes what a round does."""
     asked = options.to_dict()
-    del asked["most_drop"]  # judges rounds that are done, and may be another when a run goes on
+    if options.recovery is not None:
+        del asked["most_drop"]  # judges rounds that are done; may be another when a run goes on
     parts = [weights_hash(network), json.dumps(asked, sort_keys=True)]
     parts += [data.oracle.fingerprint(), data.calibration.fingerprint()]
     if latency is not None:
         parts.append(f"latency on {latency.target.name}, {latency.threads} threads")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def refuse_old_states(folder: Path) -> None:
+    """Half a search of before compensation cannot go on.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for old in sorted(folder.glob("*/round*/search.pt")):
+        raise UsageError(
+            "a search that an earlier version left unfinished lies there, and cannot go on: "
+            "pruning is now judged after compensation",
+            where=str(old.parent),
+            hint="start anew (--fresh), or finish it with the version that began it",
+        )
 
 
 def _goals_of_round(options: PruneOptions, number: int) -> Goals:
@@ -279,7 +298,7 @@ def _removes(found: ChannelSelection) -> bool:
 
 
 def _cut(job: Job, found: ChannelSelection) -> MultiTaskNetwork:
-    """Cut for good, batch statistics moved along, and prove it: same answers, exports, reloads.
+    """Cut for good, compensated, and prove it: same answers, exports, reloads.
 
     Raises:
         ParityFailed: the cut network answers otherwise than the masked one.
@@ -287,32 +306,15 @@ def _cut(job: Job, found: ChannelSelection) -> MultiTaskNetwork:
     """
     if not _removes(found):
         raise StageFailed(
-            "no channel could be removed within the budgets",
+            "no channel could be removed within the budgets"
+            + (f": {found.stopped}" if found.stopped else ""),
             hint="raise the budgets, or lower the channel multiple",
         )
-    network = job.network
-    _move_statistics(network, job.traced, found.state)
+    network = compensated(job.network, found.weights)
     smaller = cut(network, found.keep, job.groups)
     check_cut(network, found.keep, smaller, job.calibration.images[:2], job.groups)
     exportable(smaller)
     return smaller.requires_grad_(True)
-
-
-@torch.no_grad()
-def _move_statistics(network: MultiTaskNetwork, traced: TracedNetwork, state: State) -> None:
-    """Write the statistics that the search adapted into the network's batch norms."""
-    norms = {
-        module.running_mean.data_ptr(): module
-        for module in network.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
-    }
-    for index, (mean, var) in state.statistics.items():
-        norm = traced.steps[index].norm
-        assert norm is not None
-        module = norms[norm.mean.data_ptr()]
-        assert module.running_mean is not None and module.running_var is not None
-        module.running_mean.copy_(mean)
-        module.running_var.copy_(var)
 
 
 def save_pruned(result: PruneResult, path: Path, meta: Mapping[str, Any] | None = None) -> None:

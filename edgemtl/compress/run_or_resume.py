@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.job import METHODS, ChannelSelection, Job
 from edgemtl.compress.latency_model import LatencyModel, Measured
-from edgemtl.compress.replay.graph import State
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import read_json, write_atomically, write_json
@@ -23,13 +22,19 @@ from edgemtl.files import read_json, write_atomically, write_json
 MOST_CORRECTIONS = 6
 
 
-def run_or_resume(job: Job, where: Path | None, started: float) -> tuple[ChannelSelection, float]:
+def run_or_resume(
+    job: Job,
+    where: Path | None,
+    started: float,
+    compensate: Callable[[Job, ChannelSelection], ChannelSelection],
+) -> tuple[ChannelSelection, float]:
     """Run the method, or read what it found before the run was killed.
 
     Args:
         job: the round.
         where: its folder; None keeps nothing.
         started: of the round, by the monotonic clock.
+        compensate: re-solves what reads removed channels, where the method did not.
 
     Returns:
         What was found, and the seconds it took.
@@ -43,6 +48,8 @@ def run_or_resume(job: Job, where: Path | None, started: float) -> tuple[Channel
         found = METHODS[job.options.method](job)
     else:
         found = _measured(job, job.latency, None if where is None else where / "measured.json")
+    if job.options.compensate and not found.weights:
+        found = compensate(job, found)
     seconds = time.monotonic() - started
     if path is not None:
         content = _found_to(found, seconds)
@@ -87,7 +94,10 @@ def _reached(job: Job, measured: Measured) -> bool:
 def _found_to(found: ChannelSelection, seconds: float) -> dict[str, Any]:
     return {
         "keep": dict(found.keep),
-        "statistics": {str(k): list(v) for k, v in found.state.statistics.items()},
+        "weights": dict(found.weights),
+        "explained": dict(found.explained),
+        "stopped": found.stopped,
+        "drops": dict(found.drops),
         "steps": [step.to_dict() for step in found.steps],
         "loss_ratio": dict(found.loss_ratio),
         "spent": found.spent.to_dict(),
@@ -99,14 +109,16 @@ def _found_to(found: ChannelSelection, seconds: float) -> dict[str, Any]:
 
 
 def _found_from(stored: Mapping[str, Any]) -> ChannelSelection:
-    # What was stored before there were refusals and latencies has neither.
     return ChannelSelection(
-        dict(stored["keep"]),
-        State({}, {int(k): (v[0], v[1]) for k, v in stored["statistics"].items()}),
-        tuple(GroupStep.from_dict(step) for step in stored["steps"]),
-        dict(stored["loss_ratio"]),
-        SearchCost.from_dict(stored["spent"]),
-        tuple(stored["notes"]),
-        tuple(Refusal.from_dict(refusal) for refusal in stored.get("refused", [])),
-        tuple(Measured.from_dict(one) for one in stored.get("latency", [])),
+        keep=dict(stored["keep"]),
+        weights=dict(stored["weights"]),
+        explained=dict(stored["explained"]),
+        stopped=str(stored["stopped"]),
+        drops=dict(stored["drops"]),
+        steps=tuple(GroupStep.from_dict(step) for step in stored["steps"]),
+        loss_ratio=dict(stored["loss_ratio"]),
+        spent=SearchCost.from_dict(stored["spent"]),
+        notes=tuple(stored["notes"]),
+        refused=tuple(Refusal.from_dict(refusal) for refusal in stored["refused"]),
+        latency=tuple(Measured.from_dict(one) for one in stored["latency"]),
     )

@@ -26,7 +26,7 @@ from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline.cache import LATENCY, STAGES, default_folder
-from edgemtl.pipeline.task_limits import goal_comes_first, most_drops
+from edgemtl.pipeline.task_limits import gate_drops, goal_comes_first, most_drops
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -190,6 +190,8 @@ def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> 
         latency_ratio=ratio,
         tasks=None if names is None else tuple(names),
         budgets=asked.budgets,
+        allowed=gate_drops(recipe, judged),
+        compensate=asked.compensate,
         channel_multiple=asked.channel_multiple or target.channel_multiple,
         keep_whole=asked.keep_whole,
         only=asked.only,

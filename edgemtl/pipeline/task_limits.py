@@ -44,6 +44,12 @@ def goal_comes_first(asked: PruneSection) -> bool:
     return (asked.priority or ("goal" if asked.names_a_goal else "tasks")) == "goal"
 
 
+def gate_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
+    """Task name -> largest relative drop that its gate allows; none where a gate is off."""
+    gates = {task.name: recipe.gates.task(task.name).max_relative_drop for task in tasks}
+    return {name: gate for name, gate in gates.items() if gate is not None}
+
+
 def most_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
     """Task name -> largest relative drop that pruning may cost it.
 
@@ -58,9 +64,7 @@ def most_drops(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, float]:
         return {}
     rounded = lower.enabled and lower.precision != "fp32"
     spent = task_budgets(recipe, tasks) if rounded else {}
-    gates = {task.name: recipe.gates.task(task.name).max_relative_drop for task in tasks}
     return {
         name: max(gate - spent.get(name, 0.0), 0.0)
-        for name, gate in gates.items()
-        if gate is not None
+        for name, gate in gate_drops(recipe, tasks).items()
     }

@@ -314,6 +314,20 @@ class Task(ABC):
         ]
         return torch.stack(terms).mean()
 
+    def read(self, outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What decoding reads off the outputs, differentiable, and how much each element matters.
+
+        It tells how far two networks' answers are apart where nobody labelled anything. By default
+        that is the outputs as they are, all elements alike.
+
+        Args:
+            outputs: of all tasks, (B, ...) each.
+
+        Returns:
+            name -> values (B, ...), and weights of 0 or more that broadcast against them.
+        """
+        return {name: (outputs[name], outputs[name].new_ones(())) for name in self.outputs}
+
     @abstractmethod
     def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> Any:
         """Turn one picture's raw outputs (no batch axis) into results in picture pixels.

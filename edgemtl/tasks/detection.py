@@ -71,6 +71,11 @@ def softmax_face_score(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(1.0 / (1.0 + np.exp(difference)), np.float32)
 
 
+def face_probability(logits: Tensor) -> Tensor:
+    """(B, N) probability of a face of (B, N, 2) logits; a constant to gradients."""
+    return logits.detach().float().softmax(dim=-1)[..., 1]
+
+
 def match_to_labels(
     detections: Detections, faces: Faces, min_score: float = OPERATING_SCORE
 ) -> NDArray[np.int64]:
@@ -178,6 +183,15 @@ class Detection(FaceTask):
             )
             loss = loss + difference / count
         return loss
+
+    def read(self, outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores where they are in doubt, and boxes where there is a face."""
+        logits, boxes = (outputs[name].float() for name in self.outputs)
+        face = face_probability(outputs[self.outputs[0]])
+        return {
+            self.outputs[0]: (logits[..., 1] - logits[..., 0], face * (1 - face)),
+            self.outputs[1]: (boxes, face.unsqueeze(-1)),
+        }
 
     def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> Detections:
         scores = softmax_face_score(outputs[self.outputs[0]])

@@ -20,7 +20,12 @@ from edgemtl.tasks.anchors import (
     priors,
 )
 from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, TaskSpec
-from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
+from edgemtl.tasks.detection import (
+    OPERATING_SCORE,
+    Detections,
+    face_probability,
+    match_to_labels,
+)
 from edgemtl.tasks.drawing import pixel
 from edgemtl.tasks.faces import FaceTask
 from edgemtl.tasks.registry import register_task
@@ -92,6 +97,11 @@ class Landmarks(FaceTask):
             found[match.image, match.prior], wanted[match.image, match.prior], reduction="sum"
         ) / len(match.prior)
         return loss
+
+    def read(self, outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The points where there is a face."""
+        face = face_probability(outputs[f"{self.detection}.scores"]).unsqueeze(-1)
+        return {name: (outputs[name].float(), face) for name in self.outputs}
 
     def decode(
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]

@@ -16,7 +16,12 @@ from edgemtl.data.preprocess import View
 from edgemtl.data.samples import Sample
 from edgemtl.tasks.anchors import FaceBatch
 from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, TaskSpec
-from edgemtl.tasks.detection import OPERATING_SCORE, Detections, match_to_labels
+from edgemtl.tasks.detection import (
+    OPERATING_SCORE,
+    Detections,
+    face_probability,
+    match_to_labels,
+)
 from edgemtl.tasks.drawing import pixel
 from edgemtl.tasks.faces import FaceTask
 from edgemtl.tasks.registry import register_task
@@ -148,6 +153,12 @@ class HeadPose(FaceTask):
             terms.append(F.kl_div(mine, wanted, reduction="batchmean"))
             terms.append(0.1 * F.mse_loss(mine.exp() @ bins, wanted @ bins))
         return torch.stack(terms).sum()
+
+    def read(self, outputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The expected angles where there is a face."""
+        face = face_probability(outputs[f"{self.detection}.scores"])
+        bins = torch.arange(BINS, dtype=torch.float32)
+        return {name: (outputs[name].float().softmax(-1) @ bins, face) for name in self.outputs}
 
     def decode(
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]

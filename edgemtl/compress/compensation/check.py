@@ -1,0 +1,161 @@
+"""Places on the path as they really are: cut, compensated, judged on held-out pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.compensation.moments import Moments
+from edgemtl.compress.compensation.solve import Compensation, compensated, solve
+from edgemtl.compress.held_out import Judged
+from edgemtl.compress.job import Job
+from edgemtl.compress.replay.remote import remote_verdicts
+from edgemtl.compress.search_cost import SearchCost
+from edgemtl.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Place:
+    """Masks, judged.
+
+    Attributes:
+        keep: group -> mask.
+        compensation: the weights that go with them.
+        judged: on the held-out pictures.
+        loss_ratio: (tasks,) held-out loss over the dense one; for a task without labels 1 + the
+            distance from the dense network's answers.
+        drop: (tasks,) how much worse the primary figure is, relative to the dense network's; NaN
+            where it cannot be measured.
+    """
+
+    keep: dict[str, Tensor]
+    compensation: Compensation
+    judged: Judged
+    loss_ratio: NDArray[np.float64]
+    drop: NDArray[np.float64]
+
+
+class Checks:
+    """Judges masks.
+
+    Attributes:
+        dense: the network before anything is removed.
+        spent: cost so far.
+
+    Args:
+        job: whose network and pictures.
+        moments: of the network.
+    """
+
+    def __init__(self, job: Job, moments: Moments) -> None:
+        self._job, self._moments = job, moments
+        self.spent = SearchCost()
+        self._apart: tuple[str, ...] = ()
+        self._known: dict[str, tuple[Judged, SearchCost]] = {}
+        self._counted: set[str] = set()
+        self._path = None if job.state is None else job.state / "judged.pt"
+        self._load()
+        tasks = job.network.tasks
+        first = self._judged({}, {})
+        self._apart = tuple(
+            task.name for task, loss in zip(tasks, first.losses, strict=True) if loss == 0
+        )
+        self.dense = first
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader must know of the judges."""
+        return [
+            f"no held-out picture has a label of task '{name}': it is judged by how far its "
+            "answers are from the dense network's"
+            for name in self._apart
+        ]
+
+    def place(self, keep: Mapping[str, Tensor]) -> Place:
+        """Cut, compensate and judge."""
+        job = self._job
+        found = Compensation.none(len(self.dense.losses))
+        if job.options.compensate:
+            found = solve(job.network, job.groups, keep, self._moments)
+        judged = self._judged(keep, found.weights)
+        labelled = self.dense.losses != 0
+        ratio = np.where(
+            labelled,
+            judged.losses / np.where(labelled, self.dense.losses, 1.0),
+            1.0 + judged.distances,
+        )
+        drop = np.array(
+            [
+                task.primary.relative_drop(float(before), float(after))
+                if np.isfinite(before)
+                else np.nan
+                for task, before, after in zip(
+                    job.network.tasks, self.dense.figures, judged.figures, strict=True
+                )
+            ]
+        )
+        return Place(dict(keep), found, judged, ratio, drop)
+
+    def _judged(self, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Judged:
+        """As judged before this run was killed, or anew."""
+        removed = {name: (~mask).nonzero().flatten().tolist() for name, mask in keep.items()}
+        key = json.dumps([removed, self._apart], sort_keys=True)
+        if key not in self._known:
+            found, spent = self._afresh(keep, weights)
+            self._known[key] = found, spent
+            self._save()
+        found, spent = self._known[key]
+        if key not in self._counted:
+            self._counted.add(key)
+            self.spent = self.spent.plus(spent)
+        return found
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        content = {
+            key: {
+                "losses": torch.from_numpy(one.losses.copy()),
+                "distances": torch.from_numpy(one.distances.copy()),
+                "figures": torch.from_numpy(one.figures.copy()),
+                "spent": spent.to_dict(),
+            }
+            for key, (one, spent) in self._known.items()
+        }
+        write_atomically(self._path, lambda stream: torch.save(content, stream))
+
+    def _load(self) -> None:
+        if self._path is None or not self._path.is_file():
+            return
+        stored: dict[str, Any] = torch.load(self._path, weights_only=True)
+        for key, one in stored.items():
+            judged = Judged(*(one[part].numpy() for part in ("losses", "distances", "figures")))
+            self._known[key] = judged, SearchCost.from_dict(one["spent"])
+        self._job.tell(f"the search goes on after {len(stored)} looks at held-out pictures")
+
+    def _afresh(
+        self, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> tuple[Judged, SearchCost]:
+        job, started = self._job, time.monotonic()
+        held_out = job.held_out
+        count = len(held_out.batches)
+        if job.elsewhere is not None and held_out.divisible:
+            verdicts = remote_verdicts(job.elsewhere, keep, weights, self._apart, count)
+        else:
+            dense = job.network
+            network = cut(compensated(dense, weights), keep, job.groups) if keep else dense
+            verdicts = [
+                held_out.judge(network, index, self._apart, dense) for index in range(count)
+            ]
+        images = sum(batch.count for batch in held_out.batches)
+        macs = int(job.cost.of(keep).macs) * images
+        return held_out.summary(verdicts), SearchCost(macs, images, 1, time.monotonic() - started)
