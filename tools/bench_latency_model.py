@@ -41,11 +41,14 @@ from edgemtl.compress.latency.turns import RuntimeTurns, setting_of
 from edgemtl.compress.latency_model import backend_timer, describe
 from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
+from edgemtl.measure.results import InterleaveRule
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 
 #: names of the runtimes in the table
 RUNTIMES = {"cpu": "ORT", "intel-cpu": "OpenVINO"}
+#: turns of each of the ten cuts, longer than a search takes
+RULE = InterleaveRule(pairs=40, min_pairs=12, block_seconds=0.12, max_seconds=12.0)
 #: the ten cuts: name -> kept share of a group's width, by its place in the network (0 first, 1
 #: last) and a seeded draw in 0..1
 ALLOCATIONS: dict[str, Callable[[float, float], float]] = {
@@ -136,7 +139,7 @@ def cuts(options: argparse.Namespace) -> None:
     network = dense_network(options.model)
     groups = channel_groups(network)
     multiple = options.multiple or target.channel_multiple
-    timer = backend_timer(target, options.threads)
+    timer = backend_timer(target, options.threads, RULE)
     started = time.monotonic()
     for name in ALLOCATIONS:
         if name in found:

@@ -105,20 +105,24 @@ class Profile(ABC):
             self._run(images, counts)
 
     @final
-    def end(self) -> tuple[LayerTime, ...]:
-        """Median time of every layer over the runs that count; not to be run again.
+    def end(self, quantile: float = 0.5) -> tuple[LayerTime, ...]:
+        """Time of every layer over the runs that count; not to be run again.
+
+        Args:
+            quantile: of the runs' times, in 0..1; the median by default. A lower one is less moved
+                by what else the machine does.
 
         Raises:
             StageFailed: the runtime failed.
         """
         with _told():
-            return self._end()
+            return self._end(quantile)
 
     @abstractmethod
     def _run(self, images: NDArray[np.float32], counts: bool) -> None: ...
 
     @abstractmethod
-    def _end(self) -> tuple[LayerTime, ...]: ...
+    def _end(self, quantile: float) -> tuple[LayerTime, ...]: ...
 
 
 @contextmanager
@@ -156,7 +160,7 @@ class _OnnxRuntimeProfile(Profile):
         self._session.run(None, {self._input: images})
         self._counts.append(counts)
 
-    def _end(self) -> tuple[LayerTime, ...]:
+    def _end(self, quantile: float) -> tuple[LayerTime, ...]:
         import onnx
 
         with self._folder:
@@ -168,7 +172,12 @@ class _OnnxRuntimeProfile(Profile):
                 taken.setdefault(key, []).append(float(event["dur"]) / 1e3)
         graph = _Graph(onnx.load(self._path).graph)
         return tuple(
-            LayerTime(layer, kind, graph.behind(layer, kind), float(np.median(self._counted(ms))))
+            LayerTime(
+                layer,
+                kind,
+                graph.behind(layer, kind),
+                float(np.quantile(self._counted(ms), quantile)),
+            )
             for (layer, kind), ms in taken.items()
         )
 
@@ -235,7 +244,7 @@ class _OpenVinoProfile(Profile):
                 self._taken.setdefault(layer.node_name, []).append(ms)
                 self._kinds[layer.node_name] = layer.node_type
 
-    def _end(self) -> tuple[LayerTime, ...]:
+    def _end(self, quantile: float) -> tuple[LayerTime, ...]:
         origins = {
             op.get_friendly_name(): str(op.get_rt_info()["originalLayersNames"].astype(str))
             for op in self._compiled.get_runtime_model().get_ordered_ops()
@@ -246,7 +255,7 @@ class _OpenVinoProfile(Profile):
                 name,
                 self._kinds[name],
                 _origins(origins.get(name, ""), self._known),
-                float(np.median(ms)),
+                float(np.quantile(ms, quantile)),
             )
             for name, ms in self._taken.items()
         )

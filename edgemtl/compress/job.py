@@ -213,7 +213,7 @@ class Job:
         self.cost = CostModel(network, self.groups, self.traced, ORACLE_BATCH)
         self.latency: LatencyModel | None = None
         if latency is not None:
-            self.latency = latency.model(network, self.groups, self.cost)
+            self.latency = latency.model(network, self.groups)
             self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
         self._held_out: HeldOut | None = None

@@ -1,7 +1,7 @@
-"""Latency as a goal of pruning: predicted by the table, measured on what was found.
+"""Latency as a goal of pruning: predicted by a table of layers, measured on what was found.
 
-Where the runtime tells what its layers take, the table is a sum of layers (latency/layer_table.py);
-elsewhere it is made group by group (latency_table.py).
+Where the runtime tells what its layers take the table is made of that (latency/measure.py),
+elsewhere of the latencies of a few whole networks (latency/whole.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgemtl.backends.processor import vector_floats
 from edgemtl.compress.channels.groups import ChannelGroup
-from edgemtl.compress.cost import CostModel, Keep
+from edgemtl.compress.cost import Keep
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency.measure import Measurement, layer_table
 from edgemtl.compress.latency.profiles import ProfileStore
@@ -29,8 +29,9 @@ from edgemtl.compress.latency.turns import (
     session_options,
     setting_of,
 )
-from edgemtl.compress.latency_table import LatencyTable, Timer, measure_table
+from edgemtl.compress.latency.whole import Timer, whole_table
 from edgemtl.errors import InputRefused
+from edgemtl.export.network import export_network
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
@@ -89,7 +90,7 @@ class LatencyModel:
         correction: measured over predicted latency, once something was measured.
     """
 
-    table: LatencyTable | LayerTable
+    table: LayerTable
     dense_ms: float
     timer: Timer
     dense: MultiTaskNetwork
@@ -120,18 +121,17 @@ class LatencyModel:
 
 
 class Latency:
-    """What ``prune(latency=...)`` takes: a table per round, kept under ``folder``.
+    """What ``prune(latency=...)`` takes: makes the table of each round.
 
     Args:
         target: measured with its backend, on this machine.
         multiple: widths are multiples of it.
-        folder: of the tables that are made group by group.
+        folder: of what was measured, for all networks; a run that was killed goes on from there.
         threads: of the runtime.
         tell: progress.
-        timer: how two networks are compared; the target's backend by default.
-        cache: folder of what is known of layers, for all networks; ``folder`` by default.
-        turns: how layers are timed; by the target's runtime by default. With a ``timer`` and
-            without this no layers are.
+        timer: how two networks are compared; by the target's backend by default.
+        turns: how layers are timed; by the target's runtime by default, where it tells what they
+            take. With a ``timer`` and without this whole networks are timed.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
@@ -145,92 +145,67 @@ class Latency:
         threads: int = 1,
         tell: Callable[[str], None] = lambda line: None,
         timer: Timer | None = None,
-        cache: Path | None = None,
         turns: LayerTurns | None = None,
     ) -> None:
         self.target, self.threads = target, threads
         self._multiple, self._folder, self._tell = multiple, folder, tell
         if timer is None and turns is None:
             turns = RuntimeTurns(target, threads)
+        self._turns = turns
         self._timer = timer or backend_timer(target, threads)
-        self._turns, self._cache = turns, cache or folder
         self._first: tuple[MultiTaskNetwork, float] | None = None
 
-    def model(
-        self, network: MultiTaskNetwork, groups: Sequence[ChannelGroup], cost: CostModel
-    ) -> LatencyModel:
-        """The table of a round's network; the first round's is what goals are relative to."""
+    def model(self, network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> LatencyModel:
+        """The table of a round's network; the first round's is what goals are relative to.
+
+        Raises:
+            TargetUnavailable: the target's backend does not work here.
+            StageFailed: a network cannot be exported, compiled or run.
+        """
         graph = None if self._turns is None else self._turns.dense_graph(network)
-        table: LatencyTable | LayerTable
-        if graph is None:
-            table = self._by_groups(network, groups, cost)
-        else:
-            table = self._by_layers(network, groups, graph)
+        asked = Measurement(
+            network,
+            groups,
+            self._exported(network) if graph is None else graph,
+            self._multiple,
+            vector_floats(),
+            self.target.name,
+            self._turns,
+            ProfileStore(self._folder, setting_of(self.target, self.threads)),
+            self._tell,
+        )
+        table = whole_table(asked, self._timer) if graph is None else layer_table(asked)
         self._tell(describe(table))
         if self._first is None:
             self._first = network, table.dense_ms
+        else:
+            # The machine may be faster or slower by now: only what is timed in turns compares.
+            dense, ms = self._first
+            table = table.at(self._timer(network, dense)[1] * ms)
         return LatencyModel(table, self._first[1], self._timer, self._first[0])
 
-    def _by_layers(
-        self, network: MultiTaskNetwork, groups: Sequence[ChannelGroup], graph: ModelProto
-    ) -> LayerTable:
-        assert self._turns is not None
-        table = layer_table(
-            Measurement(
-                network,
-                groups,
-                graph,
-                self._multiple,
-                vector_floats(),
-                self.target.name,
-                self._turns,
-                ProfileStore(self._cache, setting_of(self.target, self.threads)),
-                self._tell,
-            )
-        )
-        if self._first is None:
-            return table
-        # The machine may be faster or slower by now: only what is timed in turns compares.
-        dense, ms = self._first
-        return table.at(self._timer(network, dense)[1] * ms)
+    def _exported(self, network: MultiTaskNetwork) -> ModelProto:
+        import onnx
 
-    def _by_groups(
-        self, network: MultiTaskNetwork, groups: Sequence[ChannelGroup], cost: CostModel
-    ) -> LatencyTable:
-        path = self._folder / f"latency-{self.target.name}-{weights_hash(network)[:12]}.json"
-        return measure_table(
-            network,
-            groups,
-            cost,
-            self.target,
-            self._multiple,
-            self._timer,
-            self.threads,
-            path,
-            self._tell,
-            self._first,
-        )
+        with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+            return onnx.load(export_network(network, self.target, Path(folder)).path)
 
 
-def describe(table: LatencyTable | LayerTable) -> str:
+def describe(table: LayerTable) -> str:
     """What the table is worth, in a sentence."""
     words = (
         f"latency table on {table.target}, {table.threads} thread(s): dense {table.dense_ms:.2f} "
-        f"ms, noise {table.noise:.1%}"
+        f"ms, noise {table.noise:.1%}; {table.cuts} cuts of the network measured"
     )
-    if isinstance(table, LayerTable):
-        words += f"; {table.cuts} cuts of the network measured"
-        if table.error is not None:
-            words += f" and predicted within {table.error:.1%} (median)"
-    elif table.drowned:
-        words += f"; {len(table.drowned)} of {len(table.ratios)} groups save less than the noise"
+    if table.error is not None:
+        words += f" and predicted within {table.error:.1%} (median)"
     if table.noise > LOUD:
         words += "; other work on this machine disturbs the measurement"
     return words
 
 
-def backend_timer(target: Target, threads: int = 1) -> Timer:
-    """Export, compile and time in turns on the target's backend.
+def backend_timer(target: Target, threads: int = 1, rule: InterleaveRule = RULE) -> Timer:
+    """Export, compile and time in turns on the target's backend, for as long as the rule says.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
@@ -249,7 +224,7 @@ def backend_timer(target: Target, threads: int = 1) -> Timer:
         if key not in known:
             known[key] = request(b, Path(kept.name) / key)
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as name:
-            found = compare(request(a, Path(name)), known[key], RULE)
+            found = compare(request(a, Path(name)), known[key], rule)
         speedup = found.speedup
         half = (1 / speedup.low - 1 / speedup.high) / 2
         return found.a.summary.p50_ms, 1 / speedup.value, half

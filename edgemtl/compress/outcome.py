@@ -10,7 +10,6 @@ from typing import Any
 from edgemtl.compress.cost import Cost
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency_model import Measured
-from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverResult
 from edgemtl.compress.results import GroupStep, Refusal
@@ -101,7 +100,7 @@ class PruneResult:
     kept_round: int
     goals_reached: bool | None
     notes: tuple[str, ...] = ()
-    table: LatencyTable | LayerTable | None = None
+    table: LayerTable | None = None
     left_whole: Mapping[str, str] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
     stopped_by: str = ""

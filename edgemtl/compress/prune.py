@@ -26,7 +26,6 @@ from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency_model import Latency
-from edgemtl.compress.latency_table import LatencyTable
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverOptions, recover
@@ -129,7 +128,7 @@ def prune(
     cost: Cost | None = None
     rounds: list[Round] = []
     notes: list[str] = []
-    table: LatencyTable | LayerTable | None = None
+    table: LayerTable | None = None
     whole: dict[str, str] = {}
     floor = ""
     reach: Reach | None = None

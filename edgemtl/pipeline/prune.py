@@ -154,7 +154,7 @@ def prune_network(
     data = DataSplits.split(
         training_data(recipe), asked.oracle_images, asked.calibration_images, recipe.data.seed
     )
-    latency = latency_on(recipe, request.target, options, request.state, on_progress)
+    latency = latency_on(recipe, request.target, options, on_progress)
     result = prune(
         request.network, data, options, on_progress, request.state, latency, request.workers
     )
@@ -237,10 +237,9 @@ def latency_on(
     recipe: Recipe,
     target: Target,
     options: PruneOptions,
-    folder: Path,
     on_progress: Callable[[str], None],
 ) -> Latency | None:
-    """The target's stopwatch where the recipe asks for milliseconds; its tables lie in ``folder``.
+    """The target's stopwatch where the recipe asks for milliseconds; it remembers in the cache.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its runtime does not work here.
@@ -250,4 +249,4 @@ def latency_on(
     # Two networks take turns, which idle threads of a pool would disturb.
     threads = recipe.bench.threads or 1
     known = default_folder() / STAGES / LATENCY  # layers take as long in the next network
-    return Latency(target, options.channel_multiple, folder, threads, on_progress, cache=known)
+    return Latency(target, options.channel_multiple, known, threads, on_progress)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemtl.backends.layer_times import LayerTime
-from edgemtl.compress.latency.widths import GraphWidths, Size, channels_of
+from edgemtl.compress.latency.widths import GraphWidths, Size
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -103,5 +103,4 @@ def _positions(tensor: str, widths: GraphWidths) -> str:
     shape = widths.shapes.get(tensor, ())
     if len(shape) == 4:
         return "x".join(map(str, (shape[0], *shape[2:])))
-    elements = int(np.prod(shape)) if shape else 0
-    return str(elements // max(channels_of(shape), 1) if shape else 0)
+    return str(widths.positions(tensor))

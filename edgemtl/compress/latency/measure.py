@@ -53,7 +53,7 @@ class Measurement:
         multiple: widths are multiples of it.
         block: channels that the runtime computes at once.
         target: name of the target, for the record.
-        turns: times two networks.
+        turns: times layers.
         store: of profiles.
         tell: progress.
         seed: of the drawn cuts.
@@ -65,7 +65,7 @@ class Measurement:
     multiple: int
     block: int
     target: str
-    turns: LayerTurns
+    turns: LayerTurns | None
     store: ProfileStore
     tell: Callable[[str], None] = lambda line: None
     seed: int = 0
@@ -111,6 +111,7 @@ def layer_table(asked: Measurement) -> LayerTable:
 
 def _with_cut(asked: Measurement, found: Profile | None, widths: dict[str, int]) -> Profile:
     keep = {group.name: torch.arange(group.width) < widths[group.name] for group in asked.groups}
+    assert asked.turns is not None
     turns = asked.turns(cut(asked.network, keep, asked.groups), asked.network)
     if found is None:
         sizes = GraphWidths(asked.graph, asked.groups)

@@ -79,6 +79,11 @@ class GraphWidths:
             return None
         return size * (channels_of(shape) / max(float(size @ self.dense), 1.0))
 
+    def positions(self, tensor: str) -> int:
+        """Elements of a tensor per channel, in the dense graph; 0 for one that is not known."""
+        shape = self.shapes.get(tensor, ())
+        return int(np.prod(shape)) // max(channels_of(shape), 1) if shape else 0
+
     def weight(self, node: NodeProto) -> tuple[int, ...] | None:
         """Shape of the weight that a node multiplies by; None where it has none."""
         if node.op_type not in _WEIGHTED or len(node.input) < 2:

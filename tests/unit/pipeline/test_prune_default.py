@@ -152,12 +152,12 @@ def test_what_is_asked_where_nothing_or_something_is() -> None:
 def test_milliseconds_are_measured_only_where_they_are_asked_for(tmp_path: Path) -> None:
     recipe = _recipe()
     options = prune_options(recipe, CPU, build())
-    assert latency_on(recipe, CPU, options, tmp_path, print) is None
+    assert latency_on(recipe, CPU, options, print) is None
     timed = _recipe("prune.latency_ratio=0.5", "bench.threads=0")
-    found = latency_on(timed, CPU, options, tmp_path, print)
+    found = latency_on(timed, CPU, options, print)
     assert found is not None and (found.target.name, found.threads) == ("cpu", 1)
     with pytest.raises(TargetUnavailable):
-        latency_on(timed, targets.load("jetson"), options, tmp_path, print)
+        latency_on(timed, targets.load("jetson"), options, print)
 
 
 # --- the target's goal ---------------------------------------------------------------------------
