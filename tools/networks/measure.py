@@ -44,7 +44,7 @@ class Measured:
         cut_export: as ``export``, of the cut network.
         peer: ``exact``, ``not exact`` with the difference, or what it raised.
         peer_params, peer_macs: shares it kept; NaN where it failed.
-        seconds: to find the groups.
+        seconds: of a processor, to find the groups.
         peer_seconds: of the peer's whole cut, with the check of each of its groups.
         failure: of ours, where finding or cutting raised.
     """
@@ -94,22 +94,23 @@ def parameters(network: torch.nn.Module) -> int:
 
 def measure(name: str) -> Measured:
     """Everything about one network of the zoo."""
+    torch.set_num_threads(1)
     network = build(name)
     dense = module_costs(network)
     found: dict[str, Any] = {"name": name, "params": parameters(network), "macs": dense.macs}
     found["export"], found["parity"] = _export(network)
     groups: tuple[ChannelGroup, ...] = ()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         groups = channel_groups(network)
-        found["seconds"] = time.perf_counter() - started
+        found["seconds"] = time.process_time() - started
         found |= {"groups": len(groups), "units": sum(group.width for group in groups)}
         found |= _half(network, groups, dense.macs)
     except Exception as error:  # every failure is a row of the table
         found["failure"] = _told(error)
-    started = time.perf_counter()
+    started = time.process_time()
     peer = halve(network, OUTPUTS, groups)
-    found["peer_seconds"] = time.perf_counter() - started
+    found["peer_seconds"] = time.process_time() - started
     found["peer"] = peer.failure or ("exact" if peer.exact else f"off by {peer.difference:.1g}")
     if peer.network is not None:
         found["peer_params"] = parameters(peer.network) / found["params"]

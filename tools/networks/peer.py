@@ -63,7 +63,7 @@ def halve(
         outputs: paths of the layers that write outputs, which keep their width.
         groups: ours, for which channels it removes: whole units of them where it can.
         share: kept, in 0..1.
-        limit_s: seconds it may take; its walk through a graph with many in-place copies, as
+        limit_s: seconds of a processor that it may take; its walk through a graph with many in-place copies, as
             circular padding makes, does not end.
     """
     import torch_pruning as tp
@@ -188,18 +188,18 @@ def _difference(masked: dict[str, Tensor], cut: dict[str, Tensor]) -> float:
 
 @contextmanager
 def _within(seconds: int) -> Iterator[None]:
-    """Raise :class:`TimeoutError` in the main thread when the time is over."""
+    """Raise :class:`TimeoutError` in the main thread when so much processor time is spent."""
 
     def over(*_: Any) -> None:
         raise TimeoutError(f"not done after {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, over)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextmanager

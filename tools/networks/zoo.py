@@ -22,6 +22,9 @@ NECK = 32
 #: paths of the layers that write the outputs
 OUTPUTS = ("heads.parts.out", "heads.distance.out")
 
+#: least move of an output between two pictures, as a share of its size
+MOVES = 1e-2
+
 #: pictures -> maps (B, C, H, W), the finest first
 Backbone = nn.Module
 
@@ -151,6 +154,7 @@ def _dpt() -> Backbone:
         backbone_out_indices=[0, 1, 2, 3],
     )
     made = DPTForDepthEstimation(config)
+    made.head.head[-1] = nn.Identity()  # a ReLU that random weights may leave at 0 everywhere
     return Maps(made, lambda network, images: [network(images).predicted_depth[:, None]])
 
 
@@ -173,6 +177,7 @@ def _depth_anything() -> Backbone:
         fusion_hidden_size=16,
     )
     made = DepthAnythingForDepthEstimation(config)
+    made.head.activation2 = nn.Identity()  # as in DPT
     return Maps(made, lambda network, images: [network(images).predicted_depth[:, None]])
 
 
@@ -209,6 +214,7 @@ def _mask2former() -> Backbone:
         backbone_config=backbone, feature_size=64, mask_feature_size=64, encoder_layers=2
     )
     made = Mask2FormerPixelLevelModule(config)
+    nn.init.normal_(made.decoder.level_embed)  # a whole model would do it
     return Maps(made, lambda network, images: [network(images).decoder_last_hidden_state])
 
 
@@ -217,20 +223,6 @@ def _glpn() -> Backbone:
 
     made = GLPNForDepthEstimation(GLPNConfig(depths=[1, 1, 1, 1], decoder_hidden_size=32))
     return Maps(made, lambda network, images: [network(images).predicted_depth[:, None]])
-
-
-def _mobilevit_seg() -> Backbone:
-    from transformers import MobileViTConfig, MobileViTForSemanticSegmentation
-
-    config = MobileViTConfig(
-        image_size=64,
-        hidden_sizes=[32, 48, 64],
-        neck_hidden_sizes=[16, 16, 24, 32, 48, 64, 128],
-        aspp_out_channels=64,
-        num_labels=16,
-    )
-    made = MobileViTForSemanticSegmentation(config)
-    return Maps(made, lambda network, images: [network(images).logits])
 
 
 def _upernet() -> Backbone:
@@ -305,7 +297,6 @@ ZOO: dict[str, tuple[str, int, Callable[[], Backbone]]] = {
     "vitpose": ("transformers", 64, _vitpose),
     "mask2former-pixels": ("transformers", 64, _mask2former),
     "glpn": ("transformers", 64, _glpn),
-    "mobilevit-seg": ("transformers", 64, _mobilevit_seg),
     "upernet-convnext": ("transformers", 64, _upernet),
 }  # fmt: skip
 
@@ -317,23 +308,56 @@ def build(name: str, seed: int = 0) -> TwoHeads:
         _, side, make = ZOO[name]
         network = TwoHeads(make(), (side, side))
         _enliven(network)
+        _settle_batch_norms(network)
+        _require_answers(network)
     return network.eval()
 
 
 def _enliven(network: nn.Module) -> None:
     """Random where a fresh network is the identity, zero or nearly so.
 
-    Layer scales of 1e-6, norms of 1 and 0 and matrices of deviation 0.02 hide what a layer does.
+    Layer scales of 1e-6, norms of 1 and 0 and weights of deviation 0.02 hide what a layer does.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0.0, module.in_features**-0.5)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            usual = float(module.weight[0].numel()) ** -0.5
+            if float(module.weight.detach().std()) < usual / 2:
+                nn.init.normal_(module.weight, 0.0, usual)
         for name, value in module.named_parameters(recurse=False):
             if value.dim() == 1 and bool((value == value[0]).all()):
                 low, high = (-0.2, 0.2) if name.endswith("bias") else (0.7, 1.3)
                 nn.init.uniform_(value, low, high)
-        for name, value in module.named_buffers(recurse=False):
-            if name.endswith("running_mean"):
-                value.uniform_(-0.2, 0.2)
-            elif name.endswith("running_var"):
-                value.uniform_(0.6, 1.4)
+
+
+@torch.no_grad()
+def _settle_batch_norms(network: TwoHeads) -> None:
+    """Statistics of noise: with those of a fresh network signals fade from layer to layer."""
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    network(network.example_input(4, seed=9))
+    for norm in norms:
+        norm.eval()
+        norm.momentum = 0.1
+
+
+@torch.no_grad()
+def _require_answers(network: TwoHeads) -> None:
+    """A network that says the same of any picture would make every comparison agree.
+
+    Raises:
+        RuntimeError: an output hardly moves between two pictures.
+    """
+    one, two = network(network.example_input(seed=0)), network(network.example_input(seed=1))
+    for name, value in one.items():
+        moved = float((value - two[name]).abs().max() / value.abs().max())
+        if not moved > MOVES:
+            raise RuntimeError(f"output '{name}' moves by {moved:.1g} of its size only")
