@@ -114,8 +114,8 @@ def header() -> list[str]:
             found.append(f"no {package}")
     return [
         f"{', '.join(found)}; Python {platform.python_version()}.",
-        f"{processor()}, {os.cpu_count()} logical processors. Random weights, seed 0. Seconds are of "
-        "one processor's time, to find the groups.",
+        f"{processor()}, {os.cpu_count()} logical processors. Random weights, seed 0. Seconds are "
+        "of one processor's time, to find the groups.",
     ]
 
 

@@ -63,8 +63,8 @@ def halve(
         outputs: paths of the layers that write outputs, which keep their width.
         groups: ours, for which channels it removes: whole units of them where it can.
         share: kept, in 0..1.
-        limit_s: seconds of a processor that it may take; its walk through a graph with many in-place copies, as
-            circular padding makes, does not end.
+        limit_s: seconds of a processor that it may take; its walk through a graph with many
+            in-place copies, as circular padding makes, does not end.
     """
     import torch_pruning as tp
 
