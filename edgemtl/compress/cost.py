@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgemtl.compress.channels.groups import ChannelGroup
-from edgemtl.compress.replay.graph import TracedNetwork
+from edgemtl.compress.work import Work
 
 #: group -> (width,) bool, True for kept; absent groups are whole
 Keep = Mapping[str, Tensor]
@@ -120,26 +120,25 @@ class CostModel:
     Args:
         network: the network.
         groups: its groups.
-        traced: its graph, for the number of positions.
-        batch: pictures per batch of the graph.
+        work: of one forward pass, for how often each weight is used.
+        batch: pictures in that pass.
     """
 
     def __init__(
         self,
         network: nn.Module,
         groups: Sequence[ChannelGroup],
-        traced: TracedNetwork,
+        work: Sequence[Work],
         batch: int,
     ) -> None:
         named = dict(network.named_parameters())
-        pointer = {p.data_ptr(): name for name, p in named.items() if p.numel()}
         macs = dict.fromkeys(named, 0.0)
         self._rest = 0.0
-        for step, name in traced.weights(pointer):
-            if name is None:
-                self._rest += step.macs / batch
+        for one in work:
+            if one.weight is None:
+                self._rest += one.macs / batch
             else:
-                macs[name] += step.macs / batch / named[name].numel()
+                macs[one.weight] += one.macs / batch / named[one.weight].numel()
         shrink: dict[str, list[dict[str, float]]] = {
             name: [{} for _ in p.shape] for name, p in named.items()
         }

@@ -1,7 +1,7 @@
 """Held-out pictures judge networks: every task's loss, its figure, or how far answers moved.
 
 Pictures are judged in batches of one size, wherever that is done: in this process, or by others
-(:mod:`edgemtl.compress.replay.remote`), whose verdicts are the same to the last bit.
+(:mod:`edgemtl.compress.remote`), whose verdicts are the same to the last bit.
 """
 
 from __future__ import annotations

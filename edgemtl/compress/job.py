@@ -23,11 +23,11 @@ from edgemtl.compress.held_out import HeldOut
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.reach import reach_of
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.replay.graph import TracedNetwork
-from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.remote import RemoteWorkers, signature
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.compress.taylor import Scores, taylor_scores
+from edgemtl.compress.work import count_work
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
@@ -201,16 +201,8 @@ class Job:
         self.calibration = batches(
             self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
         )[0]
-        masked = MaskedNetwork(self.network, self.groups)
-
-        def run(images: Tensor, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            masked.use_gates(gates)
-            return masked(images)
-
-        self.traced = TracedNetwork(
-            run, self.calibration.images, {group.name: group.width for group in self.groups}
-        )
-        self.cost = CostModel(network, self.groups, self.traced, ORACLE_BATCH)
+        self.work = count_work(self.network, self.calibration.images)
+        self.cost = CostModel(network, self.groups, self.work, ORACLE_BATCH)
         self.latency: LatencyModel | None = None
         if latency is not None:
             self.latency = latency.model(network, self.groups)
@@ -228,6 +220,11 @@ class Job:
             size = self.network.input_spec.size
             self._held_out = HeldOut(self.network.tasks, self.batches, self.pictures[0], size)
         return self._held_out
+
+    @property
+    def signature(self) -> str:
+        """What others must agree on with this job."""
+        return signature(self.network, list(self.by_name), self.work)
 
     @property
     def elsewhere(self) -> RemoteWorkers | None:
@@ -269,7 +266,7 @@ class Job:
         # A backward pass costs two forward ones, and there is one per task.
         passes = 1 + 2 * len(self.network.tasks)
         images = len(parts) * SALIENCY_BATCH
-        macs = self.traced.macs // ORACLE_BATCH * images * passes
+        macs = int(self.cost.of({}).macs) * images * passes
         return scores, SearchCost(macs, images, 0, time.monotonic() - started)
 
     def check(self, keep: Keep) -> None:

@@ -16,7 +16,7 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.compensation.solve import compensated
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.job import Job, PruneOptions
-from edgemtl.compress.replay.remote import packed, signature, unpacked
+from edgemtl.compress.remote import packed, unpacked
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused, StageFailed, UsageError
 from edgemtl.files import write_atomically
@@ -27,12 +27,12 @@ _FACES = "faces"
 
 
 class Answers:
-    """Answers questions of :mod:`edgemtl.compress.replay.remote`.
+    """Answers questions of :mod:`edgemtl.compress.remote`.
 
     Args:
         network: that is searched, in eval mode.
         pictures: held-out pictures and those of the calibration batch, as the search has them.
-        expected: signature of the search's network and graph.
+        expected: signature of the search's job.
         options: the search's, for which groups it leaves whole.
 
     Raises:
@@ -48,7 +48,7 @@ class Answers:
     ) -> None:
         asked = options or PruneOptions()
         self._job = Job(network, pictures, asked, Goals(), None, None, lambda line: None, None)
-        if signature(self._job.network, self._job.traced) != expected:
+        if self._job.signature != expected:
             raise StageFailed(
                 "the network is another one on the worker",
                 hint="workers need the same version of your own network's code (--factory)",

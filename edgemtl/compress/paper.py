@@ -24,7 +24,7 @@ from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import l1_importance
 from edgemtl.compress.job import ChannelSelection, Job, register_method
-from edgemtl.compress.replay.remote import cut_losses
+from edgemtl.compress.remote import cut_losses
 from edgemtl.compress.results import GroupStep
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.compress.taylor import keep_most_important

@@ -29,7 +29,7 @@ from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
 from edgemtl.errors import StageFailed, UsageError

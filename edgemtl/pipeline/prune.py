@@ -17,7 +17,7 @@ from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.compress.shortfall import sentence
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset

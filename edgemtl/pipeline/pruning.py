@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemtl.compress.job import Job
-from edgemtl.compress.replay.remote import RemoteWorkers
+from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.prune import PruneOutcome, PruneRequest, prune_network

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgemtl.compress.job import ChannelSelection, Job
-from edgemtl.compress.replay.graph import State
 from edgemtl.data.faces import read_image
 from edgemtl.data.open import DatasetFormat
 from edgemtl.data.preprocess import InputSpec, View
@@ -152,7 +151,7 @@ def first_units(job: Job) -> ChannelSelection:
         mask = torch.zeros(whole, dtype=torch.bool)
         mask[: min((w for w in widths if w >= whole / 2), default=whole)] = True
         keep[name] = mask
-    return ChannelSelection(keep, State())
+    return ChannelSelection(keep)
 
 
 @register_family("tiny-driver")

@@ -18,7 +18,7 @@ from edgemtl.compress.compensation.moments import Moments
 from edgemtl.compress.compensation.solve import Compensation, compensated, solve
 from edgemtl.compress.held_out import Judged
 from edgemtl.compress.job import Job
-from edgemtl.compress.replay.remote import remote_verdicts
+from edgemtl.compress.remote import remote_verdicts
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
 

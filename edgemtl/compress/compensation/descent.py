@@ -23,7 +23,7 @@ from edgemtl.compress.compensation.path import Path, Price
 from edgemtl.compress.job import Job
 
 #: shares of the dense network's cost at which held-out pictures are looked at
-RUNGS = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1)
+RUNGS = (0.7, 0.55, 0.45, 0.35, 0.25, 0.15, 0.08)
 #: a task counts at least this share of the mean of all
 SMALLEST_FACTOR = 0.15
 #: places between two rungs that a limit is looked for at, as shares of the cost

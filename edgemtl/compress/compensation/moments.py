@@ -26,7 +26,7 @@ from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
 
 #: pictures per forward pass; their activations are in memory at once
-BATCH = 4
+BATCH = 2
 #: rows that are looked at in all, per feature of a reader, and at least
 ROWS_PER_FEATURE, FEWEST_ROWS = 16, 4096
 #: a task is judged by its labels where so many batches have some, as a share and at least; else by
@@ -200,10 +200,10 @@ class _Tally:
             gradient = gradients[0].detach()
             here = one.call.gradients(gradient, one.places)
             one.energy[self._row] += here.pow(2).sum(dim=2)
-            if one.call.kind == "convolution":
-                whole = gradient.pow(2).sum(dim=[0, *range(2, gradient.dim())])
-            else:
-                whole = gradient.pow(2).sum(dim=-2)
+            apart = 1 if one.call.kind == "convolution" else gradient.dim() - 1
+            kept = {apart, 0} if one.call.kind == "batch" else {apart}
+            summed = [dim for dim in range(gradient.dim()) if dim not in kept]
+            whole = torch.linalg.vector_norm(gradient, dim=summed).double().square()
             minded = one.minded[self._row + self._kind * self._tasks]
             minded += whole.reshape(minded.shape)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from edgemtl.compress.latency.durations import duration
+
 #: seconds between two sentences
 EVERY = 10.0
 
@@ -34,10 +36,3 @@ class Progress:
     def start(self, done: int) -> None:
         """So many were through before: they took no time now."""
         self._first = done
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: never zero."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min"

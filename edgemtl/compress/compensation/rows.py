@@ -58,11 +58,13 @@ def convolution_rows(x: Tensor, window: Window, size: Sequence[int], places: Ten
             index = out[:, None] * window.stride[axis] - window.padding[axis] + shift
         inside &= (index >= 0) & (index < spatial[axis])
         flat += index.clamp(0, spatial[axis] - 1) * prod(spatial[axis + 1 :])
-    whole = x.movedim(1, -1).reshape(batch, -1, channels)
-    found = whole[:, flat.reshape(-1)] * inside.reshape(1, -1, 1)
+    found = map_rows(x, flat.reshape(-1)) * inside.reshape(1, -1, 1)
     return found.reshape(batch, len(places), -1, channels).transpose(2, 3)
 
 
 def map_rows(values: Tensor, places: Tensor) -> Tensor:
-    """(B, n, O) values of a (B, O, ...) map at some places."""
+    """(B, n, O) values of a (B, O, ...) map at some places, without a copy of the whole map."""
+    last = values.movedim(1, -1)
+    if last.is_contiguous():  # channels lie together in memory
+        return last.reshape(values.shape[0], -1, values.shape[1])[:, places]
     return values.flatten(2)[:, :, places].transpose(1, 2)

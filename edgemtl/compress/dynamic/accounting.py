@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.channels.groups import ChannelGroup
-from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.targets import Rule, cumulated_mass, mask_at
-from edgemtl.compress.replay.graph import TracedNetwork
+from edgemtl.compress.work import count_work
 from edgemtl.errors import UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.surgery import example_images
@@ -31,14 +30,7 @@ BISECTIONS = 12
 
 def cost_model(network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> CostModel:
     """The network's cost as a function of its widths, at one picture per batch."""
-    masked = MaskedNetwork(network, groups)
-
-    def run(images: Tensor, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        masked.use_gates(gates)
-        return masked(images)
-
-    widths = {group.name: group.width for group in groups}
-    return CostModel(network, groups, TracedNetwork(run, example_images(network), widths), 1)
+    return CostModel(network, groups, count_work(network, example_images(network)), 1)
 
 
 def sample_macs(

@@ -11,7 +11,6 @@ import torch
 from edgemtl.backends.processor import processor_name
 from edgemtl.compress.job import Job as Search
 from edgemtl.compress.loss_worker import save_pictures
-from edgemtl.compress.replay.remote import signature
 from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.resident_worker import CHANNEL
@@ -47,7 +46,7 @@ def on_workers(
             request = {
                 "factory": factory,
                 "threads": torch.get_num_threads(),
-                "signature": signature(search.network, search.traced),
+                "signature": search.signature,
                 "keep_whole": search.options.keep_whole,
                 "only": search.options.only,
             }

@@ -14,13 +14,13 @@ import pytest
 import torch
 from support.data import write_dense_folder
 from support.dense_family import TinyDense, build
+from support.pruning import networks
 
 from edgemtl.compress import prune as prune_module
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, losses_of, targets_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
-from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.compensation import check, evidence
 from edgemtl.compress.cost import CostModel, Goals
 from edgemtl.compress.data_splits import DataSplits
@@ -29,8 +29,7 @@ from edgemtl.compress.loss_worker import Answers, load_pictures, save_pictures
 from edgemtl.compress.paper import PaperSearch
 from edgemtl.compress.prune import methods, prune
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.compress.replay.graph import TracedNetwork
-from edgemtl.compress.replay.remote import signature
+from edgemtl.compress.work import count_work
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.checkpoint import from_network, weights_hash
@@ -94,20 +93,13 @@ def _job(
     return Job(deepcopy(network), prepared, options, goals, *rest)
 
 
-def test_the_cost_model_equals_counting_the_cut_network(network: TinyDense) -> None:
+@pytest.mark.parametrize("kind", ["tiny-dense", "mos-t-deformable", "mos-m"])
+def test_the_cost_model_equals_counting_the_cut_network(kind: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
+    network = networks()[kind].to(memory_format=torch.channels_last)
     groups = channel_groups(network)
-    masked = MaskedNetwork(network, groups)
-
-    def run(images: torch.Tensor, gates: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        masked.use_gates(gates)
-        return masked(images)
-
-    traced = TracedNetwork(
-        run, network.example_input(2), {group.name: group.width for group in groups}
-    )
-    model = CostModel(network, groups, traced, 2)
+    model = CostModel(network, groups, count_work(network, network.example_input(2)), 2)
     keep = {}
     for number, group in enumerate(groups):
         keep[group.name] = torch.arange(group.width) % (2 + number % 3) == 0
@@ -163,7 +155,7 @@ class Others:
             save_pictures(Path(folder) / "pictures.pt", *job.pictures)
             oracle, calibration = load_pictures(Path(folder) / "pictures.pt")
         checkpoint = from_network(job.network)
-        expected = signature(job.network, job.traced)
+        expected = job.signature
         self._make = lambda: Answers(checkpoint.network(), (oracle, calibration), expected)
         self._others = [self._make(), self._make()]
         self.asked = self.lost = 0

@@ -19,7 +19,6 @@ from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.loss_worker import Answers
 from edgemtl.compress.prune import methods, prune
-from edgemtl.compress.replay.remote import signature
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
 
@@ -117,7 +116,7 @@ def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSpl
     options = PruneOptions(keep_whole=("decoders.*",))
     rest = (None, None, lambda line: None, None)
     job = Job(deepcopy(network), prepared, options, Goals(0.5), *rest)
-    expected = signature(job.network, job.traced)
+    expected = job.signature
     Answers(deepcopy(network), job.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))
     with pytest.raises(StageFailed, match="another one on the worker"):
         Answers(deepcopy(network), job.pictures, expected)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.held_out import Verdict
-from edgemtl.compress.replay.graph import TracedNetwork
+from edgemtl.compress.work import Work
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 
@@ -92,14 +93,10 @@ def _verdict(plain: Mapping[str, Any]) -> Verdict:
     return Verdict(plain["losses"].numpy(), plain["distances"].numpy(), found)
 
 
-def signature(network: MultiTaskNetwork, traced: TracedNetwork) -> str:
-    """What two processes must agree on before a step and its losses mean the same to both."""
-    steps = [
-        [str(step.node.target), hex(step.bits), step.macs, step.inputs] for step in traced.steps
-    ]
-    facts = [weights_hash(network), steps, list(traced.groups), dict(traced.outputs)]
-    text = json.dumps(facts)
-    return hashlib.sha256(text.encode()).hexdigest()
+def signature(network: MultiTaskNetwork, groups: Sequence[str], work: Sequence[Work]) -> str:
+    """What two processes must agree on before masks and losses mean the same to both."""
+    facts = [weights_hash(network), list(groups), [list(astuple(one)) for one in work]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def packed(message: Mapping[str, Any]) -> bytes:

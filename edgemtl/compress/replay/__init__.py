@@ -1,1 +1,0 @@
-"""A network as a list of operators, evaluated again with some channels off."""
