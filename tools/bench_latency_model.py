@@ -37,7 +37,8 @@ from edgemtl.compress.channels.groups import ChannelGroup, snapped_widths
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency.measure import Measurement, layer_table
 from edgemtl.compress.latency.profiles import ProfileStore
-from edgemtl.compress.latency.turns import RuntimeTurns, setting_of
+from edgemtl.compress.latency.stand import Stand
+from edgemtl.compress.latency.turns import RuntimeTurns
 from edgemtl.compress.latency_model import backend_timer, describe
 from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
@@ -93,23 +94,24 @@ def widths_of(
 
 def folder_of(options: argparse.Namespace) -> Path:
     """Where everything about this network on this target is kept."""
-    folder: Path = options.work / options.model.stem / options.target
+    folder: Path = options.work / options.model.stem / options.precision / options.target
     return folder
 
 
 def make(options: argparse.Namespace) -> None:
     """Measure the table anew."""
     folder, target = folder_of(options), targets.load(options.target)
+    stand = Stand(target, options.threads, options.precision)
     network = dense_network(options.model)
     multiple = options.multiple or target.channel_multiple
     if not options.resume:
         shutil.rmtree(folder / "profiles", ignore_errors=True)
     started = time.monotonic()
-    turns = RuntimeTurns(target, options.threads)
+    turns = RuntimeTurns(stand)
     graph = turns.dense_graph(network)
     if graph is None:
         raise SystemExit(f"{target.backend} does not tell what its layers take")
-    store = ProfileStore(folder / "profiles", setting_of(target, options.threads))
+    store = ProfileStore(folder / "profiles", stand.setting)
     table = layer_table(
         Measurement(
             network,
@@ -136,10 +138,11 @@ def cuts(options: argparse.Namespace) -> None:
     folder, target = folder_of(options), targets.load(options.target)
     path = folder / "cuts.json"
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    stand = Stand(target, options.threads, options.precision)
     network = dense_network(options.model)
     groups = channel_groups(network)
     multiple = options.multiple or target.channel_multiple
-    timer = backend_timer(target, options.threads, RULE)
+    timer = backend_timer(stand, RULE)
     started = time.monotonic()
     for name in ALLOCATIONS:
         if name in found:
@@ -166,7 +169,7 @@ def rows(options: argparse.Namespace) -> list[str]:
     off: dict[str, list[float]] = {target: [] for target in RUNTIMES}
     found, made, tables = {}, {}, {}
     for target in RUNTIMES:
-        folder = options.work / options.model.stem / target
+        folder = options.work / options.model.stem / options.precision / target
         found[target] = json.loads((folder / "cuts.json").read_text("utf-8"))
         made[target] = json.loads((folder / "table.json").read_text("utf-8"))
         tables[target] = LayerTable.from_dict(made[target]["table"])
@@ -200,6 +203,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("examples/mos_m.pt"))
     parser.add_argument("--target", choices=tuple(RUNTIMES), default="cpu")
     parser.add_argument("--work", type=Path, default=Path("work/latency"))
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--multiple", type=int, help="of the widths; the target's by default")
     parser.add_argument("--seed", type=int, default=0)

@@ -21,17 +21,10 @@ from edgemtl.compress.cost import Keep
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency.measure import Measurement, layer_table
 from edgemtl.compress.latency.profiles import ProfileStore
-from edgemtl.compress.latency.turns import (
-    LayerTurns,
-    RuntimeTurns,
-    artefact_of,
-    measurable,
-    session_options,
-    setting_of,
-)
+from edgemtl.compress.latency.stand import Precision, Stand
+from edgemtl.compress.latency.turns import LayerTurns, RuntimeTurns
 from edgemtl.compress.latency.whole import Timer, whole_table
 from edgemtl.errors import InputRefused
-from edgemtl.export.network import export_network
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
@@ -132,6 +125,7 @@ class Latency:
         timer: how two networks are compared; by the target's backend by default.
         turns: how layers are timed; by the target's runtime by default, where it tells what they
             take. With a ``timer`` and without this whole networks are timed.
+        precision: that networks are timed in, that of the dense one too.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
@@ -146,13 +140,15 @@ class Latency:
         tell: Callable[[str], None] = lambda line: None,
         timer: Timer | None = None,
         turns: LayerTurns | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        self.target, self.threads = target, threads
+        self.target, self.threads, self.precision = target, threads, precision
+        self._stand = Stand(target, threads, precision)
         self._multiple, self._folder, self._tell = multiple, folder, tell
         if timer is None and turns is None:
-            turns = RuntimeTurns(target, threads)
+            turns = RuntimeTurns(self._stand)
         self._turns = turns
-        self._timer = timer or backend_timer(target, threads)
+        self._timer = timer or backend_timer(self._stand)
         self._first: tuple[MultiTaskNetwork, float] | None = None
 
     def model(self, network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> LatencyModel:
@@ -171,7 +167,7 @@ class Latency:
             vector_floats(),
             self.target.name,
             self._turns,
-            ProfileStore(self._folder, setting_of(self.target, self.threads)),
+            ProfileStore(self._folder, self._stand.setting),
             self._tell,
         )
         table = whole_table(asked, self._timer) if graph is None else layer_table(asked)
@@ -188,14 +184,15 @@ class Latency:
         import onnx
 
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-            return onnx.load(export_network(network, self.target, Path(folder)).path)
+            return onnx.load(self._stand.graph(network, Path(folder)))
 
 
 def describe(table: LayerTable) -> str:
     """What the table is worth, in a sentence."""
     words = (
-        f"latency table on {table.target}, {table.threads} thread(s): dense {table.dense_ms:.2f} "
-        f"ms, noise {table.noise:.1%}; {table.cuts} cuts of the network measured"
+        f"latency table on {table.target}, {table.precision}, {table.threads} thread(s): dense "
+        f"{table.dense_ms:.2f} ms, noise {table.noise:.1%}; {table.cuts} cuts of "
+        "the network measured"
     )
     if table.error is not None:
         words += f" and predicted within {table.error:.1%} (median)"
@@ -204,17 +201,16 @@ def describe(table: LayerTable) -> str:
     return words
 
 
-def backend_timer(target: Target, threads: int = 1, rule: InterleaveRule = RULE) -> Timer:
+def backend_timer(stand: Stand, rule: InterleaveRule = RULE) -> Timer:
     """Export, compile and time in turns on the target's backend, for as long as the rule says.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
     """
-    measurable(target)
-    options = session_options(target, threads)
+    stand.require()
 
     def request(network: MultiTaskNetwork, folder: Path) -> BenchRequest:
-        return BenchRequest(artefact_of(network, target, folder), options, stop=WARM_UP)
+        return BenchRequest(stand.artefact(network, folder), stand.options, stop=WARM_UP)
 
     kept = tempfile.TemporaryDirectory(prefix="edgemtl-")
     known: dict[str, BenchRequest] = {}

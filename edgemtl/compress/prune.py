@@ -250,7 +250,9 @@ def _fingerprint(
     parts = [weights_hash(network), json.dumps(asked, sort_keys=True)]
     parts += [data.oracle.fingerprint(), data.calibration.fingerprint()]
     if latency is not None:
-        parts.append(f"latency on {latency.target.name}, {latency.threads} threads")
+        parts.append(
+            f"latency on {latency.target.name}, {latency.threads} threads, {latency.precision}"
+        )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

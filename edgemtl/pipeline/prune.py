@@ -249,4 +249,13 @@ def latency_on(
     # Two networks take turns, which idle threads of a pool would disturb.
     threads = recipe.bench.threads or 1
     known = default_folder() / STAGES / LATENCY  # layers take as long in the next network
-    return Latency(target, options.channel_multiple, known, threads, on_progress)
+    lower = recipe.quantize
+    ships_int8 = lower.enabled and lower.precision == "int8" and "int8" in target.precisions
+    return Latency(
+        target,
+        options.channel_multiple,
+        known,
+        threads,
+        on_progress,
+        precision="int8" if ships_int8 else "fp32",
+    )

@@ -38,6 +38,7 @@ class LayerTable:
         dense_ms: latency of the dense network.
         network: hash of its weights.
         threads: of the runtime.
+        precision: of the graphs.
         noise: half the width of the interval that the dense network's own latency stayed in from
             turn to turn, as a share.
         error: median over the measured cuts of predicted against measured latency, as a share,
@@ -55,6 +56,7 @@ class LayerTable:
     dense_ms: float
     network: str
     threads: int
+    precision: str
     noise: float
     error: float | None
     cuts: int
@@ -116,6 +118,7 @@ class LayerTable:
             "dense_ms": self.dense_ms,
             "network": self.network,
             "threads": self.threads,
+            "precision": self.precision,
             "noise": self.noise,
             "error": self.error,
             "cuts": self.cuts,
@@ -147,6 +150,7 @@ class LayerTable:
                 float(data["dense_ms"]),
                 str(data["network"]),
                 int(data["threads"]),
+                str(data["precision"]),
                 float(data["noise"]),
                 None if data["error"] is None else float(data["error"]),
                 int(data["cuts"]),
@@ -276,6 +280,7 @@ def _fit(
         dense_ms=dense_ms,
         network=profile.network,
         threads=profile.setting.threads,
+        precision=profile.setting.precision.partition("/")[0],
         noise=1.96 * spread,
         error=None,
         cuts=len(profile.cuts),

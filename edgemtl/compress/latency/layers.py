@@ -63,10 +63,12 @@ def times_of(
     found: dict[str, float] = {}
     rest = 0.0
     for time in times:
-        if time.nodes and time.nodes[0] in layers:
-            found[time.nodes[0]] = found.get(time.nodes[0], 0.0) + time.ms
-        else:
+        # What an int8 graph has besides comes first in some layers.
+        name = next((node for node in time.nodes if node in layers), None)
+        if name is None:
             rest += time.ms
+        else:
+            found[name] = found.get(name, 0.0) + time.ms
     return found, rest
 
 

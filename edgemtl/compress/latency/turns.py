@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -13,13 +12,10 @@ import numpy as np
 
 from edgemtl.backends import registry
 from edgemtl.backends.layer_times import LayerTime, can_profile, open_profile
-from edgemtl.backends.processor import processor_name
-from edgemtl.backends.types import Artefact, SessionOptions
-from edgemtl.compress.latency.profiles import Setting
-from edgemtl.errors import TargetUnavailable
-from edgemtl.export.network import SIMPLIFIED, export_network
+from edgemtl.backends.types import Artefact
+from edgemtl.compress.latency.stand import Stand
+from edgemtl.export.network import SIMPLIFIED
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.targets import Target
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,66 +56,19 @@ class LayerTurns(Protocol):
         """
 
 
-def measurable(target: Target) -> None:
-    """Whether the latency on a target can be measured by this process.
-
-    Raises:
-        TargetUnavailable: this machine is not the target, or its backend does not work here.
-    """
-    if not target.measured_here:
-        raise TargetUnavailable(
-            f"latency on '{target.name}' cannot be measured on this machine",
-            hint="prune by multiply-accumulates (--flops), or for a target that runs here",
-        )
-    registry.get(target.backend).require()
-
-
-def artefact_of(network: MultiTaskNetwork, target: Target, folder: Path) -> Artefact:
-    """Export and compile.
-
-    Raises:
-        TargetUnavailable: the target's backend does not work here.
-        StageFailed: the network cannot be exported or compiled.
-    """
-    made = folder / "artefact"
-    made.mkdir(parents=True)
-    graph = export_network(network, target, folder).path
-    return registry.get(target.backend).compile(graph, target, made)
-
-
-def session_options(target: Target, threads: int) -> SessionOptions:
-    """How artefacts are run for a measurement."""
-    return SessionOptions(threads, str(target.options.get("precision_hint", "f32")))
-
-
-def setting_of(target: Target, threads: int, precision: str = "fp32") -> Setting:
-    """Where layers are timed: this machine's processor and runtime, as the target asks for it."""
-    backend = registry.get(target.backend)
-    options = session_options(target, threads)
-    return Setting(
-        target.backend,
-        backend.availability().version,
-        f"{precision}/{options.precision_hint}",
-        threads,
-        processor_name(),
-        json.dumps([target.device, dict(target.options)], sort_keys=True),
-    )
-
-
 class RuntimeTurns:
     """Takes turns on a target's runtime, in this process.
 
     Args:
-        target: measured here.
-        threads: of the runtime.
+        stand: where and how.
 
     Raises:
         TargetUnavailable: this machine is not the target, or its backend does not work here.
     """
 
-    def __init__(self, target: Target, threads: int) -> None:
-        measurable(target)
-        self._target, self._options = target, session_options(target, threads)
+    def __init__(self, stand: Stand) -> None:
+        stand.require()
+        self._stand = stand
         self._folder = tempfile.TemporaryDirectory(prefix="edgemtl-")
         self._dense: tuple[MultiTaskNetwork, Artefact] | None = None
 
@@ -138,22 +87,22 @@ class RuntimeTurns:
                 self._folder.cleanup()
                 self._folder = tempfile.TemporaryDirectory(prefix="edgemtl-")
             folder = Path(self._folder.name)
-            self._dense = network, artefact_of(network, self._target, folder)
+            self._dense = network, self._stand.artefact(network, folder)
         return self._dense[1]
 
     def __call__(self, network: MultiTaskNetwork, dense: MultiTaskNetwork) -> Turns:
         """See :class:`LayerTurns`."""
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as name:
             artefacts = (
-                artefact_of(network, self._target, Path(name)),
+                self._stand.artefact(network, Path(name)),
                 self._compiled(dense),
             )
             return self._turns(artefacts)
 
     def _turns(self, artefacts: tuple[Artefact, Artefact]) -> Turns:
-        backend = registry.get(self._target.backend)
-        sessions = [backend.load(artefact, self._options) for artefact in artefacts]
-        profiles = [open_profile(artefact, self._options) for artefact in artefacts]
+        backend, options = registry.get(self._stand.target.backend), self._stand.options
+        sessions = [backend.load(artefact, options) for artefact in artefacts]
+        profiles = [open_profile(artefact, options) for artefact in artefacts]
         images = np.random.default_rng(0).standard_normal(sessions[0].input_shape, dtype=np.float32)
         began = time.perf_counter()
         for session, profile in zip(sessions, profiles, strict=True):

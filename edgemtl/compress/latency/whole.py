@@ -138,6 +138,7 @@ def _fitted(
         dense_ms=dense_ms,
         network=profile.network,
         threads=profile.setting.threads,
+        precision=profile.setting.precision.partition("/")[0],
         noise=1.96 * 1.4826 * float(np.median(np.abs(turns / dense_ms - 1))),
         error=None,
         cuts=len(profile.cuts),

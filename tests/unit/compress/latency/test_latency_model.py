@@ -14,7 +14,10 @@ from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.latency.layer_table import LayerTable
+from edgemtl.compress.latency.layers import layers_of
+from edgemtl.compress.latency.stand import Precision, Stand
 from edgemtl.compress.latency.turns import RuntimeTurns
+from edgemtl.compress.latency.widths import GraphWidths
 from edgemtl.compress.latency_model import Latency, backend_timer
 from edgemtl.compress.prune import prune
 from edgemtl.data.dense import DenseFolder
@@ -81,14 +84,14 @@ def test_a_latency_goal_is_met_by_what_is_measured(tmp_path: Path) -> None:
 def test_a_target_that_is_elsewhere_is_refused() -> None:
     for make in (backend_timer, RuntimeTurns):
         with pytest.raises(TargetUnavailable, match="cannot be measured on this machine"):
-            make(targets.load("jetson"), 1)
+            make(Stand(targets.load("jetson")))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("name", ["cpu", "intel-cpu"])
-def test_a_real_runtime_tells_its_layers(name: str) -> None:
-    target = targets.load(name)
+def test_a_real_runtime_tells_its_layers(name: str, precision: Precision) -> None:
     try:
-        turns = RuntimeTurns(target, 1)
+        turns = RuntimeTurns(Stand(targets.load(name), 1, precision))
     except TargetUnavailable as error:
         pytest.skip(str(error))
     network = build()
@@ -96,6 +99,7 @@ def test_a_real_runtime_tells_its_layers(name: str) -> None:
     assert graph is not None
     found = turns(TinyDense(width=8).eval(), network)
     convolutions = {node.name for node in graph.graph.node if node.op_type == "Conv"}
-    told = {layer.nodes[0] for layer in found.layers[1] if layer.nodes}
+    layers = layers_of(found.layers[1], graph, GraphWidths(graph, channel_groups(network)))
+    told = {layer.name for layer in layers}
     assert len(told & convolutions) >= len(convolutions) - 2  # OpenVINO loses those of the outputs
     assert all(ms > 0 for ms in found.whole)
