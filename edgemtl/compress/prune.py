@@ -63,6 +63,18 @@ def methods() -> list[str]:
     return sorted(METHODS)
 
 
+def method_module(name: str) -> str:
+    """The module that a method comes from.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if name not in methods():
+        known = ", ".join(methods())
+        raise UsageError(f"there is no pruning method '{name}'", hint=f"one of {known}")
+    return METHODS[name].__module__
+
+
 def prune(
     network: MultiTaskNetwork,
     data: DataSplits,
@@ -90,10 +102,7 @@ def prune(
             without a table, or others for a method that has no use for them.
         StageFailed: the data says nothing about a task, or nothing can be cut.
     """
-    if options.method not in methods():
-        raise UsageError(
-            f"there is no pruning method '{options.method}'", hint=f"one of {', '.join(methods())}"
-        )
+    method_module(options.method)
     if options.latency_ratio is not None and latency is None:
         raise UsageError("a latency goal needs a target to measure on", hint="give --target")
     if options.rounds > 1 and options.recovery is None:

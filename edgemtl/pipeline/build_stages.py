@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from edgemtl.backends.taskfiles import with_task_files
 from edgemtl.errors import InputRefused
-from edgemtl.files import sha256_file, write_json
+from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.pipeline.export import ExportRequest, export_model
@@ -29,7 +28,6 @@ class CheckModel(Stage):
         return {
             "model": context.model_sha256,
             "factory": context.factory,
-            "network_code": _network_code(context),
             "tasks": context.task_names,
         }
 
@@ -87,18 +85,6 @@ def _try_out(network: MultiTaskNetwork, tasks: Sequence[str], where: str) -> Non
         task.check_outputs(shapes, network.input_spec.size)
 
 
-def _network_code(context: Context) -> list[str]:
-    """Hashes of the modules that a network from outside our own source comes from.
-
-    What these import in turn is their authors' to mind.
-    """
-    modules = {type(context.dense).__module__}
-    if context.factory is not None:
-        modules.add(context.factory.partition(":")[0])
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
-    return [sha256_file(Path(file)) for file in files if file]
-
-
 class Export(Stage):
     """Torch to simplified ONNX."""
 
@@ -130,6 +116,7 @@ class Compile(Stage):
         return {
             "target": context.target.model_dump(mode="json"),
             "runtime": state.version,
+            "backend": context.backend_code,
             "task_files": self._task_files(context),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgemtl.bundle.archive import runner_bytes
+from edgemtl.bundle.sbom import tool_versions
 from edgemtl.bundle.selftest import TOLERANCES, Tolerance, record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.data.preprocess import letterbox
@@ -51,6 +54,9 @@ class MakeBundle(Stage):
             "name": context.model.stem,
             "recipe": context.recipe.to_dict(),
             "calibration": context.calibration_fingerprint,
+            # A bundle holds the runner's very bytes, and the names of all tools.
+            "runner": hashlib.sha256(runner_bytes()).hexdigest(),
+            "tools": tool_versions(),
         }
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:

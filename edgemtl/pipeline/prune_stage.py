@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgemtl.compress.prune import method_module
+from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.prune import PruneRequest, by_latency, prune_network, training_data
 from edgemtl.pipeline.prune_default import decide
 from edgemtl.pipeline.stage import CHECKPOINT, Context, Decision, Stage, Tell
@@ -32,8 +34,13 @@ class Prune(Stage):
         return {
             "options": self.request(context, context.private).options.to_dict(),
             "data": [dataset.fingerprint() for dataset in training_data(recipe)],
+            "method": code_key(method_module(recipe.prune.method)),
             "slices": [recipe.prune.oracle_images, recipe.prune.calibration_images],
-            "timed": [context.target.model_dump(mode="json"), recipe.bench.threads]
+            "timed": [
+                context.target.model_dump(mode="json"),
+                recipe.bench.threads,
+                context.backend_code,
+            ]
             if by_latency(recipe)
             else None,
         }

@@ -34,6 +34,7 @@ class Quantize(Stage):
             "data": context.calibration_fingerprint,
             "target": context.target.model_dump(mode="json"),
             "bench": recipe.bench.model_dump() if timed else None,
+            "backend": context.backend_code,
             "runtime": context.backend.availability().version if timed else "",
         }
 

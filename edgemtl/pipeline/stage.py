@@ -17,7 +17,8 @@ from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.cache import StageCache, code_fingerprint, key_of
+from edgemtl.pipeline.cache import StageCache, key_of
+from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.datasets import split_of
 from edgemtl.pipeline.sessions import session_options
 from edgemtl.recipes import Recipe
@@ -119,6 +120,22 @@ class Context:
         """The target's backend."""
         return registry.get(self.target.backend)
 
+    @cached_property
+    def code(self) -> tuple[str, ...]:
+        """Modules of the network and its tasks, and of the factory where there is one.
+
+        Not the backend's, which only some stages use: results of the others serve all targets. What
+        modules of another package import in turn is their authors' to mind.
+        """
+        used: list[object] = [self.dense, *self.tasks]
+        named = [] if self.factory is None else [self.factory.partition(":")[0]]
+        return tuple(sorted({*named, *(type(one).__module__ for one in used)}))
+
+    @property
+    def backend_code(self) -> str:
+        """Hash of the backend's code: an input of stages that compile or measure with it."""
+        return code_key(type(self.backend).__module__)
+
     def network(self, stage: str) -> MultiTaskNetwork:
         """The network that a stage left: the uncompressed one, or a compressed checkpoint."""
         checkpoint = self.folders[stage] / CHECKPOINT
@@ -212,7 +229,7 @@ class Stage(ABC):
         return key_of(
             {
                 "stage": self.name,
-                "code": code_fingerprint(),
+                "code": code_key(type(self).__module__, *context.code),
                 "after": [context.keys[name] for name in self.after],
                 "inputs": self.inputs(context),
             }

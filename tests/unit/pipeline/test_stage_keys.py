@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from support import driving
 from support.dense_family import build
 from support.dense_work import FACTORY, DenseWork, write_dense_work
 
 from edgemtl import recipes, targets
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
 from edgemtl.backends.types import Availability
-from edgemtl.pipeline import cache, stage
+from edgemtl.compress.job import METHODS
+from edgemtl.pipeline import stage
 from edgemtl.pipeline.cache import StageCache
+from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.plan import plan
 from edgemtl.pipeline.stage import Context
 
@@ -48,14 +52,14 @@ class Asked:
     assign: list[str] = field(default_factory=list)
     patch: pytest.MonkeyPatch = field(default_factory=pytest.MonkeyPatch)
 
-    def keys(self) -> dict[str, str]:
+    def keys(self, factory: str = FACTORY) -> dict[str, str]:
         """Stage -> key, without running any."""
         recipe = recipes.resolve({}, None, [f"data.root={self.work.data}", *self.assign], {})
         if recipe.prune.enabled is None:  # too few pictures
             recipe = recipes.resolve(recipe.to_dict(), None, ["prune.enabled=false"], {})
         context = Context(
             self.work.model,
-            FACTORY,
+            factory,
             recipe,
             targets.load(self.target),
             StageCache(self.work.data.parent / "cache"),
@@ -117,7 +121,7 @@ def assign(*assignments: str) -> Callable[[Asked], None]:
 
 CHANGES: dict[str, tuple[Callable[[Asked], None], set[str]]] = {
     "weights": (write_weights, ALL),
-    "our own code or a tool's version": (patch(stage, "code_fingerprint", lambda: "other"), ALL),
+    "our own code or a tool's version": (patch(stage, "code_key", lambda *modules: "other"), ALL),
     "tasks": (assign('model.tasks=["parts"]'), ALL),
     "the model's name": (rename_model, {"bundle"}),
     "opset": (assign("export.opset=16"), AFTER_EXPORT),
@@ -186,32 +190,21 @@ def test_a_gate_changes_pruning_only_where_the_tasks_come_first(asked: Asked) ->
     assert key() == key("gates.cost.size_bytes=1e6")
 
 
-def test_the_factorys_module_is_part_of_the_key(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgemtl.pipeline import build_stages
+def test_the_factorys_module_is_part_of_the_key(asked: Asked, tmp_path: Path) -> None:
+    def key(source: str) -> str:
+        (tmp_path / "their_network.py").write_text(source, "utf-8")
+        sys.modules.pop("their_network", None)
+        code_key.cache_clear()
+        return asked.keys(factory="their_network:build")["export"]
 
-    before = asked.keys()
-    monkeypatch.setattr(build_stages, "sha256_file", lambda path: "other code")
-    assert all(before[name] != key for name, key in asked.keys().items())
+    asked.patch.syspath_prepend(str(tmp_path))
+    source = "from support.dense_family import build\n"
+    assert key(source) == key('"""What it is."""\n' + source)
+    assert key(source) != key(source + "\nCLASSES = 3\n")
 
 
-def test_the_fingerprint_is_of_code_that_makes_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(cache.__file__).parents[1]
-    read: list[str] = []
-    real = Path.read_bytes
-
-    def read_bytes(self: Path) -> bytes:
-        read.append(str(self.relative_to(root)))
-        return real(self)
-
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    cache.code_fingerprint.cache_clear()
-    first = cache.code_fingerprint()
-    assert {"pipeline/stage.py", "tasks/depth.py", "report/drawing.py", "files.py"} <= set(read)
-    assert not {"cli/main.py", "report/page.py"} & set(read)
-
-    monkeypatch.setattr(cache, "version", lambda tool: "0.0")
-    cache.code_fingerprint.cache_clear()
-    assert cache.code_fingerprint() != first
-    cache.code_fingerprint.cache_clear()
+def test_a_method_of_another_package_is_part_of_the_key(asked: Asked) -> None:
+    asked.assign = ["prune.enabled=true", "prune.flops=0.5", "prune.method=l1-uniform"]
+    before = asked.keys()["prune"]
+    asked.patch.setitem(METHODS, "l1-uniform", driving.first_units)
+    assert asked.keys()["prune"] != before
