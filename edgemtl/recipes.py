@@ -215,7 +215,12 @@ class BenchSection(_Section):
     """``[bench]``: how latency is measured."""
 
     enabled: bool = Field(True, description="measure latency where this machine is the device")
-    threads: int = Field(1, ge=0, le=1024, description="threads of the runtime; 0 lets it choose")
+    threads: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="threads of the runtime, the target's by default; 0 lets it choose",
+    )
     seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="least seconds of timed runs")
     min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="least number of timed runs")
     max_seconds: float = Field(

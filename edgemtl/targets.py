@@ -26,7 +26,8 @@ class Target(BaseModel):
         opset: ONNX opset to export.
         precisions: precisions the target runs, first the default.
         channel_multiple: widths are kept at multiples of this, for the vector unit's sake.
-        threads: threads of a session; 0 lets the runtime choose.
+        threads: of the runtime, where the recipe ([bench] threads) does not say; 0 lets the runtime
+            choose, and without either it is one.
         deformable: how deformable convolution reaches the target.
         experts: how mixtures of experts reach the target (see models/m3vit/experts.py).
         measured_here: whether this machine is the device, so that latency can be measured at once.
@@ -45,7 +46,7 @@ class Target(BaseModel):
     opset: int = Field(17, ge=13, le=25)
     precisions: tuple[str, ...] = ("fp32",)
     channel_multiple: int = Field(8, ge=1)
-    threads: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=0)
     deformable: Literal["native", "portable"] = "portable"
     experts: Literal["gather", "sorted", "static", "dense"] = "gather"
     measured_here: bool = True

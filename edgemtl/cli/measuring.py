@@ -39,8 +39,12 @@ def bench_verb(
         typer.Option(help="Measure in turns with this one and print the speed-up over it."),
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=0, help="Threads of the runtime; 0 lets it choose.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Threads of the runtime, 0 lets it choose; the bundle's own by default, else 1.",
+        ),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Least seconds of timed runs.")] = 3.0,
     min_runs: Annotated[int, typer.Option(min=5, help="Least number of timed runs.")] = 100,
     max_seconds: Annotated[float, typer.Option(min=0.5, help="Stop after so long.")] = 60.0,

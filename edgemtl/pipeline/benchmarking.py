@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,13 @@ from edgemtl.pipeline.loaded_model import kind_of
 
 @dataclass(frozen=True)
 class Timing:
-    """How to measure; see the flags of ``edgemtl bench``."""
+    """How to measure; see the flags of ``edgemtl bench``.
 
-    threads: int = 1
+    Attributes:
+        threads: of the runtime; by default what a bundle was built with, one for an ONNX file.
+    """
+
+    threads: int | None = None
     seconds: float = 3.0
     min_runs: int = 100
     max_seconds: float = 60.0
@@ -78,16 +82,16 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
         bundle = open_bundle(path)
         artefact = bundle.artefact(folder)
         tasks, spec = bundle.tasks(), bundle.input_spec()
-        hint = bundle.session_options().precision_hint
+        options = bundle.session_options()
         recorded = folder / "selftest-input.npy"
         np.save(recorded, bundle.selftest().inputs[0])
     else:
         tasks, spec = read_metadata(path)
         artefact = _from_onnx(path, timing.backend, folder)
-        hint = "f32"
+        options = SessionOptions(threads=1)
     return BenchRequest(
         artefact,
-        SessionOptions(timing.threads, hint),
+        options if timing.threads is None else replace(options, threads=timing.threads),
         picture=timing.picture,
         input_array=recorded if timing.picture is None else None,
         tasks=tuple(task.spec().to_dict() for task in tasks),

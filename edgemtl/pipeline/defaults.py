@@ -15,7 +15,7 @@ GOAL_KEYS = frozenset({"goal", "flops", "params", "latency_ratio", "budgets"})
 
 
 def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] = ()) -> Recipe:
-    """Merge the target's gates and, where real pictures are given, its other defaults.
+    """Merge the target's gates, its threads and, where real pictures are given, its other defaults.
 
     A target without float32 gets these in any case: it has no use for an unquantised graph. A
     pruning goal of the user's replaces the target's as a whole.
@@ -29,12 +29,15 @@ def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] =
         UsageError: any of them is not valid.
     """
     given = list(assignments)
-    gates = {"gates": target.gates} if target.gates else {}
-    recipe = recipes.resolve(gates, config, given)
+    always: dict[str, Any] = {"gates": target.gates} if target.gates else {}
+    if target.threads is not None:
+        always["bench"] = {"threads": target.threads}
+    recipe = recipes.resolve(always, config, given)
     needed = bool(recipe.data.root) or "fp32" not in target.precisions
     if needed and target.defaults:
         defaults = _with_one_goal(target.defaults, recipe.prune)
-        return recipes.resolve({**defaults, **gates}, config, given)
+        bench = {**always.get("bench", {}), **defaults.get("bench", {})}
+        return recipes.resolve({**defaults, **always, "bench": bench}, config, given)
     return recipe
 
 

@@ -45,11 +45,12 @@ def bench_on_device(
     wanted = open_bundle(path).manifest_sha256
     config = os.environ.get("EDGEMTL_SSH_CONFIG")
     flags = {
-        "--threads": str(timing.threads),
         "--warm-up": str(timing.warmup_seconds),
         "--min-runs": str(timing.min_runs),
         "--min-seconds": str(timing.seconds),
     }
+    if timing.threads is not None:  # else the bundle says
+        flags["--threads"] = str(timing.threads)
     arguments = [part for pair in flags.items() for part in pair]
     run = SshDevice(address, python, Path(config) if config else None).bench(path, arguments, tell)
     if run.results is not None and run.results.get("manifest_sha256") != wanted:
@@ -79,7 +80,7 @@ def _bench_on_server(
             recorded.expected,
             recorded.max_abs_error,
             recorded.max_mean_error,
-            timing.threads,
+            bundle.session_options().threads if timing.threads is None else timing.threads,
             timing.warmup_seconds,
             timing.seconds,
             timing.min_runs,

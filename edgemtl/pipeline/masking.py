@@ -187,7 +187,7 @@ def write_routed(
     compiled.mkdir()
     tell(f"compiling for {target.name}")
     artefact = backend.compile(folder / ROUTING, target, compiled)
-    options = SessionOptions(threads=1)
+    options = SessionOptions(threads=1 if target.threads is None else target.threads)
     session = backend.load(artefact, options)
     pictures = images_of(list(held_out[:: max(1, len(held_out) // PARITY_PICTURES)]))
     inputs = np.ascontiguousarray(pictures.numpy()[:, None])

@@ -205,7 +205,9 @@ def read_records(path: Path) -> list[TunedTile]:
 def _target_file(target: Target, processor: str, known: list[TunedTile]) -> str:
     """The target as TOML, with the fastest tile of every operator among its options."""
     best = Tuned([one.model_dump() for one in known], processor).fastest()
-    plain = target.model_dump(mode="json", exclude={"options", "gates", "defaults"})
+    plain = target.model_dump(
+        mode="json", exclude={"options", "gates", "defaults"}, exclude_none=True
+    )
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     lines += ["", "[options]"]
     kept = {key: value for key, value in target.options.items() if key != "tiles"}

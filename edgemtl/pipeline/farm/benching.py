@@ -107,11 +107,12 @@ def bench_on_farm(
 def board_job(device: str, worker: str, digest: str, timing: Timing) -> Job:
     """The job that runs a bundle's runner on one board, and has that board for itself."""
     flags = {
-        "--threads": str(timing.threads),
         "--warm-up": str(timing.warmup_seconds),
         "--min-runs": str(timing.min_runs),
         "--min-seconds": str(timing.seconds),
     }
+    if timing.threads is not None:  # else the bundle says
+        flags["--threads"] = str(timing.threads)
     return Job(
         f"{device} ({worker})",
         (

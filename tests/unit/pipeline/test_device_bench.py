@@ -13,6 +13,7 @@ from support.command import edgemtl
 
 from edgemtl.backends.types import Artefact
 from edgemtl.bundle import BundleContents
+from edgemtl.bundle.read import open_bundle
 from edgemtl.bundle.write import write_bundle
 from edgemtl.devices.ssh import DeviceRun
 from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
@@ -65,6 +66,23 @@ def test_library_recorded_answers_and_limits_are_sent(
     assert (job.threads, job.min_seconds, job.min_runs, job.warm_up) == (3, 2.0, 40, 0.5)
     assert run.results is not None and run.results["latency"] == measured
     assert run.results["bundle"] == path.name and len(run.results["manifest_sha256"]) == 64
+
+
+def test_a_server_gets_the_bundles_threads_where_none_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def bench(address: RpcAddress, job: RpcJob, tell: Callable[[str], None]) -> DeviceRun:
+        seen.append(job.threads)
+        return DeviceRun(
+            0, {"latency": {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}}, "", 7
+        )
+
+    monkeypatch.setattr(device_bench, "bench", bench)
+    path = bundle_for_tvm(tmp_path)
+    device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing(), quiet)
+    assert seen == [open_bundle(path).session_options().threads]
 
 
 def test_a_bundle_for_another_runtime_is_refused(tmp_path: Path) -> None:
