@@ -46,7 +46,7 @@ class Target(BaseModel):
     opset: int = Field(17, ge=13, le=25)
     precisions: tuple[str, ...] = ("fp32",)
     channel_multiple: int = Field(8, ge=1)
-    threads: int | None = Field(None, ge=0)
+    threads: int | None = Field(None, ge=0, le=1024)
     deformable: Literal["native", "portable"] = "portable"
     experts: Literal["gather", "sorted", "static", "dense"] = "gather"
     measured_here: bool = True
