@@ -36,10 +36,11 @@ class Rehearsal:
     """
 
     def __init__(self, network: MultiTaskNetwork) -> None:
-        self._network = copy.deepcopy(network).eval().requires_grad_(False)
+        silent = copy.deepcopy(network).eval().requires_grad_(False)
         first = example_images(network)
         self._images = [network.example_input(1, seed=seed).to(first) for seed in range(3)]
-        _speak(self._network)
+        speaking = copy.deepcopy(silent)
+        self._network = speaking if _speak(speaking, self._images[0]) else silent
 
     def problem(self, groups: Sequence[ChannelGroup]) -> str | None:
         """Why these cannot be cut.
@@ -168,9 +169,14 @@ def _cut(
 
 
 @torch.no_grad()
-def _speak(network: MultiTaskNetwork) -> None:
-    """Give weights that are next to nothing everywhere some values, always the same ones."""
+def _speak(network: MultiTaskNetwork, images: Tensor) -> bool:
+    """Give weights that are next to nothing everywhere some values, always the same ones.
+
+    Returns:
+        Whether there were any, and the network still answers with finite numbers.
+    """
     generator = torch.Generator().manual_seed(0)
+    found = False
     for parameter in network.parameters():
         if not parameter.is_floating_point() or not parameter.numel():
             continue
@@ -179,6 +185,8 @@ def _speak(network: MultiTaskNetwork) -> None:
             if parameter.dim() > 1:
                 values = (values - 1.0) * 2 / parameter[0].numel() ** 0.5
             parameter.copy_(values)
+            found = True
+    return found and all(bool(v.isfinite().all()) for v in network(images).values())
 
 
 @contextmanager

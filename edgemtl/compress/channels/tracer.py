@@ -246,7 +246,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         inputs = _tensors([*args, *named.values()])
         name = ""
-        for tensor in inputs:
+        for tensor in sorted(inputs, key=Tensor.dim, reverse=True):  # the bias comes last
             name = name or self._held.get(tensor.untyped_storage()._cdata, "")
         for tensor in inputs:
             for item in () if name else self.fields(tensor):
@@ -362,8 +362,9 @@ def trace(
     named = {name: task for task, names in tasks.items() for name in names}
     tracer.used(list(answers.values()))  # some belong to no task
     for name, tensor in answers.items():
-        owner = f"their number is output '{name}'" if name in named else f"are output '{name}'"
-        tracer.fix(tracer.fields(tensor), owner)
+        owner = f" of task '{named[name]}'" if name in named else ""
+        why = f"their number is that of output '{name}'{owner}"
+        tracer.fix(tracer.fields(tensor), why)
     for task, names in tasks.items():
         tracer.output(task, [answers[name] for name in names])
     if training:

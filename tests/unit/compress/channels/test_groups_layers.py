@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.errors import InputRefused
+from edgemtl.models.surgery import apply_records
 
 
 class Lambda(nn.Module):
@@ -310,6 +313,23 @@ def test_layer_is_grouped_and_cut(name: str) -> None:
     for seed in range(3):
         keep = random_keep(groups, seed)
         check_cut(host, keep, cut(host, keep, groups), host.example_input(2, seed=3), groups)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "object"])
+def test_a_record_sets_numbers_wherever_they_are_held(kind: str) -> None:
+    torch.manual_seed(0)
+    host = Host(Uneven(kind), 5)
+    less = cut(host, {"body.a": torch.arange(4) > 0, "body.a#1": torch.arange(8) > 2})
+    again = Host(Uneven(kind), 5)
+    apply_records(again, less.pruning)
+    again.load_state_dict(less.state_dict())
+    images = host.example_input()
+    with torch.no_grad():
+        assert torch.equal(again(images)["parts.logits"], less(images)["parts.logits"])
+    wrong = copy.deepcopy(less.pruning)
+    wrong[0]["attributes"][0]["name"] += ".x"
+    with pytest.raises(InputRefused, match="which the network has not"):
+        apply_records(Host(Uneven(kind), 5), wrong)
 
 
 def test_sizes_that_layers_hold_follow() -> None:
