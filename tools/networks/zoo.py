@@ -17,6 +17,8 @@ from edgemtl.models import MultiTaskNetwork
 from edgemtl.tasks import Depth, Segmentation
 
 CLASSES = ("floor", "wall", "object", "person")
+#: of the pictures that timm's networks see, in pixels
+SIDE = 64
 #: width of the neck that the heads read
 NECK = 32
 #: paths of the layers that write the outputs
@@ -94,15 +96,17 @@ def _timm(name: str, take: Sequence[int] = (1, 3), **options: object) -> Backbon
     import timm
 
     made = timm.create_model(name, pretrained=False, features_only=True, **options)
-    last = made.feature_info.channels()
+    places = [min(index, len(made.feature_info) - 1) for index in take]
+    with torch.no_grad():
+        shapes = [m.shape for m in made.eval()(torch.zeros(1, 3, SIDE, SIDE))]
+    # some families keep channels last; asked once, since a cut must not change the answer
+    last = [shapes[p][1] != made.feature_info.channels()[p] for p in places]
 
     def maps(network: nn.Module, images: Tensor) -> list[Tensor]:
         found = network(images)
-        picked = [found[min(index, len(found) - 1)] for index in take]
-        # some families keep channels last
         return [
-            m if m.shape[1] in last and m.shape[1] >= m.shape[-1] else m.permute(0, 3, 1, 2)
-            for m in picked
+            found[place].permute(0, 3, 1, 2) if swapped else found[place]
+            for place, swapped in zip(places, last, strict=True)
         ]
 
     return Maps(made, maps)
