@@ -223,6 +223,14 @@ def test_every_imported_package_is_declared() -> None:
     assert undeclared == {}
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    # pytest imports them by their names alone: a second one of the same name stops the whole run.
+    seen: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        seen.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
+
+
 def test_commit_hooks_fetch_nothing() -> None:
     lines = (ROOT / ".pre-commit-config.yaml").read_text("utf-8").splitlines()
     repositories = [line.strip() for line in lines if line.strip().startswith("- repo:")]
