@@ -15,6 +15,7 @@ from edgemtl.cli.console import (
     FarmFlag,
     JsonFlag,
     PlainFlag,
+    ReferenceFlag,
     StageLines,
     print_error,
     print_json,
@@ -64,6 +65,7 @@ def compile_verb(
             help="Cut channels first; by default where --data has enough training pictures.",
         ),
     ] = None,
+    reference: ReferenceFlag = None,
     from_stage: Annotated[
         str | None, typer.Option(help="Make this stage and those after it anew.")
     ] = None,
@@ -118,6 +120,7 @@ def compile_verb(
             use_cache=not no_cache,
             from_stage=from_stage,
             until_stage=until_stage,
+            reference=reference,
         )
         for name, built_for in wanted.items()
     ]

@@ -27,6 +27,15 @@ FactoryFlag = Annotated[
         help="Build your own network with this function (it is imported and run).",
     ),
 ]
+ReferenceFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference",
+        metavar="DENSE",
+        help="Compare with this dense checkpoint; by default with the one that a pruned checkpoint "
+        "records, where it is at hand.",
+    ),
+]
 DataFlag = Annotated[
     list[Path] | None,
     typer.Option(

@@ -38,6 +38,14 @@ def bench_verb(
         Path | None,
         typer.Option(help="Measure in turns with this one and print the speed-up over it."),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DENSE",
+            help="The same with a dense checkpoint, built in float32 for the same target.",
+        ),
+    ] = None,
+    factory: FactoryFlag = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +116,13 @@ def bench_verb(
         if not as_json:
             print(line, file=sys.stderr)
 
+    if reference is not None:
+        if against is not None or self_check or device is not None or farm is not None:
+            raise UsageError(
+                "it goes with none of --against, --self-check, --device, --farm",
+                where="--reference",
+            )
+        against = reference
     if self_check and (device is not None or against is not None):
         raise UsageError("--device and --against do not go with --self-check")
     if farm is not None:
@@ -131,7 +146,7 @@ def bench_verb(
     if self_check:
         result = check_file(bundle, claim, timing, tell)
     else:
-        result = bench_files(bundle, against, timing, tell)
+        result = bench_files(bundle, against, timing, tell, factory)
     data = result.to_dict()
     if output is not None:
         write_json(output, data)

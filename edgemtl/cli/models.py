@@ -15,12 +15,13 @@ from edgemtl.cli.console import (
     FarmFlag,
     JsonFlag,
     PlainFlag,
+    ReferenceFlag,
     print_json,
 )
 from edgemtl.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgemtl.measure.accuracy import AccuracyReport
+    from edgemtl.pipeline.evaluation import Comparison
 
 
 def register(app: typer.Typer) -> None:
@@ -77,18 +78,24 @@ def eval_verb(
     multiscale: Annotated[
         bool, typer.Option("--multiscale", help="With these: ten passes and box voting.")
     ] = False,
+    reference: ReferenceFlag = None,
     factory: FactoryFlag = None,
     farm: FarmFlag = None,
     certificates: CertificatesFlag = None,
     without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure accuracy per task; without --data on the embedded (synthetic) set."""
-    from edgemtl.pipeline.evaluation import evaluate_file, evaluate_wider
+    """Measure accuracy per task; without --data on the embedded (synthetic) set.
+
+    A pruned checkpoint is shown beside the dense network that it came from, where that is at hand.
+    """
+    from edgemtl.pipeline.evaluation import compare_report, evaluate_file, evaluate_wider
 
     if wider_ground_truth is not None:
         if not data or len(data) > 1:
             raise UsageError("the WIDER FACE protocol needs its own folder", where="--data")
+        if reference is not None:
+            raise UsageError("the WIDER FACE protocol compares nothing", where="--reference")
         if farm is not None:
             raise UsageError("the WIDER FACE protocol does not run on a farm", where="--farm")
         found = evaluate_wider(model, data[0], wider_ground_truth, split, multiscale, factory)
@@ -112,26 +119,41 @@ def eval_verb(
             report = evaluate_on_farm(
                 model, data or [], split, layout, limit, factory, members, tell
             )
+    compared = compare_report(report, model, reference, data or [], split, layout, limit, factory)
     if as_json:
-        print_json(report.to_dict())
+        print_json(compared.to_dict())
         return
-    _print_accuracy(report)
+    _print_accuracy(compared)
 
 
-def _print_accuracy(report: AccuracyReport) -> None:
+def _print_accuracy(compared: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    report, dense = compared.report, compared.reference
     table = Table(title=f"{report.images} pictures of {report.data}, {report.protocol}")
     for column in ("task", "figure"):
         table.add_column(column)
     table.add_column("value", justify="right")
+    if dense is not None:
+        table.add_column(dense.of, justify="right")
+
+    def told(value: float | None) -> str:
+        return "not measured" if value is None else f"{value:.4f}"
+
     for name, task in report.tasks.items():
         for key, value in task.values.items():
-            table.add_row(name, key, "not measured" if value is None else f"{value:.4f}")
+            before = [] if dense is None else [told(dense.tasks[name].values.get(key))]
+            table.add_row(name, key, told(value), *before)
         if task.note:
             table.add_row(name, "note", task.note)
     Console().print(table)
+    for name, drop in compared.drops.items():
+        if drop is not None:
+            word = "worse" if drop > 0 else "better"
+            print(f"{name}: {abs(drop):.2%} {word} than {compared.note}")
+    if compared.note and dense is None:
+        print(f"compared with {compared.note}", file=sys.stderr)
     if report.skipped:
         print(f"{len(report.skipped)} not used:", file=sys.stderr)
         for line in report.skipped[:10]:

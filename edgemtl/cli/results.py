@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import JsonFlag, print_json
+from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
 
 #: the file whose contents GitHub shows on a job's page
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -45,6 +45,14 @@ def gate_verb(
         Path | None,
         typer.Option(help="Write the run's figures here, for the --baseline of later runs."),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DENSE",
+            help="Hold the tasks against this dense checkpoint, measured on the run's pictures.",
+        ),
+    ] = None,
+    factory: FactoryFlag = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write the comparison here as Markdown, for a comment.")
@@ -73,7 +81,7 @@ def gate_verb(
         raise UsageError(
             "there is nothing to compare", where="--markdown, --step-summary", hint="add --baseline"
         )
-    report = judge_stored(run, config, assign or [], results)
+    report = judge_stored(run, config, assign or [], results, reference, factory)
     found = compare_stored(run, baseline, config, assign or [], results)
     regression = found.regression
     if save_baseline is not None:
@@ -126,6 +134,15 @@ def _add_to_step_summary(text: str) -> None:
 
 def report_verb(
     run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DENSE",
+            help="Hold the run against this dense checkpoint from now on: accuracy.json, "
+            "gates.json and exit code are written anew too.",
+        ),
+    ] = None,
+    factory: FactoryFlag = None,
 ) -> None:
     """Write report.html and report.md of a run folder anew."""
     from edgemtl.errors import InputRefused
@@ -136,4 +153,8 @@ def report_verb(
         raise InputRefused(
             "this is not a run folder", where=str(run), hint="'edgemtl compile' makes one"
         )
+    if reference is not None:
+        from edgemtl.pipeline.judging import hold_run_against
+
+        hold_run_against(run, reference, factory)
     print(write_report(run))

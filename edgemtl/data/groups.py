@@ -7,6 +7,7 @@ group of each of its pictures away from what is learned from.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,13 @@ class Grouped(Protocol):
 def groups_of(dataset: Dataset) -> tuple[Hashable, ...]:
     """The group of each picture: as the reader declares, else each picture alone."""
     return dataset.groups() if isinstance(dataset, Grouped) else tuple(range(len(dataset)))
+
+
+def groups_hash(dataset: Dataset) -> str:
+    """SHA-256 over which pictures are alike; their names and bytes are in the fingerprint."""
+    numbers: dict[Hashable, int] = {}
+    found = [numbers.setdefault(group, len(numbers)) for group in groups_of(dataset)]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def read_groups(folder: Path) -> dict[str, str]:

@@ -37,6 +37,7 @@ class GateFacts:
             as B, or None.
         identical: whether the artefact is the uncompressed one, byte for byte, so that there is
             nothing to time against each other.
+        against: what the figures before are of, where that needs saying; completes "compared with".
         goals: pruning goals that are to hold, by their recipe key: (share of the uncompressed
             network that is left, share that was asked for, what stopped the search).
     """
@@ -50,6 +51,7 @@ class GateFacts:
     latency: Mapping[str, Any] | None = None
     comparison: Mapping[str, Any] | None = None
     identical: bool = False
+    against: str = ""
     goals: Mapping[str, tuple[float, float, str]] = field(default_factory=dict)
 
 
@@ -215,6 +217,9 @@ def _drop(name: str, metric: MetricSpec, task: str, facts: GateFacts, limit: flo
     if after is None:
         return _nothing_after(name, metric, task, facts, limit)
     detail = f"{metric.label} {before:.4g} -> {after:.4g}"
+    if facts.against:
+        itself = facts.against.startswith("itself:")
+        detail += f", compared with {'itself' if itself else facts.against}"
     if before == 0:
         # No share of zero can be stated: worse is a failure, equal is only good for an error.
         worse = metric.relative_drop(before, after) > 0

@@ -47,6 +47,7 @@ class AccuracyReport:
         skipped: one sentence per picture or label that could not be used.
         data: name of the data set.
         protocol: how pictures entered the network.
+        of: whose accuracy this is, where others are compared with it and that needs saying.
     """
 
     tasks: Mapping[str, TaskAccuracy]
@@ -54,6 +55,7 @@ class AccuracyReport:
     skipped: tuple[str, ...] = ()
     data: str = ""
     protocol: str = ""
+    of: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: ``{"tasks": {name: {figure: value}}, "images": N, ...}``."""
@@ -65,6 +67,7 @@ class AccuracyReport:
             "skipped": list(self.skipped),
             "data": self.data,
             "protocol": self.protocol,
+            **({"of": self.of} if self.of else {}),
         }
 
     @staticmethod
@@ -89,6 +92,7 @@ class AccuracyReport:
                 tuple(str(line) for line in data.get("skipped", ())),
                 str(data.get("data", "")),
                 str(data.get("protocol", "")),
+                str(data.get("of", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"an accuracy report is not readable: {error!r}") from error

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgemtl import targets
+from edgemtl.backends import registry
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
+from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import UsageError
 from edgemtl.export.metadata import read_metadata
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.selfcheck import SelfCheck, self_check
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.export import ExportRequest, export_model
 from edgemtl.pipeline.loaded_model import kind_of
+from edgemtl.recipes import ModelSection, Recipe
+from edgemtl.targets import Target
+from edgemtl.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,20 @@ def check_file(path: Path, claim: float, timing: Timing, tell: Callable[[str], N
 
 
 def bench_files(
-    path: Path, against: Path | None, timing: Timing, tell: Callable[[str], None]
+    path: Path,
+    against: Path | None,
+    timing: Timing,
+    tell: Callable[[str], None],
+    factory: str | None = None,
 ) -> LatencyResult | Comparison:
     """Measure one file, or two in turns.
+
+    Args:
+        path: bundle or ONNX file.
+        against: the same, or a checkpoint, which is built as ``path`` was.
+        timing: how to measure.
+        tell: progress.
+        factory: builds the user's own network.
 
     Raises:
         UsageError: a checkpoint is given, which has nothing that a device runs.
@@ -63,9 +82,39 @@ def bench_files(
         first = _request(path, timing, Path(folder) / "a")
         if against is None:
             return bench(first, tell)
-        second = _request(against, timing, Path(folder) / "b")
+        if kind_of(against) == "checkpoint":
+            second = _dense_request(path, against, timing, Path(folder) / "b", factory)
+        else:
+            second = _request(against, timing, Path(folder) / "b")
         rule = InterleaveRule(max_seconds=timing.max_seconds)
         return compare(first, second, rule, timing.seed, tell)
+
+
+def _dense_request(
+    path: Path, dense: Path, timing: Timing, folder: Path, factory: str | None
+) -> BenchRequest:
+    """A checkpoint in float32, built for what a bundle or an ONNX file is built for."""
+    network = load_network(dense, factory)
+    folder.mkdir()
+    if kind_of(path) == "bundle":
+        bundle = open_bundle(path)
+        entry, ours = bundle.manifest.target, bundle.tasks()
+        target = targets.load(entry.name)
+        if target.backend != entry.backend:
+            target = targets.with_backend(target, entry.backend)
+        options = bundle.session_options()
+    else:
+        ours, _ = read_metadata(path)
+        target, options = _target_here(timing.backend), SessionOptions(threads=1)
+    names = tuple(task.name for task in ours)
+    recipe = Recipe(model=ModelSection(tasks=names))
+    onnx = export_model(ExportRequest(network, target, recipe), folder).exported.path
+    built = folder / "built"
+    built.mkdir()
+    artefact = registry.get(target.backend).compile(onnx, target, built)
+    return _bench_request(
+        artefact, timing, network.selected(list(names)), network.input_spec, options, None
+    )
 
 
 def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
@@ -89,6 +138,17 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
         tasks, spec = read_metadata(path)
         artefact = _from_onnx(path, timing.backend, folder)
         options = SessionOptions(threads=1)
+    return _bench_request(artefact, timing, tasks, spec, options, recorded)
+
+
+def _bench_request(
+    artefact: Artefact,
+    timing: Timing,
+    tasks: Sequence[Task],
+    spec: InputSpec,
+    options: SessionOptions,
+    recorded: Path | None,
+) -> BenchRequest:
     return BenchRequest(
         artefact,
         options if timing.threads is None else replace(options, threads=timing.threads),
@@ -108,12 +168,15 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
 
 
 def _from_onnx(path: Path, backend_name: str, folder: Path) -> Artefact:
-    from edgemtl import targets
-    from edgemtl.backends import registry
+    target = _target_here(backend_name)
+    return registry.get(backend_name).compile(path, target, folder)
 
-    backend = registry.get(backend_name)
+
+def _target_here(backend_name: str) -> Target:
+    """A target that is this machine, with this backend."""
+    registry.get(backend_name)
     for name in targets.names():
         target = targets.load(name)
         if target.backend == backend_name and target.measured_here:
-            return backend.compile(path, target, folder)
+            return target
     raise UsageError(f"no target of this machine uses backend '{backend_name}'", where="--backend")

@@ -13,9 +13,18 @@ from edgemtl.backends.taskfiles import with_task_files
 from edgemtl.errors import InputRefused
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.checkpoint import weights_hash
+from edgemtl.models.checkpoint import from_network, save, weights_hash
 from edgemtl.pipeline.export import ExportRequest, export_model
-from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.reference import Reference
+from edgemtl.pipeline.stage import (
+    ARTEFACT,
+    ARTEFACT_FOLDER,
+    CHECKPOINT,
+    ONNX,
+    Context,
+    Stage,
+    Tell,
+)
 
 EXPORT_FACTS = "export.json"
 MODEL_FACTS = "model.json"
@@ -29,6 +38,7 @@ class CheckModel(Stage):
             "model": context.model_sha256,
             "factory": context.factory,
             "tasks": context.task_names,
+            "compared with": context.against.note,
         }
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
@@ -53,6 +63,40 @@ class CheckModel(Stage):
             },
         )
         tell(f"{parameters:,} parameters, tasks {', '.join(context.task_names)}")
+        if context.against.note:
+            tell(f"compared with {context.against.note}")
+
+
+class TakeReference(Stage):
+    """The dense network that a pruned one is held against, as a checkpoint for other stages."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        found = _reference(context)
+        return {
+            "weights": found.weights_sha256,
+            "name": found.name,
+            "factory": context.factory,
+            "tasks": context.task_names,
+        }
+
+    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+        """Run it once and write it.
+
+        Raises:
+            InputRefused: it does not run, or its outputs are not finite, or not those its tasks
+                own.
+        """
+        found = _reference(context)
+        _try_out(found.network, context.task_names, str(found.path))
+        save(from_network(found.network), folder / CHECKPOINT)
+        parameters = sum(p.numel() for p in found.network.parameters())
+        tell(f"{found.name}, {found.found}: {parameters:,} parameters")
+
+
+def _reference(context: Context) -> Reference:
+    found = context.against.reference
+    assert found is not None  # the stage is only planned where there is one
+    return found
 
 
 def _try_out(network: MultiTaskNetwork, tasks: Sequence[str], where: str) -> None:

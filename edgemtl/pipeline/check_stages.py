@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ GATES = "gates.json"
 PRECISION = "precision.json"
 JUNIT = "junit.xml"
 LAYERS = "layers.json"
+#: stages that leave a torch network
+TORCH = ("model", "reference")
 #: problems in the data that a stage names; accuracy.json has them all
 NAMED = 3
 #: seconds that a comparison may take, in pairs of blocks
@@ -62,7 +65,8 @@ class Accuracy(Stage):
 
     Args:
         name: of the stage.
-        source: "model" for the uncompressed torch network, else the compile stage to evaluate.
+        source: the stage that left a torch network ("model", "reference"), else the compile stage
+            to evaluate.
     """
 
     needs_data = True
@@ -76,12 +80,17 @@ class Accuracy(Stage):
             "data": context.evaluation_fingerprint,
             "data_name": context.evaluation.name,
             "threads": context.recipe.bench.threads,
+            "of": context.against.note if self.source in TORCH else "",
         }
 
     def run(self, context: Context, folder: Path, tell: Tell) -> None:
         """Evaluate and write ``accuracy.json``."""
-        if self.source == "model":
-            report = self._evaluate(context, network_runner(context.dense, context.task_names))
+        if self.source in TORCH:
+            network = context.network(self.source)
+            run = network_runner(network, context.task_names)
+            tasks = network.selected(context.task_names)
+            found = evaluate(run, tasks, network.input_spec, context.evaluation)
+            report = replace(found, of=context.against.note)
         else:
             with open_session(context, self.source) as session:
                 report = self._evaluate(context, session.run)
@@ -296,6 +305,7 @@ def gate_facts(context: Context) -> GateFacts:
         latency=_optional(bench_folder / "artefact.json"),
         comparison=_optional(bench_folder / "comparison.json"),
         identical=(bench_folder / "identical.json").exists(),
+        against=str(before.get("of", "")),
         goals=binding_goals(context.recipe.prune, _pruning(context)),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,25 +17,14 @@ from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
 from edgemtl.pipeline.cache import StageCache, default_folder, key_of
 from edgemtl.pipeline.check_stages import (
-    ACCURACY,
-    COST,
     GATES,
-    JUNIT,
-    LAYERS,
-    PRECISION,
-    metric_specs,
 )
 from edgemtl.pipeline.package_stages import BUNDLE
-from edgemtl.pipeline.parity_stage import PARITY
 from edgemtl.pipeline.plan import plan, stage_names
 from edgemtl.pipeline.preflight import check_inputs
-from edgemtl.pipeline.prune_stage import PRUNE
-from edgemtl.pipeline.quantize_stage import QUANTIZE
+from edgemtl.pipeline.publishing import publish_results
 from edgemtl.pipeline.run_folder import LOCK, PRIVATE, RunFolder, new_name
 from edgemtl.pipeline.stage import (
-    ARTEFACT_FOLDER,
-    CHECKPOINT,
-    ONNX,
     Context,
     Decision,
     Stage,
@@ -72,6 +61,8 @@ class CompileRequest:
         use_cache: False makes everything anew.
         from_stage: make this stage and all after it anew.
         until_stage: stop after this stage.
+        reference: checkpoint of the network to be held against; the dense one that the model's
+            pruning record names by default, where its file is at hand.
     """
 
     model: Path
@@ -83,6 +74,7 @@ class CompileRequest:
     use_cache: bool = True
     from_stage: str | None = None
     until_stage: str | None = None
+    reference: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +105,8 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     Raises:
         EdgemtlError: before any stage began (recipe, model, output folder).
     """
-    stages = chosen(request, request.recipe)
     context = _context(request, reporter.progress)
+    stages = chosen(request, context)
     check_inputs(context, stages)
     context.backend.require()
     run = RunFolder(context.private.parent)
@@ -152,7 +144,7 @@ def planned(request: CompileRequest) -> Plan:
         EdgemtlError: what a run would be refused for before its first stage.
     """
     context = _context(request)
-    stages = chosen(request, request.recipe)
+    stages = chosen(request, context)
     check_inputs(context, stages)
     reasons: list[str] = []
     skipped: list[str] = []
@@ -182,7 +174,7 @@ def _decided(
     context.recipe = decision.recipe
     if not decision.run:
         skipped.append(stage.name)
-    stages = chosen(request, decision.recipe, skipped)
+    stages = chosen(request, context, skipped)
     check_inputs(context, stages)
     return stages
 
@@ -226,22 +218,24 @@ def _context(request: CompileRequest, on_progress: Tell = lambda line: None) -> 
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
         folder / PRIVATE,
         on_progress,
+        reference=request.reference,
     )
 
 
-def chosen(request: CompileRequest, recipe: Recipe, skipped: Sequence[str] = ()) -> list[Stage]:
+def chosen(request: CompileRequest, context: Context, skipped: Sequence[str] = ()) -> list[Stage]:
     """The stages that a request runs.
 
     Args:
         request: which of them are asked for.
-        recipe: the request's, with what has been decided since.
+        context: of the run, with what has been decided since in its recipe.
         skipped: stages that were decided against; to name one of them is no slip.
 
     Raises:
         UsageError: it names a stage that there is not.
     """
-    stages = plan(recipe)
-    known = [*stage_names(recipe), *skipped]
+    against = context.against.reference is not None
+    stages = plan(context.recipe, against)
+    known = [*stage_names(context.recipe, against), *skipped]
     for flag, name in (
         ("--from-stage", request.from_stage),
         ("--until-stage", request.until_stage),
@@ -326,27 +320,6 @@ def _facts(request: CompileRequest, context: Context) -> dict[str, Any]:
     }
 
 
-#: stage, its file, where it goes in the run folder
-_PUBLISHED = (
-    ("export", ONNX, "model/model.onnx"),
-    ("prune", CHECKPOINT, "model/pruned.pt"),
-    ("prune", PRUNE, PRUNE),
-    ("quantize", QUANTIZE, QUANTIZE),
-    ("quantize", ONNX, "model/quantized.onnx"),
-    ("compile", f"{ARTEFACT_FOLDER}/plan.json", "modelled.json"),
-    ("parity", PARITY, PARITY),
-    ("gates", GATES, GATES),
-    ("gates", JUNIT, JUNIT),
-    ("bench", "artefact.json", "bench/artefact.json"),
-    ("bench", "reference.json", "bench/reference.json"),
-    ("bench", "comparison.json", "bench/comparison.json"),
-    ("bench", PRECISION, f"bench/{PRECISION}"),
-    ("bench", LAYERS, f"bench/{LAYERS}"),
-    ("bench", "skipped.json", "bench/skipped.json"),
-    ("bench", "identical.json", "bench/identical.json"),
-)
-
-
 def _finish(
     request: CompileRequest, context: Context, run: RunFolder, error: EdgemtlError | None
 ) -> RunResult:
@@ -354,12 +327,7 @@ def _finish(
     from edgemtl.report.page import write_report
 
     folders = context.folders
-    for stage, source, name in _PUBLISHED:
-        if stage in folders:
-            run.publish(folders[stage] / source, name)
-    _publish_pairs(context, run)
-    for picture in sorted(folders["pictures"].glob("*.png")) if "pictures" in folders else ():
-        run.publish(picture, f"pictures/{picture.name}")
+    publish_results(context, run)
     bundle: Path | None = None
     if "bundle" in folders:
         name = f"bundle/{request.model.stem}-{request.target.name}.edgemtl"
@@ -380,18 +348,3 @@ def _finish(
     shutil.rmtree(context.private, ignore_errors=True)
     write_report(run.folder)
     return RunResult(run.folder, exit_code, gates, bundle, error)
-
-
-def _publish_pairs(context: Context, run: RunFolder) -> None:
-    """``accuracy.json`` and ``cost.json``: reference and artefact side by side."""
-    extra: Mapping[str, Mapping[str, Any]] = {ACCURACY: {"metrics": metric_specs(context)}}
-    for file, stage in ((ACCURACY, "accuracy"), (COST, "cost")):
-        if stage in context.folders and f"{stage}-reference" in context.folders:
-            run.publish_json(
-                file,
-                {
-                    "reference": read_json(context.folders[f"{stage}-reference"] / file),
-                    "artefact": read_json(context.folders[stage] / file),
-                    **extra.get(file, {}),
-                },
-            )

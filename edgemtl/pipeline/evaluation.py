@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,11 @@ from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, evaluate
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
 from edgemtl.measure.wider_protocol import wider_ap
+from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.datasets import labelled
-from edgemtl.pipeline.loaded_model import LoadedModel, open_model
+from edgemtl.pipeline.loaded_model import LoadedModel, kind_of, open_model, read_signature
+from edgemtl.pipeline.reference import find_reference
+from edgemtl.pipeline.reference_accuracy import reference_accuracy
 from edgemtl.tasks.detection import Detection
 
 
@@ -36,6 +41,75 @@ def evaluate_file(
     with open_model(path, factory) as subject:
         dataset = labelled(data, split, subject.tasks, layout, limit)
         return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A report beside that of the network it is compared with.
+
+    Attributes:
+        report: of the file.
+        reference: of its dense network, on the same pictures; None where there is none.
+        drops: task -> how much worse its primary figure is, as a share; None where that cannot be
+            said.
+        note: completes "compared with"; empty where nothing was to be compared.
+    """
+
+    report: AccuracyReport
+    reference: AccuracyReport | None = None
+    drops: Mapping[str, float | None] = field(default_factory=dict)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, with the reference where there is one."""
+        found = self.report.to_dict()
+        if self.reference is not None:
+            found["reference"] = self.reference.to_dict()
+            found["relative_drop"] = dict(self.drops)
+        if self.note:
+            found["compared_with"] = self.note
+        return found
+
+
+def compare_report(
+    report: AccuracyReport,
+    path: Path,
+    reference: Path | None,
+    data: Sequence[Path],
+    split: str,
+    layout: str = "auto",
+    limit: int | None = None,
+    factory: str | None = None,
+) -> Comparison:
+    """Hold a file's accuracy against its dense network's on the same pictures.
+
+    Args:
+        report: of the file.
+        path: checkpoint, ONNX file or bundle.
+        reference: the dense network; by default the one that a pruned checkpoint records.
+        data, split, layout, limit, factory: as :func:`evaluate_file`.
+
+    Raises:
+        InputRefused: the reference is refused.
+        UsageError: it lacks a task.
+    """
+    checkpoint = kind_of(path) == "checkpoint"
+    if reference is None and not checkpoint:
+        return Comparison(report)
+    network = load_network(path, factory) if checkpoint else None
+    tasks = read_signature(path).tasks if network is None else network.selected(None)
+    against = find_reference(path, network, factory, reference, tasks)
+    if against.reference is None:
+        return Comparison(report, note=against.note)
+    dataset = labelled(data, split, tasks, layout, limit)
+    dense = reference_accuracy(against.reference, [task.name for task in tasks], dataset)
+    drops: dict[str, float | None] = {}
+    for task in tasks:
+        key = task.primary.key
+        before, after = (one.tasks[task.name].values.get(key) for one in (dense, report))
+        known = before is not None and after is not None and before != 0
+        drops[task.name] = task.primary.relative_drop(before or 0, after or 0) if known else None
+    return Comparison(report, dense, drops, against.note)
 
 
 def evaluate_wider(

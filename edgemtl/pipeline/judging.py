@@ -10,37 +10,98 @@ from typing import Any
 
 from edgemtl import recipes
 from edgemtl.bundle.read import open_bundle
-from edgemtl.errors import InputRefused
-from edgemtl.files import read_json
+from edgemtl.errors import ExitCode, InputRefused
+from edgemtl.files import read_json, write_json
 from edgemtl.gates.judge import GateFacts, GateReport, judge
+from edgemtl.gates.junit import write_junit
 from edgemtl.gates.limits import GateLimits
 from edgemtl.gates.regression import RegressionReport, compare
 from edgemtl.gates.snapshot import LatencySamples, Snapshot, thinned
+from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.pipeline.baselines import read_snapshot
-from edgemtl.pipeline.check_stages import binding_goals
+from edgemtl.pipeline.check_stages import ACCURACY, GATES, JUNIT, binding_goals
 from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.pipeline.prune_stage import PRUNE
+from edgemtl.pipeline.reference_accuracy import accuracy_for_stored
+from edgemtl.pipeline.run_folder import RUN
 from edgemtl.recipes import PruneSection
 from edgemtl.tasks.base import MetricSpec
 
 
 def judge_stored(
-    path: Path, config: Path | None, assignments: Sequence[str], results: Path | None
+    path: Path,
+    config: Path | None,
+    assignments: Sequence[str],
+    results: Path | None,
+    reference: Path | None = None,
+    factory: str | None = None,
 ) -> GateReport:
     """Judge a run folder, or a bundle with what the runner measured on the device.
+
+    Nothing is measured but the accuracy of a reference, once per its weights and the pictures.
 
     Args:
         path: run folder or bundle.
         config: recipe whose ``[gates]`` replace the stored ones.
         assignments: values of ``--set`` on top.
         results: ``results.json`` of the bundle's runner.
+        reference: dense network to hold the tasks against, on the pictures of the stored run.
+        factory: builds the user's own network.
 
     Raises:
-        InputRefused: no results there, or not readable.
+        InputRefused: no results there, or not readable; the reference or the pictures are refused.
         UsageError: the recipe or an assignment is not valid.
     """
     facts, stored = _stored(path, results)
+    if reference is not None:
+        facts = _with(facts, _accuracy_of(path, reference, factory))
     return judge(_limits(stored, config, assignments), facts)
+
+
+def hold_run_against(folder: Path, reference: Path, factory: str | None) -> GateReport:
+    """Put a reference in as what a run is held against: accuracy, verdicts and exit code anew.
+
+    Raises:
+        InputRefused, UsageError: as :func:`judge_stored`.
+        StageFailed: the folder cannot be written.
+    """
+    dense = _accuracy_of(folder, reference, factory)
+    facts, stored = _run_facts(folder)
+    report = judge(_limits(stored, None, ()), _with(facts, dense))
+    write_json(folder / ACCURACY, {**read_json(folder / ACCURACY), "reference": dense.to_dict()})
+    write_json(folder / GATES, report.to_dict())
+    write_junit(report, folder / JUNIT)
+    run = read_json(folder / RUN)
+    if run.get("error") is None:
+        code = report.exit_code()
+        status = "passed" if code == ExitCode.OK else "gates failed"
+        write_json(folder / RUN, {**run, "status": status, "exit_code": int(code)})
+    return report
+
+
+def _with(facts: GateFacts, dense: AccuracyReport) -> GateFacts:
+    before = dense.to_dict()
+    return replace(
+        facts,
+        accuracy_before=before["tasks"],
+        notes={**before["notes"], **facts.notes},
+        against=dense.of,
+    )
+
+
+def _accuracy_of(path: Path, reference: Path, factory: str | None) -> AccuracyReport:
+    """A reference on the pictures of a stored run or bundle."""
+    if path.is_dir():
+        accuracy = _pair(path / ACCURACY)
+        primary = {name: m["primary"] for name, m in (accuracy.get("metrics") or {}).items()}
+        recipe, artefact = read_json(path / RUN).get("recipe"), accuracy.get("artefact")
+    else:
+        bundle = open_bundle(path)
+        primary = {task.name: {"key": task.primary.key} for task in bundle.tasks()}
+        recipe, artefact = bundle.manifest.recipe, bundle.manifest.accuracy.bundle
+    if not isinstance(artefact, dict) or not isinstance(recipe, dict):
+        raise InputRefused("no accuracy was measured there", where=str(path))
+    return accuracy_for_stored(reference, factory, recipe, primary, artefact)
 
 
 @dataclass(frozen=True)
@@ -226,6 +287,7 @@ def _facts(
         latency=latency,
         comparison=comparison,
         identical=identical,
+        against=str(before.get("of", "")),
     )
 
 

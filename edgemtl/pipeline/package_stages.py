@@ -126,7 +126,7 @@ class PredictionImages(Stage):
         """Write ``NAME.before.png`` and ``NAME.after.png``."""
         with open_session(context, self.after[1]) as session:
             runs: dict[str, Run] = {
-                "before": network_runner(context.dense, context.task_names),
+                "before": network_runner(context.network(self.after[0]), context.task_names),
                 "after": session.run,
             }
             for index, sample in enumerate(islice(context.evaluation, self.COUNT)):

@@ -24,7 +24,8 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import CostGateFailed, UsageError
 from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.checkpoint import from_network, save
+from edgemtl.models.checkpoint import from_network, save, weights_hash
+from edgemtl.models.origin import DENSE, Origin
 from edgemtl.pipeline.cache import LATENCY, STAGES, default_folder
 from edgemtl.pipeline.task_limits import gate_drops, goal_comes_first, most_drops
 from edgemtl.recipes import Recipe
@@ -51,6 +52,7 @@ class PruneRequest:
         target: its multiple of channels, and what milliseconds are measured on.
         source: name of the checkpoint that the network came from; written into the result.
         state: folder with what a killed run needs to go on.
+        dense: the network that this one was pruned from before; None where it is dense itself.
         workers: opens the processes of others that look at the held-out pictures.
     """
 
@@ -60,6 +62,7 @@ class PruneRequest:
     source: str
     state: Path
     workers: Callable[[Job], RemoteWorkers] | None = None
+    dense: Origin | None = None
 
     @property
     def options(self) -> PruneOptions:
@@ -76,12 +79,14 @@ class PruneOutcome:
         options: what was pruned for.
         source: name of the checkpoint that the network came from.
         binding: whether the goals hold whatever the tasks lose.
+        dense: the dense network's file and hash, for the record.
     """
 
     result: PruneResult
     options: PruneOptions
     source: str
     binding: bool = False
+    dense: Origin | None = None
 
     def story(self) -> dict[str, Any]:
         """``prune.json``: the result, with the steps of all rounds that are in it in one list."""
@@ -133,7 +138,9 @@ class PruneOutcome:
         Raises:
             StageFailed: a place cannot be written.
         """
-        meta = {"pruned_from": self.source, "options": self.options.to_dict()}
+        meta: dict[str, Any] = {"pruned_from": self.source, "options": self.options.to_dict()}
+        if self.dense is not None:
+            meta[DENSE] = self.dense.to_dict()
         save(from_network(self.result.network, meta), checkpoint)
         write_json(story, self.story())
 
@@ -158,7 +165,8 @@ def prune_network(
     result = prune(
         request.network, data, options, on_progress, request.state, latency, request.workers
     )
-    return PruneOutcome(result, options, request.source, goal_comes_first(recipe.prune))
+    dense = request.dense or Origin(request.source, weights_hash(request.network))
+    return PruneOutcome(result, options, request.source, goal_comes_first(recipe.prune), dense)
 
 
 def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> PruneOptions:

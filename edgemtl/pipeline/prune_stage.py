@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.compress.prune import method_module
+from edgemtl.data.groups import groups_hash
+from edgemtl.models.origin import origin_of
 from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.prune import PruneRequest, by_latency, prune_network, training_data
 from edgemtl.pipeline.prune_default import decide
@@ -25,8 +27,10 @@ class Prune(Stage):
 
     def request(self, context: Context, state: Path) -> PruneRequest:
         """What this run prunes, and for what."""
+        dense = origin_of(context.model) if context.dense.pruning else None
         return PruneRequest(
-            context.dense, context.recipe, context.target, context.model.name, state
+            *(context.dense, context.recipe, context.target, context.model.name, state),
+            dense=dense,
         )
 
     def inputs(self, context: Context) -> dict[str, Any]:
@@ -34,6 +38,7 @@ class Prune(Stage):
         return {
             "options": self.request(context, context.private).options.to_dict(),
             "data": [dataset.fingerprint() for dataset in training_data(recipe)],
+            "alike": [groups_hash(dataset) for dataset in training_data(recipe)],
             "method": code_key(method_module(recipe.prune.method)),
             "slices": [recipe.prune.oracle_images, recipe.prune.calibration_images],
             "timed": [

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgemtl.compress.job import Job
 from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.models.checkpoint import load_network
+from edgemtl.models.origin import origin_of, recorded_name
 from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.prune import PruneOutcome, PruneRequest, prune_network
 from edgemtl.recipes import Recipe
@@ -60,7 +61,10 @@ def prune_file(
     state = output.with_name(f"{output.name}.prune-state")
     if not asked.resume:
         shutil.rmtree(state, ignore_errors=True)
-    request = PruneRequest(network, asked.recipe, asked.target, asked.model.name, state, workers)
+    dense = origin_of(asked.model) if network.pruning else None
+    request = PruneRequest(
+        network, asked.recipe, asked.target, recorded_name(asked.model), state, workers, dense
+    )
     pruned = prune_network(request, on_progress)
     pruned.write(output, output.with_name(f"{output.name}.prune.json"))
     shutil.rmtree(state, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgemtl.data.groups import groups_hash
 from edgemtl.files import write_json
 from edgemtl.pipeline.quantize import QuantizeRequest, quantize_graph
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
@@ -32,6 +33,7 @@ class Quantize(Stage):
             "seed": recipe.data.seed,
             "real": bool(recipe.data.root),
             "data": context.calibration_fingerprint,
+            "alike": groups_hash(context.calibration),
             "target": context.target.model_dump(mode="json"),
             "bench": recipe.bench.model_dump() if timed else None,
             "backend": context.backend_code,

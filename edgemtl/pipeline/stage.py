@@ -20,6 +20,7 @@ from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.cache import StageCache, key_of
 from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.datasets import split_of
+from edgemtl.pipeline.reference import Against, find_reference
 from edgemtl.pipeline.sessions import session_options
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
@@ -77,6 +78,7 @@ class Context:
         progress: told what a long stage is doing; unlike its notes this is not kept.
         folders: stage name -> folder of its result, filled as the run goes on.
         keys: stage name -> key of its result.
+        reference: the network that the user wants to be held against, if any.
     """
 
     model: Path
@@ -88,11 +90,17 @@ class Context:
     progress: Tell = lambda line: None
     folders: dict[str, Path] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    reference: Path | None = None
 
     @cached_property
     def dense(self) -> MultiTaskNetwork:
         """The uncompressed network, as it came."""
         return load_network(self.model, self.factory)
+
+    @cached_property
+    def against(self) -> Against:
+        """What this network is held against, other than itself as it came."""
+        return find_reference(self.model, self.dense, self.factory, self.reference, self.tasks)
 
     @cached_property
     def model_sha256(self) -> str:

@@ -21,6 +21,7 @@ from edgemtl.report.figures import (
     worse,
 )
 from edgemtl.report.rundata import CostFacts, RunData, RunFacts, TaskMetrics
+from edgemtl.report.untrusted import shown
 from edgemtl.report.verdict import GateRow, State, Verdict, gate_rows, judge_run
 from edgemtl.tasks.base import MetricSpec
 
@@ -257,6 +258,8 @@ def _labels(run: RunData) -> Iterable[str]:
     if run.against_float is not None and run.against_float.low <= 1:
         yield float_sentence(run)
     if run.accuracy:
+        if run.accuracy.reference and run.accuracy.reference.of:
+            yield f"compared with {shown(run.accuracy.reference.of)}"
         for report in (run.accuracy.reference, run.accuracy.artefact):
             if report and is_synthetic(report.data):
                 yield "accuracy on synthetic pictures"

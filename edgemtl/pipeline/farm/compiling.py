@@ -16,12 +16,21 @@ from edgemtl.devices.farm.work import Job, JobResult
 from edgemtl.errors import EdgemtlError, ExitCode, InputRefused, StageFailed, from_data
 from edgemtl.files import read_json, write_json
 from edgemtl.gates.judge import GateReport
+from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.check_stages import GATES
 from edgemtl.pipeline.compile import CompileRequest, RunResult, folder_of
 from edgemtl.pipeline.farm.job import RESULT
 from edgemtl.pipeline.farm.job import RUN as RUN_PLACE
 from edgemtl.pipeline.farm.members import needed
-from edgemtl.pipeline.farm.shipping import Luggage, check_there, data_place, job_for, pack
+from edgemtl.pipeline.farm.shipping import (
+    REFERENCE,
+    Luggage,
+    check_there,
+    data_place,
+    job_for,
+    pack,
+)
+from edgemtl.pipeline.reference import find_reference
 from edgemtl.pipeline.run_folder import LOCK, RUN, RunFolder, read_run
 
 
@@ -89,7 +98,8 @@ def _name(folder: Path) -> str:
 def _packed(request: CompileRequest, folder: Path, farm: Farm) -> tuple[Job, Luggage]:
     data = request.recipe.data
     splits = (data.training, data.calibration, data.evaluation)
-    luggage = pack(farm, request.model, data.root, splits)
+    dense = _reference(request)
+    luggage = pack(farm, request.model, data.root, splits, dense)
     asked: dict[str, Any] = {
         "kind": "compile",
         "name": _name(folder),
@@ -98,6 +108,7 @@ def _packed(request: CompileRequest, folder: Path, farm: Farm) -> tuple[Job, Lug
         "recipe": request.recipe.to_dict(),
         "data": {str(root): data_place(i, root) for i, root in enumerate(data.root)},
         "factory": request.factory,
+        "reference": None if dense is None else f"{REFERENCE}/{dense.name}",
         "use_cache": request.use_cache,
         "from_stage": request.from_stage,
         "until_stage": request.until_stage,
@@ -105,6 +116,15 @@ def _packed(request: CompileRequest, folder: Path, farm: Farm) -> tuple[Job, Lug
     }
     needs = needed(request.target.backend)
     return job_for(farm, request.target.name, asked, luggage, needs), luggage
+
+
+def _reference(request: CompileRequest) -> Path | None:
+    """The dense network's file, which a worker would not find by itself."""
+    if request.reference is not None:
+        return request.reference
+    network = load_network(request.model, request.factory)
+    found = find_reference(request.model, network, request.factory, None, network.tasks)
+    return None if found.reference is None else found.reference.path
 
 
 def _received(run: RunFolder, farm: Farm, luggage: Luggage, answer: JobResult) -> RunResult:

@@ -76,6 +76,7 @@ def _compile(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, A
             use_cache=request["use_cache"],
             from_stage=request["from_stage"],
             until_stage=request["until_stage"],
+            reference=folder / request["reference"] if request["reference"] else None,
         ),
         _Lines(),
     )

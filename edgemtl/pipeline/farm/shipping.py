@@ -17,6 +17,8 @@ from edgemtl.files import read_json, write_json
 from edgemtl.pipeline.farm.job import RESULT
 
 REQUEST = "request.json"
+#: where the dense network lies in a job's folder
+REFERENCE = "inputs/reference"
 #: where nobody can take a job of ours
 ADVICE = (
     "a worker needs the same version of EdgeMTL and its tools as this machine, and the target's "
@@ -67,7 +69,13 @@ def _in_json(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-def pack(farm: Farm, model: Path, data: Sequence[Path], splits: Iterable[str]) -> Luggage:
+def pack(
+    farm: Farm,
+    model: Path,
+    data: Sequence[Path],
+    splits: Iterable[str],
+    reference: Path | None = None,
+) -> Luggage:
     """Hand a model and its data to the farm.
 
     Of a data folder that has a folder per split only the splits that are used go along; other
@@ -77,8 +85,13 @@ def pack(farm: Farm, model: Path, data: Sequence[Path], splits: Iterable[str]) -
         InputRefused: a file or folder is not there.
     """
     check_there(model, data)
+    if reference is not None:
+        check_there(reference, ())
     inside = f"inputs/model/{model.name}"
     sources, places = {inside: model}, {inside: str(model)}
+    if reference is not None:
+        there = f"{REFERENCE}/{reference.name}"
+        sources[there], places[there] = reference, str(reference)
     for index, root in enumerate(data):
         base = data_place(index, root)
         places[base] = str(root)

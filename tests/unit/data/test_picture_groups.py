@@ -13,7 +13,7 @@ from support.shared import data_folder
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder, person
-from edgemtl.data.groups import groups_of, hold_out, outside
+from edgemtl.data.groups import groups_hash, groups_of, hold_out, outside
 from edgemtl.data.open import open_dataset
 from edgemtl.data.published_dense import STRETCH, IndoorRgbd
 from edgemtl.errors import InputRefused
@@ -93,6 +93,15 @@ def test_a_file_says_what_is_alike(tmp_path: Path) -> None:
             told.write_text(broken)
             with pytest.raises(InputRefused, match="groups"):
                 reader.open(root, "train")
+
+
+def test_the_hash_is_of_who_is_alike_and_not_of_names(tmp_path: Path) -> None:
+    root = write_face_folder(tmp_path / "a", "train", count=3)
+    found = []
+    for told in ({}, {"0000.jpg": "ann", "0002.jpg": "ann"}, {"0000.jpg": "bo", "0002.jpg": "bo"}):
+        (root / "train" / "groups.json").write_text(json.dumps(told))
+        found.append(groups_hash(FaceFolder.open(root, "train")))
+    assert found[0] != found[1] == found[2]
 
 
 def test_pictures_of_two_data_sets_are_never_alike(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Results of stages, laid out in the run folder under the names that readers know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgemtl.files import read_json
+from edgemtl.pipeline.check_stages import (
+    ACCURACY,
+    COST,
+    GATES,
+    JUNIT,
+    LAYERS,
+    PRECISION,
+    metric_specs,
+)
+from edgemtl.pipeline.parity_stage import PARITY
+from edgemtl.pipeline.prune_stage import PRUNE
+from edgemtl.pipeline.quantize_stage import QUANTIZE
+from edgemtl.pipeline.run_folder import RunFolder
+from edgemtl.pipeline.stage import ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context
+
+#: stage, its file, where it goes in the run folder
+_PUBLISHED = (
+    ("export", ONNX, "model/model.onnx"),
+    ("prune", CHECKPOINT, "model/pruned.pt"),
+    ("prune", PRUNE, PRUNE),
+    ("quantize", QUANTIZE, QUANTIZE),
+    ("quantize", ONNX, "model/quantized.onnx"),
+    ("compile", f"{ARTEFACT_FOLDER}/plan.json", "modelled.json"),
+    ("parity", PARITY, PARITY),
+    ("gates", GATES, GATES),
+    ("gates", JUNIT, JUNIT),
+    ("bench", "artefact.json", "bench/artefact.json"),
+    ("bench", "reference.json", "bench/reference.json"),
+    ("bench", "comparison.json", "bench/comparison.json"),
+    ("bench", PRECISION, f"bench/{PRECISION}"),
+    ("bench", LAYERS, f"bench/{LAYERS}"),
+    ("bench", "skipped.json", "bench/skipped.json"),
+    ("bench", "identical.json", "bench/identical.json"),
+)
+
+
+def publish_results(context: Context, run: RunFolder) -> None:
+    """Link or copy what the stages of a run left, as far as it came."""
+    folders = context.folders
+    for stage, source, name in _PUBLISHED:
+        if stage in folders:
+            run.publish(folders[stage] / source, name)
+    _publish_pairs(context, run)
+    for picture in sorted(folders["pictures"].glob("*.png")) if "pictures" in folders else ():
+        run.publish(picture, f"pictures/{picture.name}")
+
+
+def _publish_pairs(context: Context, run: RunFolder) -> None:
+    """``accuracy.json`` and ``cost.json``: reference and artefact side by side."""
+    extra: Mapping[str, Mapping[str, Any]] = {ACCURACY: {"metrics": metric_specs(context)}}
+    for file, stage in ((ACCURACY, "accuracy"), (COST, "cost")):
+        if stage in context.folders and f"{stage}-reference" in context.folders:
+            run.publish_json(
+                file,
+                {
+                    "reference": read_json(context.folders[f"{stage}-reference"] / file),
+                    "artefact": read_json(context.folders[stage] / file),
+                    **extra.get(file, {}),
+                },
+            )
