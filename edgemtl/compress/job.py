@@ -126,6 +126,8 @@ class ChannelSelection:
         notes: what the reader must know.
         refused: steps that were taken back.
         latency: predicted and measured, once per time the method was run; empty without a table.
+        predicted: task -> loss over the dense one as the method foretold it for these widths;
+            empty where it foretells nothing.
     """
 
     keep: dict[str, Tensor]
@@ -139,6 +141,7 @@ class ChannelSelection:
     notes: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
     latency: tuple[Measured, ...] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
 
 class Job:

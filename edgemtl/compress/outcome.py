@@ -37,6 +37,8 @@ class Round:
             channels give back; empty without compensation.
         drops: task -> held-out drop of its figure after the cut, relative; empty where the method
             does not measure it.
+        predicted: task -> loss over the dense one as it was foretold for these widths; to be held
+            against ``loss_ratio``. Empty where the method foretells nothing.
     """
 
     steps: tuple[GroupStep, ...]
@@ -50,6 +52,7 @@ class Round:
     latency: tuple[Measured, ...] = ()
     explained: Mapping[str, float] = field(default_factory=dict)
     drops: Mapping[str, float] = field(default_factory=dict)
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -65,6 +68,7 @@ class Round:
             "refused": [refusal.to_dict() for refusal in self.refused],
             "explained": dict(self.explained),
             "drops": {name: _finite(value) for name, value in self.drops.items()},
+            "predicted": {name: _finite(value) for name, value in self.predicted.items()},
         }
 
 

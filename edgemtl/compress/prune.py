@@ -201,6 +201,7 @@ def prune(
                 found.latency,
                 dict(found.explained),
                 dict(found.drops),
+                dict(found.predicted),
             )
         )
         notes += [note for note in found.notes if note not in notes]

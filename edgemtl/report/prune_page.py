@@ -14,7 +14,13 @@ from edgemtl import files
 from edgemtl.report.charts import draw_bar, line, nice_ticks, opening, text
 from edgemtl.report.figures import DASH, Figure, nothing, percent, with_unit
 from edgemtl.report.page import render
-from edgemtl.report.prune_story import GroupCost, PruneStory, UncutChannels, sentences
+from edgemtl.report.prune_story import (
+    GroupCost,
+    PruneStory,
+    TaskAfterCut,
+    UncutChannels,
+    sentences,
+)
 
 #: pixels of the plot, and above and below it
 PLOT, TOP, BOTTOM = 170, 26, 40
@@ -180,6 +186,11 @@ def render_prune_page(story: PruneStory, name: str) -> str:
         timed=any(group.latency_ms is not None for group in story.groups),
         rows=[_row(group, story.tasks, widest) for group in story.groups],
         whole=story.whole,
+        after_cut=[_after_cut(one) for one in story.after_cut],
+        compensated=[
+            (one.round, one.weight, Figure(one.explained, percent(one.explained)))
+            for one in story.compensated
+        ],
         uncut=[_uncut(channels) for channels in story.uncut],
     )
 
@@ -190,6 +201,24 @@ class _Uncut:
     channels: Figure
     macs: Figure
     reason: str
+
+
+@dataclass(frozen=True)
+class _AfterCut:
+    name: str
+    round: int
+    predicted: Figure
+    measured: Figure
+    drop: Figure
+
+
+def _after_cut(one: TaskAfterCut) -> _AfterCut:
+    def times(value: float | None) -> Figure:
+        return nothing(text=DASH) if value is None else Figure(value, f"{value:.3f}")
+
+    return _AfterCut(
+        one.name, one.round, times(one.predicted), times(one.measured), _rise(one.drop)
+    )
 
 
 def _uncut(one: UncutChannels) -> _Uncut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from edgemtl.report.texttables import TextRow, TextTable
@@ -57,6 +58,40 @@ class UncutChannels:
 
 
 @dataclass(frozen=True)
+class TaskAfterCut:
+    """A task on held-out pictures right after a round's cut, before any training.
+
+    Attributes:
+        name: of the task.
+        round: counted from 1.
+        predicted, measured: loss over the dense loss, as the search foretold it and as it was; None
+            where it was not.
+        drop: of its primary figure, as a share of the dense one; None where it was not measured.
+    """
+
+    name: str
+    round: int
+    predicted: float | None
+    measured: float | None
+    drop: float | None
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """A layer that read removed channels and was re-solved.
+
+    Attributes:
+        weight: name of its weight.
+        round: counted from 1.
+        explained: share of what was removed from its outputs that the kept channels give back.
+    """
+
+    weight: str
+    round: int
+    explained: float
+
+
+@dataclass(frozen=True)
 class PruneStory:
     """A pruning as the report tells it; everything may be missing.
 
@@ -77,6 +112,8 @@ class PruneStory:
         whole: group that was left whole as asked -> why.
         uncut: channels that cannot be cut, in the order of computation.
         reach: sentences on how far down the channels let the work come.
+        after_cut: of the rounds that the result went through, every task.
+        compensated: of these rounds, least explained first; empty without compensation.
     """
 
     method: str = ""
@@ -94,6 +131,8 @@ class PruneStory:
     whole: Mapping[str, str] = field(default_factory=dict)
     uncut: tuple[UncutChannels, ...] = ()
     reach: tuple[str, ...] = ()
+    after_cut: tuple[TaskAfterCut, ...] = ()
+    compensated: tuple[Compensated, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -137,7 +176,27 @@ def read_story(data: Mapping[str, Any]) -> PruneStory:
         {shown(name): text(whole, name) for name in whole},
         tuple(_uncut(one) for one in rows(channels, "whole")),
         texts(channels, "summary"),
+        tuple(one for index, part in enumerate(kept) for one in _after_cut(part, index + 1)),
+        tuple(
+            sorted(
+                (
+                    Compensated(weight, index + 1, share)
+                    for index, part in enumerate(kept)
+                    for weight, share in numbers(part, "explained").items()
+                ),
+                key=lambda one: (one.round, one.explained, one.weight),
+            )
+        ),
     )
+
+
+def _after_cut(part: Mapping[str, Any], round_: int) -> list[TaskAfterCut]:
+    measured, predicted = numbers(part, "loss_ratio"), numbers(part, "predicted")
+    drops = numbers(part, "drops")
+    return [
+        TaskAfterCut(name, round_, predicted.get(name), measured.get(name), drops.get(name))
+        for name in dict.fromkeys((*measured, *predicted, *drops))
+    ]
 
 
 def _uncut(data: Mapping[str, Any]) -> UncutChannels:
@@ -268,6 +327,24 @@ def sentences(story: PruneStory) -> list[str]:
             f"latency on {story.target or 'the target'}: {measured:.1%} of the dense network's "
             f"measured (+- {half:.1%}), {predicted:.1%} predicted; noise of the table {noise}"
         )
+    if story.compensated:
+        shares = [one.explained for one in story.compensated]
+        least = min(story.compensated, key=lambda one: one.explained)
+        lines.append(
+            f"compensation: {len(shares)} layers re-solved, the kept channels give back "
+            f"{median(shares):.0%} of what was removed from their outputs (median), least in "
+            f"{least.weight} ({least.explained:.0%})"
+        )
+    for round_ in dict.fromkeys(one.round for one in story.after_cut):
+        told = [
+            f"{one.name} {one.drop:+.2%}"
+            for one in story.after_cut
+            if one.round == round_ and one.drop is not None
+        ]
+        if told:
+            lines.append(
+                f"round {round_}, held-out drop after the cut, before training: {', '.join(told)}"
+            )
     for number_, drops in enumerate(story.recoveries, 1):
         last = ", ".join(f"{task} {points[-1][1]:+.2%}" for task, points in drops.items())
         if last:

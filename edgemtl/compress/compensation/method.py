@@ -19,6 +19,9 @@ from edgemtl.compress.results import Refusal
 from edgemtl.compress.search_cost import peak_mib
 from edgemtl.errors import EdgemtlError
 
+#: a loss of nothing, to divide by
+TINY = 1e-30
+
 
 @register_method("pagcp")
 def pagcp(job: Job) -> ChannelSelection:
@@ -82,6 +85,12 @@ def _selection(
         replace(spent, peak_mib=peak_mib()),
         tuple(notes),
         tuple(refused),
+        predicted={
+            name: 1 + float(error) / max(float(loss), TINY)
+            for name, error, loss in zip(
+                names, descent.path.error, evidence.moments.losses, strict=True
+            )
+        },
     )
 
 

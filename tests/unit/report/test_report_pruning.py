@@ -228,3 +228,34 @@ def test_channels_that_cannot_be_cut_are_listed_with_reason_and_share(
     assert "<b>odd" not in page
     for odd in (None, [1], "x", {"whole": 3, "summary": {"a": 1}}):
         render_prune_page(read_story(story | {"channels": odd}), "net")
+
+
+def test_compensation_is_told_per_layer_and_per_task(story: dict[str, Any]) -> None:
+    before = read_story(story)
+    assert before.after_cut == before.compensated == ()
+    assert "compensation" not in " ".join(sentences(before))
+    first, second = story["rounds"]
+    first |= {
+        "explained": {"neck.weight": 0.9, "head.weight": 0.25, "<b>": 0.5},
+        "loss_ratio": {"pose": 1.04, "detection": 1.1},
+        "predicted": {"pose": 1.05},
+        "drops": {"pose": 0.0125, "detection": None},
+    }
+    found = read_story(story)
+    assert [one.weight for one in found.compensated] == ["head.weight", "<b>", "neck.weight"]
+    pose, detection = found.after_cut
+    assert (pose.predicted, pose.measured, pose.drop) == (1.05, 1.04, 0.0125)
+    assert (detection.predicted, detection.measured, detection.drop) == (None, 1.1, None)
+    lines = " | ".join(sentences(found))
+    assert "3 layers re-solved" in lines and "50% of what was removed" in lines
+    assert "least in head.weight (25%)" in lines
+    assert "round 1, held-out drop after the cut, before training: pose +1.25%" in lines
+    page = parse(render_prune_page(found, "net"))
+    captions = [caption.text.split(":")[0] for caption in page.all("caption")]
+    assert any("before any training" in caption for caption in captions)
+    assert any("re-solved from the kept ones" in caption for caption in captions)
+    assert "1.050" in page.text and "<b>" in page.text and not page.all("b")
+    # rounds that are no part of the network tell nothing of it
+    second["explained"] = {"other.weight": 0.1}
+    assert len(read_story(story | {"kept_round": 1}).compensated) == 3
+    assert len(read_story(story).compensated) == 4
