@@ -18,6 +18,8 @@ from edgemtl.errors import InputRefused
 PRIOR = 2.0
 #: the dense network, which every turn times, counts as so many cuts when the whole is fitted
 DENSE_COUNTS = 3
+#: another block than the processor's is taken where it predicts so much better
+CLEARLY = 1.2
 
 #: share of the dense latency that is always left, however narrow the layers
 LEAST = 0.005
@@ -230,26 +232,46 @@ def curves_of(samples: Mapping[str, Mapping[str, Samples]], block: int) -> dict[
 
 
 def fit_table(
-    profile: Profile, block: int, target: str, elsewhere: Mapping[str, Curve] | None = None
+    profile: Profile,
+    block: int,
+    target: str,
+    elsewhere: Mapping[str, Mapping[str, Samples]] | None = None,
 ) -> LayerTable:
     """The table of a network from its profile.
 
     Args:
         profile: with at least one cut.
-        block: channels that the runtime computes at once.
+        block: channels that a register of the processor holds. A runtime may compute half or a
+            quarter as many at once; that block is taken with which cuts are predicted best.
         target: name of the target, for the record.
-        elsewhere: curves that were measured on other networks; the profile then only says how
+        elsewhere: samples of other networks, whose curves are then used; the profile only says how
             much faster or slower each layer is here.
     """
-    table = _fit(profile, profile.cuts, block, target, elsewhere)
+    found = []
+    for size in dict.fromkeys(max(block // part, 1) for part in (1, 2, 4)):
+        table = _fit(profile, profile.cuts, size, target, elsewhere)
+        off = _unseen(profile, size, target, elsewhere)
+        error = float(np.median(off)) if off else None
+        # The mean tells blocks apart that the median of few cuts does not.
+        found.append((float(np.mean(off)) if off else 0.0, replace(table, error=error)))
+    best = min(found, key=lambda one: one[0])
+    return found[0][1] if found[0][0] <= CLEARLY * best[0] else best[1]
+
+
+def _unseen(
+    profile: Profile,
+    block: int,
+    target: str,
+    elsewhere: Mapping[str, Mapping[str, Samples]] | None,
+) -> list[float]:
+    """How far each cut is predicted off, as a share, by a table of one half of the others."""
     off = []
     for part in range(2) if len(profile.cuts) > 3 else ():
         kept = [cut for index, cut in enumerate(profile.cuts) if index % 2 != part]
         half = _fit(profile, kept, block, target, elsewhere)
-        for index, cut in enumerate(profile.cuts):
-            if index % 2 == part:
-                off.append(abs(half.predict_widths(cut.widths) / half.dense_ms / cut.ratio - 1))
-    return replace(table, error=float(np.median(off)) if off else None)
+        for cut in profile.cuts[part::2]:
+            off.append(abs(half.predict_widths(cut.widths) / half.dense_ms / cut.ratio - 1))
+    return off
 
 
 def _fit(
@@ -257,10 +279,10 @@ def _fit(
     cuts: Sequence[CutTimes],
     block: int,
     target: str,
-    elsewhere: Mapping[str, Curve] | None,
+    elsewhere: Mapping[str, Mapping[str, Samples]] | None,
 ) -> LayerTable:
     samples = samples_of(profile, cuts)
-    curves = dict(elsewhere or curves_of(samples, block))
+    curves = curves_of(elsewhere or samples, block)
     layers = {layer.name: layer for layer in profile.layers}
     factors, inputs, outputs = [], [], []
     for key, named in samples.items():

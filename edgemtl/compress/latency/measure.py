@@ -12,13 +12,11 @@ import torch
 
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.groups import ChannelGroup
-from edgemtl.compress.latency.curves import Curve
 from edgemtl.compress.latency.cuts import measured_cuts
 from edgemtl.compress.latency.durations import duration
 from edgemtl.compress.latency.layer_table import (
     LayerTable,
     Samples,
-    curves_of,
     fit_table,
     samples_of,
 )
@@ -90,7 +88,7 @@ def layer_table(asked: Measurement) -> LayerTable:
     began, before = time.monotonic(), done
     while done < len(cuts):
         if found is not None and done == FEW_CUTS:
-            known = _known(found, asked.store.others(network, asked.multiple), asked.block)
+            known = _known(found, asked.store.others(network, asked.multiple))
             if known is not None:
                 table = fit_table(found, asked.block, asked.target, known)
                 if table.error is None or table.error <= STRANGE:
@@ -133,8 +131,8 @@ def _times(turns: Turns, widths: dict[str, int], layers: dict[str, Layer]) -> Cu
     return CutTimes(widths, both, (cut_rest, dense_rest), turns.whole)
 
 
-def _known(found: Profile, others: Sequence[Profile], block: int) -> dict[str, Curve] | None:
-    """Curves of other networks for the layers of this one; None where they do not cover them."""
+def _known(found: Profile, others: Sequence[Profile]) -> dict[str, dict[str, Samples]] | None:
+    """Samples of other networks for the layers of this one; None where they do not cover them."""
     pooled: dict[str, dict[str, Samples]] = {}
     for number, other in enumerate(others):
         for key, layers in samples_of(other, other.cuts).items():
@@ -150,7 +148,7 @@ def _known(found: Profile, others: Sequence[Profile], block: int) -> dict[str, C
             missing += dense.get(layer.name, 0.0)
     if missing > UNKNOWN * sum(dense.values()):
         return None
-    return curves_of(pooled, block)
+    return {layer.key: pooled[layer.key] for layer in found.layers if layer.key in pooled}
 
 
 def _covered(parts: Sequence[Samples], inputs: float, outputs: float) -> bool:
