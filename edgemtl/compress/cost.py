@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.work import Work
+from edgemtl.export.module_cost import used_parameters
+from edgemtl.models.base import MultiTaskNetwork
 
 #: group -> (width,) bool, True for kept; absent groups are whole
 Keep = Mapping[str, Tensor]
@@ -115,7 +117,8 @@ class CostModel:
     """Cost as a function of the widths.
 
     Every dimension of every weight is a sum of group widths (a concatenation has several), and the
-    work of a layer is its weight's size times its positions.
+    work of a layer is its weight's size times its positions. Counted is what the outputs depend on,
+    as ``inspect`` counts it; a head that only training computes is not.
 
     Args:
         network: the network.
@@ -126,7 +129,7 @@ class CostModel:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: MultiTaskNetwork,
         groups: Sequence[ChannelGroup],
         work: Sequence[Work],
         batch: int,
@@ -147,8 +150,11 @@ class CostModel:
                 if member.tensor in shrink:
                     lost = shrink[member.tensor][member.dim]
                     lost[group.name] = lost.get(group.name, 0.0) + member.per_unit
+        used = used_parameters(network)
         self._parameters = [
-            _Parameter(tuple(p.shape), macs[name], tuple(shrink[name])) for name, p in named.items()
+            _Parameter(tuple(p.shape), macs[name], tuple(shrink[name]))
+            for name, p in named.items()
+            if name in used
         ]
         #: adds the latency of given widths, when there is a table
         self.latency: Callable[[Keep], float] | None = None

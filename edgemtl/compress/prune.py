@@ -33,6 +33,7 @@ from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.export.module_cost import module_costs
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 from edgemtl.plugins import loaded, points, refused
@@ -169,7 +170,9 @@ def prune(
             tell(notes[-1])
         else:
             smaller = _cut(job, found)
-        cost = job.cost.of(found.keep)
+        # counted anew: the search takes products of activations (attention) for as large as before
+        counted = module_costs(smaller)
+        cost = replace(job.cost.of(found.keep), macs=counted.macs, params=counted.parameters)
         if job.latency is not None:
             table = table or job.latency.table
             assert dense.latency_ms is not None

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+
+from edgemtl.export.operations import macs_of
+from edgemtl.models.fast_path import without_fast_path
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def count_work(network: nn.Module, images: Tensor) -> tuple[Work, ...]:
         network: in eval mode.
         images: (B, 3, H, W).
     """
-    with _Watch(network) as watch:
+    with without_fast_path(), _Watch(network) as watch:
         network(images)
     return tuple(watch.found)
 
@@ -70,16 +72,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for made in tree_leaves(result):
                 if isinstance(made, Tensor):
                     self._origin[made] = names[0]
-        packet = getattr(func, "overloadpacket", None)
-        if packet in flop_registry:
-            macs = int(flop_registry[packet](*args, **named, out_val=result)) // 2
-            if macs:
-                weights = [
-                    name
-                    for tensor, name in zip(given, names, strict=True)
-                    if name and tensor.dim() > 1
-                ]
-                self.found.append(Work(str(func), macs, weights[0] if weights else None))
+        if macs := macs_of(func, args, named, result):
+            weights = [
+                name for tensor, name in zip(given, names, strict=True) if name and tensor.dim() > 1
+            ]
+            self.found.append(Work(str(func), macs, weights[0] if weights else None))
         return result
 
     def _name(self, tensor: Tensor) -> str | None:

@@ -247,6 +247,10 @@ def _macs(node: NodeProto, shapes: Shapes, path: Path) -> int:
         return math.prod(size(node.output[0])) * inner
     if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul"):
         return math.prod(size(node.output[0])) * size(node.input[0])[-1]
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        # input (T, B, I) (with layout 1 (B, T, I)); every step multiplies by both weights
+        steps = math.prod(size(node.input[0])[:2])
+        return steps * sum(math.prod(size(name)) for name in node.input[1:3])
     if node.op_type == "Einsum":
         return _einsum_macs(node, [size(name) for name in node.input])
     return 0

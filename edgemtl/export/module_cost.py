@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,12 +9,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from edgemtl.export.operations import macs_of
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.copying import copied
+from edgemtl.models.fast_path import without_fast_path
 from edgemtl.models.layers import DeformableConv2d
+from edgemtl.models.user_code import told_as_its_own
 
 #: beyond it computing takes longer than loading what does without
 LARGE_MACS = 5_000_000_000
@@ -44,9 +46,10 @@ class NetworkCost:
 
     Attributes:
         macs: multiply-accumulates for all requested tasks together.
-        parameters: trainable values of the modules that they use.
-        modules: every module that was called, in the network's order.
-        tasks: task name -> cost of the network when only this task (and what it requires) is asked.
+        parameters: trainable values that they use (not those of heads that only training computes).
+        modules: every module that was called or whose parameters were used, in the network's order.
+        tasks: task name -> cost of the network when only this task (and what it requires) is asked;
+            empty where that was not counted.
     """
 
     macs: int
@@ -67,7 +70,19 @@ class NetworkCost:
         }
 
 
-def module_costs(network: MultiTaskNetwork, tasks: Sequence[str] | None = None) -> NetworkCost:
+def folded_costs(network: MultiTaskNetwork) -> NetworkCost | None:
+    """Count a network after its family's own exact folds, which is what is pruned and exported.
+
+    Returns:
+        None where its family has none.
+    """
+    fold = getattr(network, "folded", None)
+    return None if fold is None else module_costs(fold())
+
+
+def module_costs(
+    network: MultiTaskNetwork, tasks: Sequence[str] | None = None, alone: bool = True
+) -> NetworkCost:
     """Count a network as it stands (nothing is folded); it is left as it is.
 
     Counted are convolutions and matrix products wherever they happen, in modules or in functions.
@@ -75,10 +90,16 @@ def module_costs(network: MultiTaskNetwork, tasks: Sequence[str] | None = None) 
     on torch's "meta" device, where shapes flow and nothing is computed; loading what torch needs
     for that takes longer than running a small one.
 
+    Args:
+        network: to count.
+        tasks: to count together; all by default.
+        alone: whether each task is counted alone too.
+
     Raises:
         UsageError: a task the network does not have.
+        InputRefused: its forward raises.
     """
-    shadow = copy.deepcopy(network).eval()
+    shadow = copied(network).eval()
     for module in shadow.modules():
         if isinstance(module, DeformableConv2d):
             module.lowering = "native"  # one operator instead of some thirty
@@ -91,28 +112,25 @@ def module_costs(network: MultiTaskNetwork, tasks: Sequence[str] | None = None) 
     )
     if modules[0].macs > LARGE_MACS:
         shadow.to("meta")
-    alone = {}
-    for name in selected:
+    each = {}
+    for name in selected if alone else ():
         of_task = _count(shadow, [task.name for task in network.selected([name])])
-        alone[name] = ModuleCost("", type(shadow).__name__, of_task[0][""], of_task[1][""])
-    return NetworkCost(modules[0].macs, modules[0].parameters, modules, alone)
+        each[name] = ModuleCost("", type(shadow).__name__, of_task[0][""], of_task[1][""])
+    return NetworkCost(modules[0].macs, modules[0].parameters, modules, each)
 
 
-def _deformable_operations(
-    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *rest: Any, **named: Any
-) -> int:
-    """Operations of a deformable convolution: those of the ordinary one of its size."""
-    return 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3]
+def used_parameters(network: MultiTaskNetwork) -> frozenset[str]:
+    """Names of the parameters that one pass reads, as the network stands.
 
-
-def _attention_operations(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Operations of softmax(Q K^T) V with (B, heads, N, width) each."""
-    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    return 2 * scores * (query.shape[3] + value.shape[3])
+    Raises:
+        InputRefused: its forward raises.
+    """
+    used = _watched(network, [task.name for task in network.tasks]).used
+    return frozenset(name for name, p in network.named_parameters() if id(p) in used)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations by the modules that are at work, with torch's own table of formulas.
+    """Counts operations by the modules that are at work, and notes which parameters they read.
 
     Torch's ``FlopCounterMode`` gives the same figures, but loads torch's compiler to do it, which
     takes longer than everything else here together.
@@ -121,14 +139,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.called: set[nn.Module] = set()
-        self.operations = {"": 0}
+        self.macs = {"": 0}
+        #: parameters that an operator read
+        self.used: set[int] = set()
         self._network = network
         self._at_work: list[str] = []
-        self._formulas = flop_registry | {
-            torch.ops.edgemtl.deform_conv2d: _deformable_operations,
-            # torch's table has attention for graphics processors only
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
-        }
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -162,36 +177,46 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operator and count it for every module that is at work."""
         named = dict(kwargs or {})
         result = func(*args, **named)
-        formula = self._formulas.get(func._overloadpacket)
-        if formula is not None:
-            operations = int(formula(*args, **named, out_val=result))
+        self._note(args)
+        if macs := macs_of(func, args, named, result):
             for path in {"", *self._at_work}:
-                self.operations[path] = self.operations.get(path, 0) + operations
+                self.macs[path] = self.macs.get(path, 0) + macs
         return result
+
+    def _note(self, values: Any) -> None:
+        for value in values:
+            if isinstance(value, nn.Parameter):
+                self.used.add(id(value))
+            elif isinstance(value, list | tuple):
+                self._note(value)
+
+
+def _watched(network: MultiTaskNetwork, tasks: Sequence[str]) -> _Counter:
+    """One pass over one picture of noise."""
+    images = network.example_input().to(next(network.parameters()).device)
+    counter = _Counter(network)
+    with told_as_its_own(network), without_fast_path(), counter.watching(), torch.no_grad():
+        network(images, tasks)
+    return counter
 
 
 def _count(shadow: MultiTaskNetwork, tasks: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
     """Path -> MACs and path -> parameters of every module called, with all inside it."""
-    images = shadow.example_input().to(next(shadow.parameters()).device)
-    counter = _Counter(shadow)
-    with counter.watching(), torch.no_grad():
-        shadow(images, tasks)
-    called = counter.called
-    # A product and a sum count as two operations.
-    macs = {path: operations // 2 for path, operations in counter.operations.items()}
-    parameters: dict[str, int] = {}
+    counter = _watched(shadow, tasks)
     seen: set[nn.Parameter] = set()  # a shared parameter counts where it is met first
+    own: dict[str, int] = {}
     for path, module in shadow.named_modules():
-        if module not in called:
-            continue
-        parameters[path] = 0
-        own = [p for p in module.parameters(recurse=False) if p not in seen]
-        seen.update(own)
-        total = sum(parameter.numel() for parameter in own)
+        here = [p for p in module.parameters(recurse=False) if p not in seen]
+        used = [p for p in here if id(p) in counter.used]
+        seen.update(used)
+        if used or module in counter.called:
+            own[path] = sum(parameter.numel() for parameter in used)
+    parameters = dict.fromkeys(own, 0) | {"": 0}
+    for path, total in own.items():
         while True:
             if path in parameters:
                 parameters[path] += total
             if not path:
                 break
             path = path.rpartition(".")[0]
-    return macs, parameters
+    return counter.macs, parameters

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemtl.export.portable_sizes import numbers, several, sizes
+
+#: attribute of a tensor of places that are those of windows side by side
+_WINDOW = "edgemtl_windows"
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows that were pooled, side by side.
+
+    Attributes:
+        kernel: their height and width.
+        width: of the picture.
+        place: (B, C, h, w) float, row x width + column of the value within its window.
+    """
+
+    kernel: tuple[int, ...]
+    width: int
+    place: Tensor
+
+    def fit(
+        self,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        pads: tuple[int, ...],
+        out: tuple[int, ...],
+        shape: tuple[int, ...],
+    ) -> bool:
+        """Whether unpooling values of this shape so puts them back into the same windows."""
+        same = kernel == stride == self.kernel and not any(pads) and shape == sizes(self.place)
+        whole = all(n >= m * k for n, m, k in zip(out, shape[-2:], kernel, strict=True))
+        return same and whole and out[-1] == self.width
 
 
 def _pooled_size(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil: bool) -> int:
@@ -103,7 +135,10 @@ def largest_with_places(
     ).amin(-1)
     corners = (torch.arange(out[0]) * stride[0] - pads[0])[:, None] * width
     corners = corners + torch.arange(out[1]) * stride[1] - pads[1]
-    return largest, (place + corners.to(torch.float32)).to(torch.int64)
+    places = (place + corners.to(torch.float32)).to(torch.int64)
+    if kernel == stride and steps == (1, 1) and not any(pads) and not any(after):
+        setattr(places, _WINDOW, _Windows(kernel, width, place))
+    return largest, places
 
 
 def unpooled(
@@ -114,16 +149,25 @@ def unpooled(
     padding: Any = 0,
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Values of (B, C, ...) put where they were, zero elsewhere: one scatter along a flat axis."""
+    """Values of (B, C, ...) put where they were, zero elsewhere.
+
+    Where the places are those of windows side by side, each value is written into its window, zero
+    beside it; else one scatter along a flat axis puts them all.
+    """
     shape = sizes(input)
     axes = len(shape) - 2 if not isinstance(kernel_size, tuple | list) else len(kernel_size)
     kernel = several(kernel_size, axes)
     stride = kernel if stride is None or stride == [] else several(stride, axes)
     pads = several(padding, axes)
     lead, size = shape[:-axes], shape[-axes:]
-    out = [(n - 1) * s - 2 * p + k for n, s, p, k in zip(size, stride, pads, kernel, strict=True)]
+    out = tuple(
+        (n - 1) * s - 2 * p + k for n, s, p, k in zip(size, stride, pads, kernel, strict=True)
+    )
     if output_size is not None:
-        out = list(numbers(output_size))[-axes:]
+        out = numbers(output_size)[-axes:]
+    windows: _Windows | None = getattr(indices, _WINDOW, None)
+    if windows is not None and windows.fit(kernel, stride, pads, out, shape):
+        return _into_windows(input, windows, out)
     flat = torch.zeros(math.prod(lead), math.prod(out), dtype=input.dtype)
     flat = flat.scatter(
         1,
@@ -131,6 +175,25 @@ def unpooled(
         input.reshape(math.prod(lead), math.prod(size)),
     )
     return flat.reshape(*lead, *out)
+
+
+def _into_windows(values: Tensor, windows: _Windows, out: tuple[int, ...]) -> Tensor:
+    """(B, C, h, w) values, each at its place in its window of (B, C, *out), zero elsewhere."""
+    *lead, height, width = sizes(values)
+    zero = torch.zeros((), dtype=values.dtype)
+    cells = [
+        torch.where(windows.place == float(i * windows.width + j), values, zero)
+        for i in range(windows.kernel[0])
+        for j in range(windows.kernel[1])
+    ]
+    whole = torch.stack(cells, -1).reshape(*lead, height, width, *windows.kernel)
+    axes = list(range(len(lead)))
+    first = len(lead)
+    whole = whole.permute(*axes, first, first + 2, first + 1, first + 3)
+    high, wide = height * windows.kernel[0], width * windows.kernel[1]
+    whole = whole.reshape(*lead, high, wide)
+    rest = (out[0] - high, out[1] - wide)
+    return F.pad(whole, (0, rest[1], 0, rest[0])) if any(rest) else whole
 
 
 def adaptive_largest(

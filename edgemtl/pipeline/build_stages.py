@@ -20,13 +20,13 @@ from edgemtl.pipeline.stage import (
     ARTEFACT,
     ARTEFACT_FOLDER,
     CHECKPOINT,
+    EXPORT_FACTS,
     ONNX,
     Context,
     Stage,
     Tell,
 )
 
-EXPORT_FACTS = "export.json"
 MODEL_FACTS = "model.json"
 
 

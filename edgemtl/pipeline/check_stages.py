@@ -22,7 +22,7 @@ from edgemtl.measure.accuracy import AccuracyReport, Run, evaluate, network_runn
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.pipeline.datasets import first_images
 from edgemtl.pipeline.prune_stage import PRUNE
-from edgemtl.pipeline.stage import ARTEFACT, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage, Tell
 from edgemtl.pipeline.task_limits import goal_comes_first
 from edgemtl.recipes import PruneSection
 from edgemtl.tasks.base import MetricSpec
@@ -109,6 +109,8 @@ class Accuracy(Stage):
 class Cost(Stage):
     """MACs, parameters and bytes of a float32 graph, and of the artefact made from it.
 
+    Beside them those of the torch network that the graph was written from, as ``inspect`` counts.
+
     Of an artefact in lower precision the bytes of activations are not known, and left out.
     """
 
@@ -124,8 +126,15 @@ class Cost(Stage):
             del data["activation_bytes"], data["peak_activation_bytes"]
         data["size_bytes"] = read_json(context.folders[compiled] / ARTEFACT)["size_bytes"]
         data["artefact_sha256"] = _artefact_hashes(context, compiled)
+        own = read_json(context.folders[export] / EXPORT_FACTS).get("network")
+        data["network"] = own
         write_json(folder / COST, data)
         tell(f"{cost.macs / 1e6:,.1f} M MACs, {cost.parameters:,} parameters")
+        if own is not None and (own["macs"], own["parameters"]) != (cost.macs, cost.parameters):
+            tell(
+                f"the network before norms are folded and tables stored: {own['macs'] / 1e6:,.1f} "
+                f"M MACs, {own['parameters']:,} parameters"
+            )
 
 
 def _lower_precision(context: Context, export: str, compiled: str) -> bool:

@@ -12,11 +12,13 @@ import torch
 from edgemtl.data.concat import thinned
 from edgemtl.data.preprocess import letterbox
 from edgemtl.data.samples import Dataset
-from edgemtl.errors import InputRefused
+from edgemtl.errors import InputRefused, UsageError
+from edgemtl.export.mixtures import dense_mixtures
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.m3vit.experts import Lowering
 from edgemtl.models.m3vit.network import M3ViT
 from edgemtl.models.m3vit.specialise import keep_experts
+from edgemtl.recipes import Recipe
 
 #: capacities are rounded up to a multiple of this: products compute rows of a few tokens at once
 CAPACITY_MULTIPLE = 8
@@ -45,6 +47,34 @@ class ExpertsChoice:
 def has_experts(network: MultiTaskNetwork) -> bool:
     """Whether a network has any expert to choose."""
     return isinstance(network, M3ViT) and bool(network.backbone.mixtures())
+
+
+def check_experts(network: MultiTaskNetwork, recipe: Recipe) -> None:
+    """Refuse what a recipe asks of experts that cannot be written so.
+
+    Raises:
+        UsageError: the network has no mixture of ours, and ways to write one or to leave experts
+            out are asked for.
+    """
+    asked = recipe.export
+    sparse = asked.experts not in (None, "dense")
+    if has_experts(network) or not (sparse or asked.drop_experts):
+        return
+    key = "export.experts" if sparse else "export.drop_experts"
+    wanted = f"experts written as '{asked.experts}'" if sparse else "unused experts left out"
+    mixtures = dense_mixtures(network)
+    has = "the network has no mixture of experts"
+    if mixtures:
+        first = mixtures[0]
+        has = (
+            f"the mixture '{first.module}' ({first.picked} of {first.of} are picked) is not one "
+            "that can be written sparsely: all its experts are computed"
+        )
+    raise UsageError(
+        f"{wanted} is asked for, but {has}",
+        where=key,
+        hint="leave the key out, or build the mixture from edgemtl.models.m3vit.experts.Experts",
+    )
 
 
 def prepare_experts(

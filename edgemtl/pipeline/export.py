@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.data.samples import Dataset
+from edgemtl.export.module_cost import NetworkCost, module_costs
 from edgemtl.export.network import ExportedNetwork, export_network
 from edgemtl.export.parity import check_chain, onnx_runner
 from edgemtl.measure.accuracy import network_runner
@@ -79,15 +80,18 @@ class ExportOutcome:
 
     Attributes:
         exported: the files.
+        network: cost of the torch network that it was written from, before any fold.
         experts: what became of its experts, as plain data; empty where nothing did.
     """
 
     exported: ExportedNetwork
+    network: NetworkCost
     experts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``export.json``."""
-        facts = self.exported.to_dict()
+        cost = {"macs": self.network.macs, "parameters": self.network.parameters}
+        facts = {**self.exported.to_dict(), "network": cost}
         return {**facts, "experts": dict(self.experts)} if self.experts else facts
 
     def summary(self) -> list[str]:
@@ -110,7 +114,8 @@ def export_model(request: ExportRequest, folder: Path) -> ExportOutcome:
     experts: dict[str, Any] = {}
     if choice is not None and request.calibration is not None:
         network, experts = prepare_experts(network, request.tasks, choice, request.calibration())
-    return ExportOutcome(export_network(network, request.read_as, folder, request.tasks), experts)
+    exported = export_network(network, request.read_as, folder, request.tasks)
+    return ExportOutcome(exported, module_costs(network, request.tasks, alone=False), experts)
 
 
 def require_same(request: ExportRequest, onnx: Path) -> None:

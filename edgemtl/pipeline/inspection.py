@@ -14,7 +14,9 @@ from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
 from edgemtl.compress.channels.discover import discover
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export.module_cost import module_costs
+from edgemtl.export.cost import count_cost
+from edgemtl.export.mixtures import dense_mixtures
+from edgemtl.export.module_cost import folded_costs, module_costs
 from edgemtl.export.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -37,11 +39,13 @@ def inspect_file(
         groups: also which channels of a checkpoint's network can be cut, and which cannot.
 
     Returns:
-        ``params``, ``macs``, per-task figures, input, tasks with outputs, and per target the list
-        of nodes it cannot run as written, why it would compute int8 in float32 (empty where it
-        computes in int8), and ``plan``, what its backend models of it (None without a model; why
-        the model refuses is in ``refused``). With ``groups``: ``channels``, see
-        :func:`_channels`.
+        ``params``, ``macs``, both after the family's own exact folds (``folded``, None without
+        any), mixtures of which every expert is computed although few are picked (``mixtures``),
+        per-task figures, input, tasks with outputs, and per target what its graph holds and costs
+        (``graph``), the list of nodes it cannot run as written, why it would compute int8 in
+        float32 (empty where it computes in int8), and ``plan``, what its backend models of it (None
+        without a model; why the model refuses is in ``refused``). With ``groups``: ``channels``,
+        see :func:`_channels`.
 
     Raises:
         InputRefused: the file is refused.
@@ -69,12 +73,14 @@ def inspect_file(
 
 
 def _network(network: MultiTaskNetwork) -> dict[str, Any]:
-    cost = module_costs(network)
+    cost, folded = module_costs(network), folded_costs(network)
     return {
         "family": network.family or "(factory)",
         "arguments": network.arguments,
         "params": cost.parameters,
         "macs": cost.macs,
+        "folded": None if folded is None else {"params": folded.parameters, "macs": folded.macs},
+        "mixtures": [asdict(mixture) for mixture in dense_mixtures(network)],
         "input": network.input_spec.to_dict(),
         "tasks": {
             task.name: {
@@ -136,6 +142,8 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
                 place = Path(folder) / target.name
                 place.mkdir()
                 simple = export_network(network, target, place).path
+                graph = count_cost(simple)
+                answer["graph"] = {"values": graph.parameters, "macs": graph.macs}
                 answer["problems"] = [asdict(p) for p in backend.problems(simple, target)]
                 try:
                     answer["plan"] = backend.modelled(simple, target, network)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.errors import UsageError
+from edgemtl.pipeline.experts import check_experts
 from edgemtl.pipeline.prune import prune_options, training_data
 from edgemtl.pipeline.stage import Context, Stage
 from edgemtl.pipeline.task_limits import task_budgets
@@ -67,8 +68,8 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
     Raises:
         InputRefused: the model or the data folder.
         UsageError: a task that the network does not have, to keep, in a gate or with a budget; a
-            module that it does not have, to prune or to leave whole; a precision that the target
-            does not have.
+            module that it does not have, to prune or to leave whole; experts to be written
+            sparsely where there are none that can be; a precision that the target does not have.
     """
     recipe, target = context.recipe, context.target
     check_recipe(recipe, target)
@@ -80,6 +81,7 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
     if asked.enabled is not False:
         check_patterns(context.dense, asked.keep_whole, "prune.keep_whole")
         check_patterns(context.dense, asked.only, "prune.only")
+    check_experts(context.dense, recipe)
     for name in asked.budgets:
         _require(name, kept, "budget", f"prune.budgets.{name}")
     if recipe.quantize.enabled:

@@ -29,6 +29,7 @@ from edgemtl.tasks.base import Task
 #: files that stages leave for others
 CHECKPOINT = "model.pt"
 ONNX = "model.onnx"
+EXPORT_FACTS = "export.json"
 ARTEFACT = "artefact.json"
 ARTEFACT_FOLDER = "artefact"
 #: what the stage said

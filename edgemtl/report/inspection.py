@@ -22,6 +22,19 @@ def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> No
             f"{height}x{width} {found['input']['channel_order']}",
             highlight=False,
         )
+    if folded := found.get("folded"):
+        console.print(
+            f"folded, as it is pruned and exported: {folded['params']:,} parameters, "
+            f"{folded['macs'] / 1e6:,.1f} M MACs",
+            highlight=False,
+        )
+    for mixture in found.get("mixtures", ()):
+        console.print(
+            f"router '{mixture['module']}' picks {mixture['picked']} of {mixture['of']}, but every "
+            f"one of '{mixture['experts']}' is computed",
+            highlight=False,
+            markup=False,
+        )
     table = Table(title="tasks")
     table.add_column("task")
     table.add_column("kind")
@@ -51,6 +64,12 @@ def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> No
         if "refused" in answer:
             refused = answer["refused"]
             console.print(f"target {name}: refused: {refused['message']} -> {refused.get('hint')}")
+        if graph := answer.get("graph"):
+            console.print(
+                f"target {name}: the graph stores {graph['values']:,} values (norms folded into "
+                f"layers, tables included) and costs {graph['macs'] / 1e6:,.1f} M MACs",
+                highlight=False,
+            )
         console.print(f"target {name}: {len(answer['problems'])} node(s) to look at")
         for problem in answer["problems"]:
             console.print(

@@ -23,6 +23,7 @@ from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along
 from edgemtl.compress.channels.plain import plain_operators
 from edgemtl.compress.channels.trace_data import Counted, Split, Trace
 from edgemtl.compress.channels.where import line_of_user
+from edgemtl.export.operations import macs_of
 
 #: what an operator does to labels: (tracer, operator, arguments, keyword arguments, result)
 ApplyRule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -239,10 +240,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, func: Any, args: Any, named: dict[str, Any], result: Any) -> None:
         """Add an operator's work to the weight it reads."""
-        from torch.utils.flop_counter import flop_registry
-
-        count = flop_registry.get(func.overloadpacket)
-        if count is None:
+        work = macs_of(func, args, named, result)
+        if not work:
             return
         inputs = _tensors([*args, *named.values()])
         name = ""
@@ -252,7 +251,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for item in () if name else self.fields(tensor):
                 name = name or (item.origin[0] if item.origin else "")
         macs = self.trace.macs
-        macs[name] = macs.get(name, 0.0) + int(count(*args, **named, out_val=result)) / 2
+        macs[name] = macs.get(name, 0.0) + work
 
     def finish(self) -> Trace:
         """Decide what was left open: in each case what leaves most freedom."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.types import SessionOptions
+from edgemtl.export.cost import count_cost
 from edgemtl.export.differences import difference
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.parity import onnx_runner
@@ -125,6 +126,10 @@ LOWERED: dict[str, Make] = {
     "windows": lambda: Body(windows, mix=nn.Linear(16, 16)),
     "grouped-queries": on_tokens(Grouped),
     "unpool": segmenter(2),
+    "unpool-odd": lambda: Body(
+        lambda m, x: F.pad(m.s(x[:, :, :15, :13]), (0, 3, 0, 1)),  # type: ignore[operator]
+        s=segmenter(2, sized=True)(),
+    ),
     "unpool-overlapping": segmenter(3, sized=True, stride=2, padding=1),
     "unpool-ceil": segmenter(3, sized=True, stride=2, ceil_mode=True, dilation=2),
     "antialias-down": antialiased((5, 7)),
@@ -217,6 +222,14 @@ def test_the_forms_use_no_operator_that_a_target_lacks(tmp_path: Path) -> None:
     # TensorRT 8.5 and 8.6 never read it
     (scatter,) = [node for node in nodes if node.op_type == "ScatterElements"]
     assert not any(a.name == "reduction" and a.s != b"none" for a in scatter.attribute)
+
+
+def test_unpooling_stores_no_picture_of_zeros(tmp_path: Path) -> None:
+    network, path = written("unpool", tmp_path)
+    stored = count_cost(path).parameters
+    own = sum(p.numel() for p in network.parameters())
+    assert stored <= own, "a table of the output's size would be 4096 more"
+    assert not any(n.op_type == "ScatterElements" for n in onnx.load(path).graph.node)
 
 
 def test_the_switch_for_fused_attention_is_put_back(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.dense_family import build
 from support.m3vit import tiny
 from support.published_m3vit import Published, encoder_state, in_ranks, random_state
 
@@ -24,8 +25,9 @@ from edgemtl.models.checkpoint import load_network
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
 from edgemtl.models.m3vit.specialise import keep_experts
 from edgemtl.pipeline import experts as pipeline
-from edgemtl.pipeline.experts import ExpertsChoice, experts_told, prepare_experts
+from edgemtl.pipeline.experts import ExpertsChoice, check_experts, experts_told, prepare_experts
 from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
+from edgemtl.recipes import ExportSection, Recipe
 
 ROOMS = embedded({"depth"}, "train").subset([0, 1, 2])
 SMALL = Published(
@@ -40,6 +42,23 @@ SMALL = Published(
     levels=1,
     width=8,
 )
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        ({"experts": "gather"}, "export.experts"),
+        ({"experts": "static"}, "export.experts"),
+        ({"drop_experts": True}, "export.drop_experts"),
+    ],
+)
+def test_experts_that_cannot_be_written_so_are_refused(asked: dict[str, Any], key: str) -> None:
+    recipe = Recipe(export=ExportSection(**asked))
+    check_experts(tiny(experts=4), recipe)
+    with pytest.raises(UsageError, match="no mixture of experts") as error:
+        check_experts(build(), recipe)
+    assert error.value.where == key
+    check_experts(build(), Recipe(export=ExportSection(experts="dense", drop_experts=False)))
 
 
 def test_unused_experts_go_and_the_answers_stay() -> None:
