@@ -114,13 +114,6 @@ class ParityFailed(EdgemtlError):
     general_hint = "'edgemtl parity A B --bisect' names the first layer that differs"
 
 
-class AccuracyGateFailed(EdgemtlError):
-    """A task that lost more accuracy than its gate allows."""
-
-    exit_code = ExitCode.ACCURACY_GATE
-    general_hint = "compress less, or change the gate"
-
-
 class CostGateFailed(EdgemtlError):
     """Latency, size or cost over its limit."""
 
@@ -133,13 +126,6 @@ class TargetUnavailable(EdgemtlError):
 
     exit_code = ExitCode.UNAVAILABLE
     general_hint = "'edgemtl doctor' tells what is missing and how to install it"
-
-
-class MeasurementInvalid(EdgemtlError):
-    """A measurement that is not stable enough to be reported as a result."""
-
-    exit_code = ExitCode.UNSTABLE
-    general_hint = "free the machine of other work and run it again"
 
 
 class VerificationFailed(EdgemtlError):
@@ -157,10 +143,8 @@ _BY_NAME = {
         InputRefused,
         StageFailed,
         ParityFailed,
-        AccuracyGateFailed,
         CostGateFailed,
         TargetUnavailable,
-        MeasurementInvalid,
         VerificationFailed,
     )
 }

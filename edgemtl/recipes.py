@@ -147,6 +147,36 @@ class RecoverSection(_Section):
     )
 
 
+class MaskSection(_Section):
+    """``[mask]``: networks of their own for pictures that need less, chosen by a router."""
+
+    enabled: bool = Field(False, description="ask, and build them where held-out pictures gain")
+    macs: float = Field(
+        0.6, gt=0, le=1, description="share of multiply-accumulates left, mean over pictures"
+    )
+    prototypes: int = Field(3, ge=1, le=16, description="networks to choose from")
+    threshold: float = Field(
+        0.9, gt=0, le=1, description="share of importance that a picture's own mask holds"
+    )
+    nested: bool = Field(False, description="prototypes are widths of one channel order")
+    images: int = Field(96, ge=16, description="calibration pictures, and as many held out")
+    router_images: int = Field(400, ge=32, description="training pictures of router and prototypes")
+    steps: int = Field(
+        0, ge=0, le=MOST_STEPS, description="of training per prototype; 0 for statistics alone"
+    )
+    batch: int = Field(12, ge=1, description="pictures per step")
+    shared: bool = Field(
+        False, description="train norms and biases only: networks then share their weights"
+    )
+    precision: float = Field(
+        0.95, gt=0, le=1, description="share of accepted pictures that the router gets right"
+    )
+    channel_multiple: int | None = Field(
+        None, ge=1, description="widths are multiples of it; the target's by default"
+    )
+    force: bool = Field(False, description="build although the analysis advises against it")
+
+
 class ExportSection(_Section):
     """``[export]``: how the network becomes ONNX."""
 
@@ -238,6 +268,7 @@ class Recipe(_Section):
     data: DataSection = DataSection()
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
+    mask: MaskSection = MaskSection()
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()
     bench: BenchSection = BenchSection()

@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact
+from edgemtl.backends.types import Artefact, Variant
 from edgemtl.errors import StageFailed
 
 if TYPE_CHECKING:
     from edgemtl.targets import Target
 
 ROUTING = "routing.json"
+#: probabilities closer than this are not told apart: rounding may choose another network
+CLOSE = 1e-3
 FORMAT = 1
 ROUTE = "route"
 MAX_BYTES = 1 << 20
@@ -199,7 +201,14 @@ def compile_routed(
         (ROUTING, *dict.fromkeys(files)),
         all(one.reproducible for one in made.values()),
         parts[networks[0]].facts,
+        tuple(_variant(name, parts[name], routing.outputs) for name in networks),
     )
+
+
+def _variant(name: str, part: Part, outputs: tuple[str, ...]) -> Variant:
+    """A network alone, without the router."""
+    files = tuple(f"{part.folder}/{file}" for file in part.files)
+    return Variant(name, "prototype", files, outputs, part.facts)
 
 
 def load_routed(artefact: Artefact, load_part: Callable[[Artefact], Session]) -> Session:

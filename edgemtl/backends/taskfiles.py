@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 
 from edgemtl.backends import registry
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-#: key of ``Artefact.facts``: task -> file of its graph
-TASK_FILES = "task_files"
 
 
 def with_task_files(artefact: Artefact, tasks: Mapping[str, Sequence[str]]) -> Artefact:
@@ -61,11 +58,12 @@ def with_task_files(artefact: Artefact, tasks: Mapping[str, Sequence[str]]) -> A
             (artefact.folder / names[task]).write_bytes(alone.SerializeToString(deterministic=True))
     except OSError as error:
         raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
-    return replace(
-        artefact,
-        files=(artefact.files[0], *sorted(names.values()), WEIGHTS_FILE),
-        facts={**artefact.facts, TASK_FILES: names},
+    variants = tuple(
+        Variant(task, "task", (name, WEIGHTS_FILE), (*tasks[task], *common))
+        for task, name in names.items()
     )
+    files = (artefact.files[0], *sorted(names.values()), WEIGHTS_FILE)
+    return replace(artefact, files=files, variants=variants)
 
 
 def for_task(artefact: Artefact, task: str) -> Artefact:
@@ -74,12 +72,11 @@ def for_task(artefact: Artefact, task: str) -> Artefact:
     Raises:
         UsageError: it has no such graph.
     """
-    names = artefact.facts.get(TASK_FILES, {})
-    if task not in names or names[task] not in artefact.files:
-        known = ", ".join(names) or "none; compile with --set export.task_files=true"
-        raise UsageError(f"there is no graph of task '{task}' alone", hint=f"there are: {known}")
-    rest = tuple(name for name in artefact.files if name != names[task])
-    return replace(artefact, files=(names[task], *rest))
+    known = [one.name for one in artefact.variants if one.kind == "task"]
+    if task not in known:
+        told = ", ".join(known) or "none; compile with --set export.task_files=true"
+        raise UsageError(f"there is no graph of task '{task}' alone", hint=f"there are: {told}")
+    return artefact.variant(task)
 
 
 class TaskSessions:
@@ -102,7 +99,8 @@ class TaskSessions:
         options: SessionOptions | None = None,
     ) -> None:
         backend = registry.get(artefact.backend)
-        wanted = list(artefact.facts.get(TASK_FILES, {}) if tasks is None else tasks)
+        known = [one.name for one in artefact.variants if one.kind == "task"]
+        wanted = known if tasks is None else list(tasks)
         self.sessions: dict[str, Session] = {
             task: backend.load(for_task(artefact, task), options) for task in wanted
         }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from edgemtl.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,40 @@ class Problem:
     fatal: bool = True
 
 
+VariantKind = Literal["task", "precision", "prototype", "budget"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of several graphs in an artefact, which share what they can.
+
+    Attributes:
+        name: no other variant of the artefact has it.
+        kind: what they differ in: a task alone, a precision, a prototype behind a router, a budget.
+        files: of the artefact that it needs; the first is what a runtime opens.
+        outputs: that it computes; empty for all.
+        facts: of its own; those of the artefact where it has none.
+    """
+
+    name: str
+    kind: VariantKind
+    files: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = {"name": self.name, "kind": self.kind, "facts": dict(self.facts)}
+        return {**plain, "files": list(self.files), "outputs": list(self.outputs)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Variant:
+        """Parse :meth:`to_dict`, written by this program."""
+        return Variant(
+            data["name"], data["kind"], tuple(data["files"]), tuple(data["outputs"]), data["facts"]
+        )
+
+
 @dataclass(frozen=True)
 class Artefact:
     """What a backend compiled, as a folder of files.
@@ -53,6 +89,7 @@ class Artefact:
         files: their names relative to ``folder``, sorted; the first entry is what a runtime opens.
         reproducible: whether the same input gives the same bytes.
         facts: plain data worth keeping (tool versions, precision asked and granted, ...).
+        variants: other graphs in it, beside the one that opens first.
     """
 
     backend: str
@@ -61,6 +98,26 @@ class Artefact:
     files: tuple[str, ...]
     reproducible: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+
+    def variant(self, name: str) -> Artefact:
+        """The artefact as one that opens this variant.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        found = next((one for one in self.variants if one.name == name), None)
+        if found is None:
+            known = ", ".join(one.name for one in self.variants) or "none"
+            raise UsageError(f"there is no variant '{name}'", hint=f"there are: {known}")
+        # Backends look for what lies beside a file by its plain name.
+        places = {Path(name).parent for name in found.files}
+        folder, files = self.folder, found.files
+        if len(places) == 1:
+            folder, files = folder / places.pop(), tuple(Path(name).name for name in files)
+        return replace(
+            self, folder=folder, files=files, facts=found.facts or self.facts, variants=()
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pydantic import (
 
 from edgemtl.devices.runner.container import MANIFEST, check_name
 from edgemtl.devices.runner.errors import RunnerError
-from edgemtl.devices.runner.manifest import OWN_HASH, SCHEMA_VERSION, own_hash
+from edgemtl.devices.runner.manifest import OWN_HASH, READABLE, SCHEMA_VERSION, own_hash
 from edgemtl.errors import InputRefused, VerificationFailed
 
 #: members with a fixed place
@@ -117,6 +117,16 @@ class ArtefactEntry(_Entry):
     facts: dict[str, JsonValue]
 
 
+class VariantEntry(_Entry):
+    """One of several graphs in the artefact (:class:`edgemtl.backends.types.Variant`)."""
+
+    name: str = Field(min_length=1, max_length=200)
+    kind: Literal["task", "precision", "prototype", "budget"]
+    files: tuple[Member, ...] = Field(min_length=1)
+    outputs: tuple[str, ...] = ()
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+
+
 class ExpectedEntry(_Entry):
     """A recorded output, the largest absolute error and the largest mean one that still pass."""
 
@@ -160,6 +170,8 @@ class Manifest(_Entry):
         inputs: the one input.
         tasks: tasks and the outputs they own.
         artefact: what the backend compiled.
+        variants: other graphs in the artefact (a task alone, a precision, a prototype, a budget),
+            named by its files; since version 2.
         reference: the same of the uncompressed network, so that the device can time one against
             the other; None where this machine is the device, or nothing was compressed.
         selftest: recorded inputs and outputs.
@@ -173,7 +185,7 @@ class Manifest(_Entry):
         own_sha256: of all other fields; empty in bundles of before it was written.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: str = Field(min_length=1, max_length=200)
     created_by: dict[str, str]
     source_sha256: Sha256
@@ -182,6 +194,7 @@ class Manifest(_Entry):
     inputs: tuple[InputEntry, ...] = Field(min_length=1, max_length=1)
     tasks: tuple[TaskEntry, ...]
     artefact: ArtefactEntry
+    variants: tuple[VariantEntry, ...] = ()
     reference: ArtefactEntry | None = None
     selftest: SelfTestEntry
     accuracy: AccuracyEntry = AccuracyEntry()
@@ -203,6 +216,13 @@ class Manifest(_Entry):
                 raise ValueError(f"'{member}' is not among the files")
         if MANIFEST in self.files:
             raise ValueError("the manifest cannot hold its own hash")
+        inside = {file.name for file in self.artefact.files}
+        for variant in self.variants:
+            for name in variant.files:
+                if name not in inside:
+                    raise ValueError(f"variant '{variant.name}' names '{name}', no file of it")
+        if len({variant.name for variant in self.variants}) < len(self.variants):
+            raise ValueError("two variants have one name")
         recorded = {entry.output for entry in self.selftest.expected}
         for task in self.tasks:
             for output in task.outputs:
@@ -239,9 +259,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         version = plain.get("schema_version")
     except (ValueError, RecursionError, AttributeError) as error:
         raise InputRefused("manifest.json is not readable", where=where) from error
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise InputRefused(
-            f"the manifest has schema version {version}, this EdgeMTL reads {SCHEMA_VERSION}",
+            f"the manifest has schema version {str(version)[:40]}, this EdgeMTL reads {known}",
             where=where,
             hint="use the EdgeMTL that wrote the bundle, or compile it again",
         )

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemtl.backends.types import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.bundle.manifest import MANIFEST, Manifest, parse_manifest
 from edgemtl.bundle.selftest import SelfTest
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.devices.runner.arrays import load_float32
 from edgemtl.devices.runner.container import SIGNATURE, ZipFiles, checked_blocks, read_small
 from edgemtl.devices.runner.errors import INPUT_REFUSED, VERIFICATION, RunnerError
-from edgemtl.devices.runner.manifest import MAX_MANIFEST_BYTES
+from edgemtl.devices.runner.manifest import MAX_MANIFEST_BYTES, task_files
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, VerificationFailed
 from edgemtl.files import write_atomically
 from edgemtl.tasks import Task, build, spec_from_dict
@@ -104,7 +104,20 @@ class Bundle:
             files=tuple(file.name for file in entry.files),
             reproducible=entry.reproducible,
             facts=dict(entry.facts),
+            variants=self._variants(),
         )
+
+    def _variants(self) -> tuple[Variant, ...]:
+        """The graphs in the artefact; version 1 named those of single tasks among its facts."""
+        known = self.manifest.variants
+        if self.manifest.schema_version == 1:
+            artefact, tasks = self.manifest.artefact, self.manifest.tasks
+            owned = {str(t.task["name"]): tuple(o.name for o in t.outputs) for t in tasks}
+            names = task_files(artefact.facts, [file.name for file in artefact.files])
+            return tuple(
+                Variant(task, "task", files, owned.get(task, ())) for task, files in names.items()
+            )
+        return tuple(Variant(v.name, v.kind, v.files, v.outputs, dict(v.facts)) for v in known)
 
     def _blocks(self, files: ZipFiles, member: str) -> Iterator[bytes]:
         entry = self.manifest.files.get(member)

@@ -197,7 +197,7 @@ def _manifest(
         outputs = tuple(m.OutputEntry(name=name, shape=shapes[name]) for name in task.outputs)
         tasks.append(m.TaskEntry(task=_plain(task.spec().to_dict()), outputs=outputs))
     return m.Manifest(
-        schema_version=1,
+        schema_version=m.SCHEMA_VERSION,
         name=contents.name,
         created_by=tool_versions(),
         source_sha256=contents.source_sha256,
@@ -219,6 +219,10 @@ def _manifest(
         ),
         tasks=tuple(tasks),
         artefact=artefact,
+        variants=tuple(
+            m.VariantEntry.model_validate(_plain(one.to_dict()))
+            for one in contents.artefact.variants
+        ),
         reference=reference,
         selftest=m.SelfTestEntry(input=m.SELFTEST_INPUT, expected=tuple(expected)),
         accuracy=m.AccuracyEntry(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json, toml_list
 from edgemtl.errors import UsageError
 
 
@@ -30,25 +30,28 @@ def mask_verb(
     target: Annotated[
         str, typer.Option("--target", "-t", help="Widths suit it; the bundle is for it.")
     ] = "cpu",
-    prototypes: Annotated[int, typer.Option(min=1, max=16, help="Networks to choose from.")] = 3,
+    prototypes: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Networks to choose from.")
+    ] = None,
     keep: Annotated[
-        float, typer.Option(help="Share of multiply-accumulates left, mean over pictures.")
-    ] = 0.6,
+        float | None, typer.Option(help="Share of multiply-accumulates left, mean over pictures.")
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Share of importance that a picture's own mask holds.")
-    ] = 0.9,
+        float | None, typer.Option(help="Share of importance that a picture's own mask holds.")
+    ] = None,
     nested: Annotated[
         bool, typer.Option("--nested", help="Prototypes are widths of one channel order.")
     ] = False,
     images: Annotated[
-        int, typer.Option(min=16, help="Calibration pictures, and as many held out.")
-    ] = 96,
+        int | None, typer.Option(min=16, help="Calibration pictures, and as many held out.")
+    ] = None,
     router_images: Annotated[
-        int, typer.Option(min=32, help="Training pictures of router and prototypes.")
-    ] = 400,
+        int | None, typer.Option(min=32, help="Training pictures of router and prototypes.")
+    ] = None,
     steps: Annotated[
-        int, typer.Option(min=0, help="Training steps per prototype; 0 for statistics alone.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Training steps per prototype; 0 for statistics alone."),
+    ] = None,
     shared: Annotated[
         bool,
         typer.Option(
@@ -56,15 +59,21 @@ def mask_verb(
         ),
     ] = False,
     precision: Annotated[
-        float, typer.Option(help="Share of accepted pictures that the router gets right.")
-    ] = 0.95,
+        float | None, typer.Option(help="Share of accepted pictures that the router gets right.")
+    ] = None,
     multiple: Annotated[
         int | None, typer.Option(min=1, help="Widths are multiples of it; the target's by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of every random choice.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Build although the analysis advises against it.")
     ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Recipe; its mask section.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key.")
+    ] = None,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -76,39 +85,34 @@ def mask_verb(
         raise UsageError(
             "either --analyse or --output", hint="--analyse measures, --output FOLDER builds too"
         )
-    if not 0 < keep <= 1 or not 0 < threshold <= 1 or not 0 < precision <= 1:
-        raise UsageError("--keep, --threshold and --precision lie above 0 and at most at 1")
     from edgemtl import targets
-    from edgemtl.compress.dynamic.analysis import AnalyseOptions
-    from edgemtl.pipeline.masking import MaskRequest, mask_file
+    from edgemtl.pipeline.defaults import recipe_for
+    from edgemtl.pipeline.masking import MaskFile, mask_file
 
-    masks = AnalyseOptions(
-        keep,
-        prototypes,
-        threshold,
-        multiple or targets.load(target).channel_multiple,
-        nested,
-        seed,
-    )
-    request = MaskRequest(
-        model,
-        output,
-        tuple(data or ()),
-        target,
-        masks,
-        images,
-        router_images,
-        steps=steps,
-        precision=precision,
-        shared=shared,
-        force=force,
-        factory=factory,
-    )
+    settings = {
+        "mask.macs": keep,
+        "mask.prototypes": prototypes,
+        "mask.threshold": threshold,
+        "mask.nested": "true" if nested else None,
+        "mask.images": images,
+        "mask.router_images": router_images,
+        "mask.steps": steps,
+        "mask.shared": "true" if shared else None,
+        "mask.precision": precision,
+        "mask.channel_multiple": multiple,
+        "mask.force": "true" if force else None,
+        "data.seed": seed,
+    }
+    assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
+    if data:
+        assignments.append(f"data.root={toml_list(map(str, data))}")
+    suited = targets.load(target)
+    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
-    story = mask_file(request, tell)
+    story = mask_file(MaskFile(model, output, suited, recipe, factory), tell)
     if as_json:
         print_json(story)
         return

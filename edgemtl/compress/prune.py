@@ -312,7 +312,7 @@ def _removes(found: ChannelSelection) -> bool:
 
 
 def _cut(job: Job, found: ChannelSelection) -> MultiTaskNetwork:
-    """Cut for good, compensated, and prove it: same answers, exports, reloads.
+    """Cut for good, compensated, and prove it: same answers, and it exports.
 
     Raises:
         ParityFailed: the cut network answers otherwise than the masked one.

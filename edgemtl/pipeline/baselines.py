@@ -15,7 +15,7 @@ from edgemtl.files import read_json
 from edgemtl.gates.snapshot import COST_KEYS, LatencySamples, Snapshot, TaskFigure, thinned
 from edgemtl.measure.results import LatencyResult
 from edgemtl.pipeline.loaded_model import kind_of
-from edgemtl.pipeline.run_folder import RUN
+from edgemtl.record.run_record import RunRecord, metric_row
 
 #: ``git:REVISION:PATH``: the file as it was committed there
 GIT = "git:"
@@ -45,21 +45,14 @@ def snapshot_of_run(folder: Path) -> Snapshot:
     Raises:
         InputRefused: no run, or not readable.
     """
-    if not (folder / RUN).is_file():
-        raise InputRefused(
-            "this is not a run folder", where=str(folder), hint="'edgemtl compile' makes one"
-        )
-    run = read_json(folder / RUN)
-    accuracy = _optional(folder / "accuracy.json")
-    cost = _optional(folder / "cost.json")
-    bench = folder / "bench" / "artefact.json"
-    latency = LatencyResult.from_dict(read_json(bench)) if bench.is_file() else None
+    record = RunRecord.open(folder)
+    run, measured, latency = record.facts, record.measured(), record.latency()
     try:
         target = run["target"]["name"]
         return Snapshot(
             name=f"{run['name']} for {target}",
-            **_accuracy(accuracy.get("artefact") or {}, accuracy.get("metrics") or {}),
-            cost=_cost(cost.get("artefact")),
+            **_accuracy(measured.accuracy.get("artefact") or {}, measured.metrics),
+            cost=_cost(measured.cost.get("artefact")),
             latency=None if latency is None else _latency(latency),
             source={
                 "model_sha256": str(run["model"]["source_sha256"]),
@@ -70,7 +63,7 @@ def snapshot_of_run(folder: Path) -> Snapshot:
             },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputRefused(f"the run is not readable: {error!r}", where=str(folder)) from error
+        raise record.refusal(error) from error
 
 
 def _of_bundle(path: Path) -> Snapshot:
@@ -78,8 +71,8 @@ def _of_bundle(path: Path) -> Snapshot:
     entry = manifest.manifest
     metrics = {
         task.name: {
-            "primary": _metric(task.primary),
-            "secondary": [_metric(metric) for metric in task.secondary],
+            "primary": metric_row(task.primary),
+            "secondary": [metric_row(metric) for metric in task.secondary],
         }
         for task in manifest.tasks()
     }
@@ -96,10 +89,6 @@ def _of_bundle(path: Path) -> Snapshot:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"the bundle's figures: {error!r}", where=str(path)) from error
-
-
-def _metric(metric: Any) -> dict[str, str]:
-    return {key: str(getattr(metric, key)) for key in ("key", "label", "direction", "unit")}
 
 
 def _accuracy(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,13 +127,6 @@ def _latency(result: LatencyResult) -> LatencySamples:
         result.stable,
         result.reason,
     )
-
-
-def _optional(path: Path) -> Mapping[str, Any]:
-    data = read_json(path) if path.is_file() else {}
-    if not isinstance(data, dict):
-        raise InputRefused("not a JSON object", where=str(path))
-    return data
 
 
 def _committed(place: str) -> Snapshot:

@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edgemtl.backends.routed import ROUTING
 from edgemtl.backends.taskfiles import with_task_files
+from edgemtl.backends.types import Artefact
+from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
-from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save, weights_hash
-from edgemtl.pipeline.export import ExportRequest, export_model
+from edgemtl.pipeline.export import ExportOutcome, ExportRequest, export_model
 from edgemtl.pipeline.reference import Reference
-from edgemtl.pipeline.stage import (
-    ARTEFACT,
-    ARTEFACT_FOLDER,
-    CHECKPOINT,
-    EXPORT_FACTS,
-    ONNX,
-    Context,
-    Stage,
-    Tell,
-)
+from edgemtl.pipeline.routed_set import routed_folder
+from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context, Stage, Tell
+from edgemtl.tasks.base import Task
 
 MODEL_FACTS = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a network is.
+
+    Attributes:
+        family: that built it, or "(factory)".
+        arguments: of the family.
+        tasks: that are kept.
+        input_spec: how pictures become its input.
+        parameters: how many.
+        weights_sha256: of their names, shapes and bytes.
+        against: what it is compared with, where that is not itself as a matter of course.
+    """
+
+    family: str
+    arguments: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    input_spec: InputSpec
+    parameters: int
+    weights_sha256: str
+    against: str = ""
+
+    def documents(self) -> dict[str, Any]:
+        """``model.json``."""
+        return {
+            MODEL_FACTS: {
+                "family": self.family,
+                "arguments": dict(self.arguments),
+                "tasks": [task.spec().to_dict() for task in self.tasks],
+                "input": self.input_spec.to_dict(),
+                "parameters": self.parameters,
+                "weights_sha256": self.weights_sha256,
+            }
+        }
+
+    def summary(self) -> list[str]:
+        """In a sentence."""
+        names = ", ".join(task.name for task in self.tasks)
+        compared = [f"compared with {self.against}"] if self.against else []
+        return [f"{self.parameters:,} parameters, tasks {names}", *compared]
 
 
 class CheckModel(Stage):
@@ -41,8 +79,8 @@ class CheckModel(Stage):
             "compared with": context.against.note,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Write what the network is.
+    def run(self, context: Context, folder: Path, tell: Tell) -> ModelFacts:
+        """Say what the network is.
 
         Raises:
             InputRefused: it does not run, or its outputs are not finite, or not those its tasks
@@ -50,21 +88,32 @@ class CheckModel(Stage):
         """
         network = context.dense
         _try_out(network, context.task_names, str(context.model))
-        parameters = sum(p.numel() for p in network.parameters())
-        write_json(
-            folder / MODEL_FACTS,
-            {
-                "family": network.family or "(factory)",
-                "arguments": network.arguments,
-                "tasks": [task.spec().to_dict() for task in context.tasks],
-                "input": network.input_spec.to_dict(),
-                "parameters": parameters,
-                "weights_sha256": weights_hash(network),
-            },
+        return ModelFacts(
+            network.family or "(factory)",
+            network.arguments,
+            context.tasks,
+            network.input_spec,
+            sum(p.numel() for p in network.parameters()),
+            weights_hash(network),
+            context.against.note,
         )
-        tell(f"{parameters:,} parameters, tasks {', '.join(context.task_names)}")
-        if context.against.note:
-            tell(f"compared with {context.against.note}")
+
+
+@dataclass(frozen=True)
+class TakenReference:
+    """The dense network that another was pruned from."""
+
+    reference: Reference
+
+    def documents(self) -> dict[str, Any]:
+        """None: its checkpoint says what it is."""
+        return {}
+
+    def summary(self) -> list[str]:
+        """Which it is, and how it was found."""
+        found = self.reference
+        parameters = sum(p.numel() for p in found.network.parameters())
+        return [f"{found.name}, {found.found}: {parameters:,} parameters"]
 
 
 class TakeReference(Stage):
@@ -79,7 +128,7 @@ class TakeReference(Stage):
             "tasks": context.task_names,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+    def run(self, context: Context, folder: Path, tell: Tell) -> TakenReference:
         """Run it once and write it.
 
         Raises:
@@ -89,8 +138,7 @@ class TakeReference(Stage):
         found = _reference(context)
         _try_out(found.network, context.task_names, str(found.path))
         save(from_network(found.network), folder / CHECKPOINT)
-        parameters = sum(p.numel() for p in found.network.parameters())
-        tell(f"{found.name}, {found.found}: {parameters:,} parameters")
+        return TakenReference(found)
 
 
 def _reference(context: Context) -> Reference:
@@ -144,12 +192,46 @@ class Export(Stage):
             asked["calibration"] = context.calibration_fingerprint
         return asked
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
+    def run(self, context: Context, folder: Path, tell: Tell) -> ExportOutcome:
         """Write the graph as exported, simplified, and the map from its nodes to torch modules."""
-        outcome = export_model(self.request(context, context.network(self.after[0])), folder)
-        write_json(folder / EXPORT_FACTS, outcome.to_dict())
-        for line in outcome.summary():
-            tell(line)
+        network = context.network(self.reads["network"])
+        return export_model(self.request(context, network), folder)
+
+
+@dataclass(frozen=True)
+class CompiledArtefact:
+    """What a backend compiled.
+
+    Attributes:
+        artefact: in the folder of its stage.
+        size_bytes: of its own files; a runtime that is the same for every network is none of them.
+        problems: what of the graph does not run as written, in sentences.
+    """
+
+    artefact: Artefact
+    size_bytes: int
+    problems: tuple[str, ...] = ()
+
+    def documents(self) -> dict[str, Any]:
+        """``artefact.json``."""
+        artefact = self.artefact
+        return {
+            ARTEFACT: {
+                "backend": artefact.backend,
+                "target": artefact.target,
+                "files": list(artefact.files),
+                "reproducible": artefact.reproducible,
+                "facts": dict(artefact.facts),
+                "variants": [one.to_dict() for one in artefact.variants],
+                "size_bytes": self.size_bytes,
+            }
+        }
+
+    def summary(self) -> list[str]:
+        """In sentences."""
+        files, target = len(self.artefact.files), self.artefact.target
+        size = f"{files} file(s), {self.size_bytes / 1e6:.2f} MB for {target}"
+        return [*self.problems, size]
 
 
 class Compile(Stage):
@@ -171,28 +253,21 @@ class Compile(Stage):
             return {}
         return {task.name: task.outputs for task in context.tasks}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Compile and write the artefact's description beside its files."""
-        backend, onnx = context.backend, context.folders[self.after[0]] / ONNX
-        for problem in backend.problems(onnx, context.target):
-            tell(f"{problem.op} '{problem.node}': {problem.reason} ({problem.advice})")
+    def run(self, context: Context, folder: Path, tell: Tell) -> CompiledArtefact:
+        """Compile into a folder of its own."""
+        backend, onnx = context.backend, self.folder_of(context, "graph") / ONNX
+        if "routed" in self.reads and (networks := routed_folder(context)) is not None:
+            onnx = networks / ROUTING
+        told = [] if onnx.name == ROUTING else backend.problems(onnx, context.target)
+        problems = [
+            f"{problem.op} '{problem.node}': {problem.reason} ({problem.advice})"
+            for problem in told
+        ]
         place = folder / ARTEFACT_FOLDER
         place.mkdir()
         artefact = backend.compile(onnx, context.target, place)
         if tasks := self._task_files(context):
             artefact = with_task_files(artefact, tasks)
-        # A runtime that is the same for every network says nothing about this one.
         own = set(artefact.files) - set(artefact.facts.get("runtime_files", ()))
         size = sum((place / name).stat().st_size for name in own)
-        write_json(
-            folder / ARTEFACT,
-            {
-                "backend": artefact.backend,
-                "target": artefact.target,
-                "files": list(artefact.files),
-                "reproducible": artefact.reproducible,
-                "facts": dict(artefact.facts),
-                "size_bytes": size,
-            },
-        )
-        tell(f"{len(artefact.files)} file(s), {size / 1e6:.2f} MB for {context.target.name}")
+        return CompiledArtefact(artefact, size, tuple(problems))

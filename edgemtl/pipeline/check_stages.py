@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,33 @@ from numpy.typing import NDArray
 from edgemtl.backends.session import Session
 from edgemtl.data.concat import Concatenated
 from edgemtl.errors import StageFailed
+from edgemtl.export.cost import Cost as GraphCost
 from edgemtl.export.cost import count_cost
-from edgemtl.files import read_json, sha256_file, write_json
-from edgemtl.gates.judge import GateFacts, judge
+from edgemtl.files import read_json, sha256_file
 from edgemtl.gates.junit import write_junit
-from edgemtl.measure.accuracy import AccuracyReport, Run, evaluate, network_runner
+from edgemtl.measure.accuracy import AccuracyReport, evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
+from edgemtl.measure.results import Comparison, LatencyResult
+from edgemtl.measure.statistics import Ratio
 from edgemtl.pipeline.datasets import first_images
-from edgemtl.pipeline.prune_stage import PRUNE
+from edgemtl.pipeline.gate import Verdicts, judge_measured
 from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage, Tell
-from edgemtl.pipeline.task_limits import goal_comes_first
-from edgemtl.recipes import PruneSection
-from edgemtl.tasks.base import MetricSpec
+from edgemtl.record.run_record import (
+    ACCURACY,
+    COMPARISON,
+    COST,
+    IDENTICAL,
+    JUNIT,
+    LATENCY,
+    LAYERS,
+    PRECISION,
+    PRUNE,
+    REFERENCE,
+    SKIPPED,
+    Measured,
+    metric_row,
+)
 
-ACCURACY = "accuracy.json"
-COST = "cost.json"
-GATES = "gates.json"
-PRECISION = "precision.json"
-JUNIT = "junit.xml"
-LAYERS = "layers.json"
-#: stages that leave a torch network
-TORCH = ("model", "reference")
 #: problems in the data that a stage names; accuracy.json has them all
 NAMED = 3
 #: seconds that a comparison may take, in pairs of blocks
@@ -60,50 +66,89 @@ def real_inputs(context: Context, count: int) -> NDArray[np.float32]:
     return first_images(context.calibration, context.dense.input_spec, count)
 
 
-class Accuracy(Stage):
-    """Accuracy per task of the uncompressed network, or of an artefact.
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy per task."""
 
-    Args:
-        name: of the stage.
-        source: the stage that left a torch network ("model", "reference"), else the compile stage
-            to evaluate.
-    """
+    report: AccuracyReport
+
+    def documents(self) -> dict[str, Any]:
+        """``accuracy.json``."""
+        return {ACCURACY: self.report.to_dict()}
+
+    def summary(self) -> list[str]:
+        """On what it was measured, and what could not be used."""
+        report = self.report
+        told = [f"{report.images} pictures of {report.data}"]
+        if report.skipped:
+            named = "; ".join(report.skipped[:NAMED])
+            more = "; ..." if len(report.skipped) > NAMED else ""
+            told.append(f"{len(report.skipped)} problem(s) in the data: {named}{more}")
+        return told
+
+
+class Accuracy(Stage):
+    """Accuracy per task: of the uncompressed torch ``network``, or of an ``artefact``."""
 
     needs_data = True
-
-    def __init__(self, name: str, source: str) -> None:
-        super().__init__(name, (source,))
-        self.source = source
 
     def inputs(self, context: Context) -> dict[str, Any]:
         return {
             "data": context.evaluation_fingerprint,
             "data_name": context.evaluation.name,
             "threads": context.recipe.bench.threads,
-            "of": context.against.note if self.source in TORCH else "",
+            "of": context.against.note if "network" in self.reads else "",
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Evaluate and write ``accuracy.json``."""
-        if self.source in TORCH:
-            network = context.network(self.source)
+    def run(self, context: Context, folder: Path, tell: Tell) -> Evaluation:
+        """Evaluate on the pictures that accuracy is measured on."""
+        if "network" in self.reads:
+            network = context.network(self.reads["network"])
+            tasks, spec = network.selected(context.task_names), network.input_spec
             run = network_runner(network, context.task_names)
-            tasks = network.selected(context.task_names)
-            found = evaluate(run, tasks, network.input_spec, context.evaluation)
-            report = replace(found, of=context.against.note)
-        else:
-            with open_session(context, self.source) as session:
-                report = self._evaluate(context, session.run)
-        write_json(folder / ACCURACY, report.to_dict())
-        tell(f"{report.images} pictures of {report.data}")
-        if report.skipped:
-            named = "; ".join(report.skipped[:NAMED])
-            more = "; ..." if len(report.skipped) > NAMED else ""
-            tell(f"{len(report.skipped)} problem(s) in the data: {named}{more}")
+            found = evaluate(run, tasks, spec, context.evaluation)
+            return Evaluation(replace(found, of=context.against.note))
+        with open_session(context, self.reads["artefact"]) as session:
+            spec = context.dense.input_spec
+            return Evaluation(evaluate(session.run, context.tasks, spec, context.evaluation))
 
-    @staticmethod
-    def _evaluate(context: Context, run: Run) -> AccuracyReport:
-        return evaluate(run, context.tasks, context.dense.input_spec, context.evaluation)
+
+@dataclass(frozen=True)
+class CountedCost:
+    """What a network costs.
+
+    Attributes:
+        graph: multiply-accumulates, parameters and bytes of activations of its float32 graph.
+        size_bytes: of the artefact made from it.
+        artefact_sha256: file of the artefact -> hash.
+        lower_precision: whether the artefact is; the bytes of its activations are not known then.
+        network: ``macs`` and ``parameters`` of the torch network, as ``inspect`` counts them.
+    """
+
+    graph: GraphCost
+    size_bytes: int
+    artefact_sha256: Mapping[str, str]
+    lower_precision: bool
+    network: Mapping[str, Any] | None
+
+    def documents(self) -> dict[str, Any]:
+        """``cost.json``."""
+        data = self.graph.to_dict()
+        if self.lower_precision:
+            del data["activation_bytes"], data["peak_activation_bytes"]
+        own = {"size_bytes": self.size_bytes, "artefact_sha256": dict(self.artefact_sha256)}
+        return {COST: {**data, **own, "network": self.network}}
+
+    def summary(self) -> list[str]:
+        """In a sentence."""
+        graph, own = self.graph, self.network
+        told = [f"{graph.macs / 1e6:,.1f} M MACs, {graph.parameters:,} parameters"]
+        if own is not None and (own["macs"], own["parameters"]) != (graph.macs, graph.parameters):
+            told.append(
+                f"the network before norms are folded and tables stored: {own['macs'] / 1e6:,.1f} "
+                f"M MACs, {own['parameters']:,} parameters"
+            )
+        return told
 
 
 class Cost(Stage):
@@ -117,39 +162,95 @@ class Cost(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Count and write ``cost.json``; ``size_bytes`` is the artefact's."""
-        export, compiled = self.after
-        cost = count_cost(context.folders[export] / ONNX)
-        data = cost.to_dict()
-        if _lower_precision(context, export, compiled):
-            del data["activation_bytes"], data["peak_activation_bytes"]
-        data["size_bytes"] = read_json(context.folders[compiled] / ARTEFACT)["size_bytes"]
-        data["artefact_sha256"] = _artefact_hashes(context, compiled)
-        own = read_json(context.folders[export] / EXPORT_FACTS).get("network")
-        data["network"] = own
-        write_json(folder / COST, data)
-        tell(f"{cost.macs / 1e6:,.1f} M MACs, {cost.parameters:,} parameters")
-        if own is not None and (own["macs"], own["parameters"]) != (cost.macs, cost.parameters):
-            tell(
-                f"the network before norms are folded and tables stored: {own['macs'] / 1e6:,.1f} "
-                f"M MACs, {own['parameters']:,} parameters"
+    def run(self, context: Context, folder: Path, tell: Tell) -> CountedCost:
+        """Count what the graph computes and what the artefact takes."""
+        graph, artefact = self.folder_of(context, "graph"), self.folder_of(context, "artefact")
+        return CountedCost(
+            count_cost(graph / ONNX),
+            read_json(artefact / ARTEFACT)["size_bytes"],
+            _artefact_hashes(context, self.reads["artefact"]),
+            self._lower_precision(context),
+            read_json(graph / EXPORT_FACTS).get("network"),
+        )
+
+    def _lower_precision(self, context: Context) -> bool:
+        """Whether the artefact was made from other bytes than the float32 export."""
+        quantized = context.folders.get("quantize")
+        if quantized is None or self.reads["artefact"] != "compile":
+            return False
+        own = self.folder_of(context, "graph") / ONNX
+        return sha256_file(quantized / ONNX) != sha256_file(own)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Latency, as far as it was measured.
+
+    Attributes:
+        skipped: why it was not; empty where it was.
+        latency: of the artefact alone.
+        identical: whether the artefact is the uncompressed one, so that nothing was compared.
+        comparison: with the uncompressed network, in turns.
+        against_float: how much faster than the same network in float32.
+        layers: what each layer takes, where the runtime tells, and its backend.
+        notes: sentences for the reader.
+    """
+
+    skipped: str = ""
+    latency: LatencyResult | None = None
+    identical: bool = False
+    comparison: Comparison | None = None
+    against_float: Ratio | None = None
+    layers: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def documents(self) -> dict[str, Any]:
+        """The files of ``bench/``."""
+        comparison, ratio = self.comparison, self.against_float
+        found: dict[str, Any] = {
+            SKIPPED: {"reason": self.skipped} if self.skipped else None,
+            LATENCY: None if self.latency is None else self.latency.to_dict(),
+            IDENTICAL: {"identical": True} if self.identical else None,
+            COMPARISON: None if comparison is None else comparison.to_dict(),
+            REFERENCE: None if comparison is None else comparison.b.to_dict(),
+            PRECISION: None if ratio is None else {"speedup": asdict(ratio)},
+            LAYERS: self.layers,
+        }
+        return {name: data for name, data in found.items() if data is not None}
+
+    def summary(self) -> list[str]:
+        """What was found, in sentences."""
+        if self.skipped:
+            return [f"latency not measured: {self.skipped}"]
+        told = []
+        if self.latency is not None:
+            found, threads = self.latency.summary, self.latency.threads
+            told.append(
+                f"p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms, {threads} thread(s)"
             )
-
-
-def _lower_precision(context: Context, export: str, compiled: str) -> bool:
-    """Whether an artefact was made from other bytes than the float32 export."""
-    quantized = context.folders.get("quantize")
-    if quantized is None or compiled != "compile":
-        return False
-    return sha256_file(quantized / ONNX) != sha256_file(context.folders[export] / ONNX)
+            if not self.latency.stable:
+                told.append(f"not stable: {self.latency.reason}")
+        told += self.notes
+        if self.identical:
+            told.append("the artefact is the uncompressed one, byte for byte: nothing to compare")
+        if self.comparison is not None:
+            ratio = self.comparison.speedup
+            told.append(
+                f"{ratio.value:.2f} x the uncompressed one ({ratio.low:.2f} to {ratio.high:.2f})"
+            )
+        if self.against_float is not None and self.against_float.high < 1:
+            told.append(
+                f"slower than the same network in fp32 here ({self.against_float.value:.2f} x): "
+                'take precision = "fp32" or "auto"'
+            )
+        return told
 
 
 class Bench(Stage):
     """Latency of the artefact, in turns with the uncompressed one where the two differ.
 
-    Reads, in this order: the compile stage, the uncompressed network's, and, where a precision was
-    chosen, that of the same network in float32.
+    Reads the ``artefact``, that of the uncompressed network (``dense``) and, where a precision was
+    chosen, that of the same network in float32 (``same_in_float``).
     """
 
     needs_data = True
@@ -159,68 +260,43 @@ class Bench(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {"bench": context.recipe.bench.model_dump()}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Measure and write ``artefact.json`` and, after a comparison, the other two files."""
+    def run(self, context: Context, folder: Path, tell: Tell) -> Timed:
+        """Measure."""
         recipe = context.recipe.bench
-        if not recipe.enabled or not context.target.measured_here:
-            why = "switched off" if not recipe.enabled else "this machine is not the device"
-            write_json(folder / "skipped.json", {"reason": why})
-            tell(f"latency not measured: {why}")
-            return
-        compiled, uncompressed, *same_in_float = self.after
-        artefact, reference = (self._request(context, name) for name in (compiled, uncompressed))
-        result = bench(artefact)
-        write_json(folder / "artefact.json", result.to_dict())
-        summary = result.summary
-        tell(
-            f"p50 {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms, {recipe.threads} thread(s)"
-        )
-        if not result.stable:
-            tell(f"not stable: {result.reason}")
-        self._layers(context, folder, tell)
-        if same_artefact(context, compiled, uncompressed):
-            write_json(folder / "identical.json", {"identical": True})
-            tell("the artefact is the uncompressed one, byte for byte: nothing to compare")
-            return
-        comparison = compare(artefact, reference, COMPARE, context.recipe.data.seed)
-        write_json(folder / "comparison.json", comparison.to_dict())
-        write_json(folder / "reference.json", comparison.b.to_dict())
-        ratio = comparison.speedup
-        tell(f"{ratio.value:.2f} x the uncompressed one ({ratio.low:.2f} to {ratio.high:.2f})")
-        for name in same_in_float:
-            self._against_float(context, folder, tell, name)
+        if not recipe.enabled:
+            return Timed("switched off")
+        if not context.target.measured_here:
+            return Timed("this machine is not the device")
+        compiled, dense = self.reads["artefact"], self.reads["dense"]
+        request = self._request(context, compiled)
+        latency = bench(request)
+        layers, notes = self._layers(context)
+        if same_artefact(context, compiled, dense):
+            return Timed(latency=latency, identical=True, layers=layers, notes=notes)
+        seed = context.recipe.data.seed
+        comparison = compare(request, self._request(context, dense), COMPARE, seed)
+        against: Ratio | None = None
+        same = self.reads.get("same_in_float")
+        if same is not None and not same_artefact(context, compiled, same):
+            against = comparison.speedup
+            if same != dense:
+                again = self._request(context, compiled)
+                against = compare(again, self._request(context, same), COMPARE, seed).speedup
+        return Timed("", latency, False, comparison, against, layers, notes)
 
-    def _layers(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Write ``layers.json``: what each layer takes, where the runtime tells."""
+    def _layers(self, context: Context) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+        """``layers.json``: what each layer takes, where the runtime tells; and why not."""
         from edgemtl.backends.layer_times import layer_times
 
-        artefact = context.artefact(self.after[0])
+        artefact = context.artefact(self.reads["artefact"])
         try:
             found = layer_times(artefact, context.session_options, real_inputs(context, 1))
         except StageFailed as error:  # the figures of the run do not need it
-            tell(error.message)
-            return
-        if found:
-            data = {"backend": artefact.backend, "layers": [layer.to_dict() for layer in found]}
-            write_json(folder / LAYERS, data)
-
-    def _against_float(self, context: Context, folder: Path, tell: Tell, name: str) -> None:
-        """Write ``precision.json``: the artefact against the same network in float32."""
-        compiled, uncompressed, *_ = self.after
-        if same_artefact(context, compiled, name):
-            return
-        if name == uncompressed:
-            data = read_json(folder / "comparison.json")
-        else:
-            requests = [self._request(context, stage) for stage in (compiled, name)]
-            data = compare(requests[0], requests[1], COMPARE, context.recipe.data.seed).to_dict()
-        write_json(folder / PRECISION, {"speedup": data["speedup"]})
-        told = data["speedup"]
-        if told["high"] < 1:
-            tell(
-                f"slower than the same network in fp32 here ({told['value']:.2f} x): take "
-                'precision = "fp32" or "auto"'
-            )
+            return None, (error.message,)
+        if not found:
+            return None, ()
+        layers = [layer.to_dict() for layer in found]
+        return {"backend": artefact.backend, "layers": layers}, ()
 
     @staticmethod
     def _request(context: Context, stage: str) -> BenchRequest:
@@ -265,18 +341,10 @@ def _artefact_hashes(context: Context, stage: str) -> dict[str, str]:
 def metric_specs(context: Context) -> dict[str, Any]:
     """Per task its figures as plain data: how a reader labels and orders them."""
 
-    def plain(metric: MetricSpec) -> dict[str, str]:
-        return {
-            "key": metric.key,
-            "label": metric.label,
-            "direction": metric.direction,
-            "unit": metric.unit,
-        }
-
     return {
         task.name: {
-            "primary": plain(task.primary),
-            "secondary": [plain(metric) for metric in task.secondary],
+            "primary": metric_row(task.primary),
+            "secondary": [metric_row(metric) for metric in task.secondary],
         }
         for task in context.tasks
     }
@@ -290,53 +358,33 @@ class Gates(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {"gates": context.recipe.gates.model_dump(mode="json")}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Judge and write ``gates.json`` and ``junit.xml``; never raises for a failed gate."""
-        report = judge(context.recipe.gates, gate_facts(context))
-        write_json(folder / GATES, report.to_dict())
-        write_junit(report, folder / JUNIT)
-        counts = [outcome.status for outcome in report.outcomes]
-        tell(", ".join(f"{counts.count(s)} {s}" for s in dict.fromkeys(counts)) or "no gates")
+    def run(self, context: Context, folder: Path, tell: Tell) -> Verdicts:
+        """Judge; never raises for a failed gate. ``junit.xml`` says the same."""
+        recipe = context.recipe
+        verdicts = judge_measured(recipe.gates, self._measured(context), recipe.prune)
+        write_junit(verdicts.report, folder / JUNIT)
+        return verdicts
 
+    def _measured(self, context: Context) -> Measured:
+        """What the stages before found out."""
 
-def gate_facts(context: Context) -> GateFacts:
-    """Everything the gates judge, from the folders of the stages before."""
-    before = read_json(context.folders["accuracy-reference"] / ACCURACY)
-    after = read_json(context.folders["accuracy"] / ACCURACY)
-    bench_folder = context.folders["bench"]
-    return GateFacts(
-        metrics={task.name: task.primary for task in context.tasks},
-        accuracy_before=before["tasks"],
-        accuracy_after=after["tasks"],
-        notes={**before["notes"], **after["notes"]},
-        cost_before=_figures(context.folders["cost-reference"] / COST),
-        cost_after=_figures(context.folders["cost"] / COST),
-        latency=_optional(bench_folder / "artefact.json"),
-        comparison=_optional(bench_folder / "comparison.json"),
-        identical=(bench_folder / "identical.json").exists(),
-        against=str(before.get("of", "")),
-        goals=binding_goals(context.recipe.prune, _pruning(context)),
-    )
+        def pair(what: str, name: str) -> dict[str, Any]:
+            sides = {"reference": f"{what}_before", "artefact": f"{what}_after"}
+            return {
+                side: read_json(self.folder_of(context, role) / name)
+                for side, role in sides.items()
+            }
 
-
-def _pruning(context: Context) -> Any:
-    return read_json(context.folders["prune"] / PRUNE) if "prune" in context.folders else None
-
-
-def binding_goals(asked: PruneSection, story: Any) -> dict[str, tuple[float, float, str]]:
-    """The goals of ``prune.json`` that hold whatever the tasks lose, as the gates take them."""
-    if not isinstance(story, dict) or not goal_comes_first(asked):
-        return {}
-    goals, stopped_by = story.get("goals") or {}, str(story.get("stopped_by", ""))
-    return {
-        str(key): (float(goal["left"]), float(goal["asked"]), stopped_by if goal["missed"] else "")
-        for key, goal in goals.items()
-    }
-
-
-def _figures(path: Path) -> dict[str, float | None]:
-    data = read_json(path)
-    return {key: float(data[key]) for key in ("macs", "parameters", "size_bytes")}
+        bench, pruned = self.folder_of(context, "bench"), context.folders.get("prune")
+        return Measured(
+            metric_specs(context),
+            pair("accuracy", ACCURACY),
+            pair("cost", COST),
+            _optional(bench / LATENCY),
+            _optional(bench / COMPARISON),
+            (bench / IDENTICAL).exists(),
+            None if pruned is None else read_json(pruned / PRUNE),
+        )
 
 
 def _optional(path: Path) -> Any:

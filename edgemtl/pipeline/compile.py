@@ -16,9 +16,6 @@ from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most
 from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
 from edgemtl.pipeline.cache import StageCache, default_folder, key_of
-from edgemtl.pipeline.check_stages import (
-    GATES,
-)
 from edgemtl.pipeline.package_stages import BUNDLE
 from edgemtl.pipeline.plan import plan, stage_names
 from edgemtl.pipeline.preflight import check_inputs
@@ -32,6 +29,9 @@ from edgemtl.pipeline.stage import (
     Tell,
 )
 from edgemtl.recipes import Recipe
+from edgemtl.record.run_record import (
+    GATES,
+)
 from edgemtl.targets import Target
 
 

@@ -14,6 +14,7 @@ from edgemtl.export.parity import check_chain, onnx_runner
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.pipeline.experts import ExpertsChoice, experts_told, has_experts, prepare_experts
+from edgemtl.pipeline.stage import EXPORT_FACTS
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
@@ -93,6 +94,10 @@ class ExportOutcome:
         cost = {"macs": self.network.macs, "parameters": self.network.parameters}
         facts = {**self.exported.to_dict(), "network": cost}
         return {**facts, "experts": dict(self.experts)} if self.experts else facts
+
+    def documents(self) -> dict[str, Any]:
+        """``export.json``."""
+        return {EXPORT_FACTS: self.to_dict()}
 
     def summary(self) -> list[str]:
         """What came of it, in sentences."""

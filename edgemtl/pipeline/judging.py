@@ -12,20 +12,26 @@ from edgemtl import recipes
 from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import ExitCode, InputRefused
 from edgemtl.files import read_json, write_json
-from edgemtl.gates.judge import GateFacts, GateReport, judge
+from edgemtl.gates.judge import GateReport
 from edgemtl.gates.junit import write_junit
 from edgemtl.gates.limits import GateLimits
 from edgemtl.gates.regression import RegressionReport, compare
 from edgemtl.gates.snapshot import LatencySamples, Snapshot, thinned
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.pipeline.baselines import read_snapshot
-from edgemtl.pipeline.check_stages import ACCURACY, GATES, JUNIT, binding_goals
+from edgemtl.pipeline.gate import judge_measured
 from edgemtl.pipeline.loaded_model import kind_of
-from edgemtl.pipeline.prune_stage import PRUNE
 from edgemtl.pipeline.reference_accuracy import accuracy_for_stored
-from edgemtl.pipeline.run_folder import RUN
 from edgemtl.recipes import PruneSection
-from edgemtl.tasks.base import MetricSpec
+from edgemtl.record.run_record import (
+    ACCURACY,
+    GATES,
+    JUNIT,
+    RUN,
+    Measured,
+    RunRecord,
+    metric_row,
+)
 
 
 def judge_stored(
@@ -52,10 +58,18 @@ def judge_stored(
         InputRefused: no results there, or not readable; the reference or the pictures are refused.
         UsageError: the recipe or an assignment is not valid.
     """
-    facts, stored = _stored(path, results)
+    stored = _stored(path, results)
     if reference is not None:
-        facts = _with(facts, _accuracy_of(path, reference, factory))
-    return judge(_limits(stored, config, assignments), facts)
+        stored = stored.against(_accuracy_of(path, reference, factory))
+    limits = _limits(stored.gates, config, assignments)
+    return _judged(limits, stored, path)
+
+
+def _judged(limits: GateLimits, stored: _Stored, path: Path) -> GateReport:
+    try:
+        return judge_measured(limits, stored.measured, stored.pruned).report
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRefused(f"the run is not readable: {error!r}", where=str(path)) from error
 
 
 def hold_run_against(folder: Path, reference: Path, factory: str | None) -> GateReport:
@@ -66,9 +80,9 @@ def hold_run_against(folder: Path, reference: Path, factory: str | None) -> Gate
         StageFailed: the folder cannot be written.
     """
     dense = _accuracy_of(folder, reference, factory)
-    facts, stored = _run_facts(folder)
-    report = judge(_limits(stored, None, ()), _with(facts, dense))
-    write_json(folder / ACCURACY, {**read_json(folder / ACCURACY), "reference": dense.to_dict()})
+    stored = _of_run(folder)
+    report = _judged(_limits(stored.gates, None, ()), stored.against(dense), folder)
+    write_json(folder / ACCURACY, {**stored.measured.accuracy, "reference": dense.to_dict()})
     write_json(folder / GATES, report.to_dict())
     write_junit(report, folder / JUNIT)
     run = read_json(folder / RUN)
@@ -79,22 +93,13 @@ def hold_run_against(folder: Path, reference: Path, factory: str | None) -> Gate
     return report
 
 
-def _with(facts: GateFacts, dense: AccuracyReport) -> GateFacts:
-    before = dense.to_dict()
-    return replace(
-        facts,
-        accuracy_before=before["tasks"],
-        notes={**before["notes"], **facts.notes},
-        against=dense.of,
-    )
-
-
 def _accuracy_of(path: Path, reference: Path, factory: str | None) -> AccuracyReport:
     """A reference on the pictures of a stored run or bundle."""
     if path.is_dir():
-        accuracy = _pair(path / ACCURACY)
-        primary = {name: m["primary"] for name, m in (accuracy.get("metrics") or {}).items()}
-        recipe, artefact = read_json(path / RUN).get("recipe"), accuracy.get("artefact")
+        record = RunRecord.open(path)
+        measured, recipe = record.measured(), record.facts.get("recipe")
+        primary = {name: row["primary"] for name, row in measured.metrics.items()}
+        artefact = measured.accuracy.get("artefact")
     else:
         bundle = open_bundle(path)
         primary = {task.name: {"key": task.primary.key} for task in bundle.tasks()}
@@ -140,7 +145,7 @@ def compare_stored(
         snapshot = replace(snapshot, latency=latency)
     if baseline is None:
         return Compared(snapshot, None)
-    limits = _limits(_stored(path, results)[1], config, assignments)
+    limits = _limits(_stored(path, results).gates, config, assignments)
     return Compared(snapshot, compare(read_snapshot(baseline), snapshot, limits))
 
 
@@ -151,12 +156,25 @@ def _limits(
     return recipes.resolve(base, config, assignments, {}).gates
 
 
-def _stored(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[str, Any]]:
-    """What was measured, and the ``[gates]`` that it was judged by."""
+@dataclass(frozen=True)
+class _Stored:
+    """What was measured, the ``[gates]`` it was judged by, and what was asked of pruning."""
+
+    measured: Measured
+    gates: Mapping[str, Any]
+    pruned: PruneSection
+
+    def against(self, dense: AccuracyReport) -> _Stored:
+        """The same, with another network as what the tasks are held against."""
+        accuracy = {**self.measured.accuracy, "reference": dense.to_dict()}
+        return replace(self, measured=replace(self.measured, accuracy=accuracy))
+
+
+def _stored(path: Path, results: Path | None) -> _Stored:
     if path.is_dir():
-        return _run_facts(path)
+        return _of_run(path)
     if kind_of(path) == "bundle":
-        return _bundle_facts(path, results)
+        return _of_bundle(path, results)
     raise InputRefused("neither a run folder nor a bundle", where=str(path))
 
 
@@ -176,28 +194,16 @@ def _device_samples(data: Any, where: Path) -> LatencySamples:
         raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
 
 
-def _run_facts(folder: Path) -> tuple[GateFacts, Mapping[str, Any]]:
-    run = read_json(folder / "run.json")
-    accuracy, cost = _pair(folder / "accuracy.json"), _pair(folder / "cost.json")
-    bench = folder / "bench"
+def _of_run(folder: Path) -> _Stored:
+    record = RunRecord.open(folder)
     try:
-        facts = _facts(
-            {name: metrics["primary"] for name, metrics in (accuracy.get("metrics") or {}).items()},
-            accuracy,
-            cost,
-            _optional(bench / "artefact.json"),
-            _optional(bench / "comparison.json"),
-            (bench / "identical.json").exists(),
-        )
-        recipe = run["recipe"]
-        asked = PruneSection.model_validate(recipe.get("prune") or {})
-        goals = binding_goals(asked, _optional(folder / PRUNE))
-        return replace(facts, goals=goals), dict(recipe["gates"])
+        asked = PruneSection.model_validate(record.facts["recipe"].get("prune") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputRefused(f"the run is not readable: {error!r}", where=str(folder)) from error
+        raise record.refusal(error) from error
+    return _Stored(record.measured(), record.gates, asked)
 
 
-def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[str, Any]]:
+def _of_bundle(path: Path, results: Path | None) -> _Stored:
     bundle = open_bundle(path)
     manifest = bundle.manifest
     latency = comparison = None
@@ -205,22 +211,19 @@ def _bundle_facts(path: Path, results: Path | None) -> tuple[GateFacts, Mapping[
         data = read_json(results)
         latency = _device_latency(data, bundle.manifest_sha256, results)
         comparison = _device_comparison(data, results)
-    primary = {
-        task.name: {
-            "key": task.primary.key,
-            "label": task.primary.label,
-            "direction": task.primary.direction,
-            "unit": task.primary.unit,
-        }
-        for task in bundle.tasks()
-    }
-    accuracy = {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle}
     cost = {"reference": manifest.cost.before, "artefact": manifest.cost.after}
     hashes = [(side or {}).get("artefact_sha256") for side in cost.values()]
     # Before the device has answered, nothing about its latency is known, not even a ratio of one.
     asked = latency is not None or "runs_here_as" not in manifest.artefact.facts
-    identical = asked and hashes[0] is not None and hashes[0] == hashes[1]
-    return _facts(primary, accuracy, cost, latency, comparison, identical), manifest.gates
+    measured = Measured(
+        {task.name: {"primary": metric_row(task.primary)} for task in bundle.tasks()},
+        {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle},
+        cost,
+        latency,
+        comparison,
+        asked and hashes[0] is not None and hashes[0] == hashes[1],
+    )
+    return _Stored(measured, manifest.gates, PruneSection())
 
 
 def _device_latency(data: Any, manifest_sha256: str, where: Path) -> dict[str, Any]:
@@ -266,40 +269,3 @@ def _device_comparison(data: Any, where: Path) -> dict[str, Any] | None:
         return {"speedup": {**figures, "stable": stable, "reason": reason}, **sides}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"the results are not readable: {error!r}", where=str(where)) from error
-
-
-def _facts(
-    primary: Mapping[str, Mapping[str, Any]],
-    accuracy: Mapping[str, Any],
-    cost: Mapping[str, Any],
-    latency: Mapping[str, Any] | None,
-    comparison: Mapping[str, Any] | None,
-    identical: bool,
-) -> GateFacts:
-    before, after = accuracy.get("reference") or {}, accuracy.get("artefact") or {}
-    return GateFacts(
-        metrics={name: MetricSpec(**metric) for name, metric in primary.items()},
-        accuracy_before=before.get("tasks", {}),
-        accuracy_after=after.get("tasks", {}),
-        notes={**before.get("notes", {}), **after.get("notes", {})},
-        cost_before=_figures(cost.get("reference")),
-        cost_after=_figures(cost.get("artefact")),
-        latency=latency,
-        comparison=comparison,
-        identical=identical,
-        against=str(before.get("of", "")),
-    )
-
-
-def _figures(data: Mapping[str, Any] | None) -> dict[str, float | None]:
-    keys = ("macs", "parameters", "size_bytes")
-    return {key: float(data[key]) for key in keys if data and key in data}
-
-
-def _pair(path: Path) -> dict[str, Any]:
-    data = _optional(path)
-    return data if isinstance(data, dict) else {}
-
-
-def _optional(path: Path) -> Any:
-    return read_json(path) if path.exists() else None

@@ -125,7 +125,7 @@ def open_model(
             artefact = Artefact("onnxruntime", "cpu", path.parent, (path.name,))
             if target is not None:
                 artefact = registry.get(target.backend).compile(path, target, Path(folder))
-                options = options or session_options(target, 0)
+                options = options or session_options(target, target.threads or 0)
             options = options or SessionOptions()
         else:
             bundle = open_bundle(path)

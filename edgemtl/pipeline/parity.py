@@ -27,6 +27,7 @@ from edgemtl.export.parity import (
     onnx_runner,
 )
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.record.run_record import PARITY
 from edgemtl.tasks.base import Task
 
 Images = NDArray[np.float32]
@@ -72,7 +73,11 @@ class ParityOutcome:
 
     data: Mapping[str, Any]
 
-    def summary(self) -> str:
+    def documents(self) -> dict[str, Any]:
+        """``parity.json``."""
+        return {PARITY: dict(self.data)}
+
+    def summary(self) -> list[str]:
         """The largest difference of each kind of comparison, in words."""
         found: dict[str, float] = {}
         pictures = 0
@@ -86,7 +91,7 @@ class ParityOutcome:
         told = [
             f"{value:.1e}{'' if kind == 'fp32' else f' ({kind})'}" for kind, value in found.items()
         ]
-        return f"{pictures} pictures, largest difference {', '.join(told)} of an output's range"
+        return [f"{pictures} pictures, largest difference {', '.join(told)} of an output's range"]
 
     def require(self, advice: str) -> None:
         """Raise :class:`ParityFailed` naming the first form and output that differ."""

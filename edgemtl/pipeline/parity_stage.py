@@ -9,7 +9,8 @@ from typing import Any
 from edgemtl import targets
 from edgemtl.export.network import RAW
 from edgemtl.export.parity import onnx_runner
-from edgemtl.files import read_json, write_json
+from edgemtl.export.routed import SINGLE_FILE
+from edgemtl.files import read_json
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.pipeline.check_stages import open_session, real_inputs
 from edgemtl.pipeline.parity import (
@@ -19,19 +20,20 @@ from edgemtl.pipeline.parity import (
     as_written,
     check_parity,
 )
-from edgemtl.pipeline.quantize_stage import QUANTIZE
+from edgemtl.pipeline.routed_set import Dispatched, routed_folder
 from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+from edgemtl.record.run_record import PARITY, QUANTIZE
 
-PARITY = "parity.json"
+#: pictures looked at for each that parity is checked on, where a router must be sure of it
+CANDIDATES = 8
 
 
 class Parity(Stage):
     """Torch, exported ONNX, simplified ONNX and artefact on the same real pictures.
 
-    Reads, in this order: the stage that left the network, its export, its compile stage, and the
-    stage that chose a precision, where there is one. An artefact in lower precision is held against
-    the graph it was made from, as a reference runs it; how far that graph is from float32 is told,
-    and what it costs is judged by the tasks' accuracy gates.
+    An artefact in lower precision is held against the graph it was made from (``lowered``), as a
+    reference runs it; how far that graph is from float32 is told, and what it costs is judged by
+    the tasks' accuracy gates.
     """
 
     needs_data = True
@@ -43,32 +45,43 @@ class Parity(Stage):
             "threads": context.recipe.bench.threads,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Compare and write ``parity.json``, whatever the verdict."""
-        source, export, compiled, *lowered = self.after
+    def run(self, context: Context, folder: Path, tell: Tell) -> ParityOutcome:
+        """Compare, whatever the verdict."""
+        if "routed" in self.reads and (networks := routed_folder(context)) is not None:
+            return self._routed(context, networks)
+        export = self.folder_of(context, "export")
         pictures = real_inputs(context, context.recipe.export.parity_images)
+        network = context.network(self.reads["network"])
         forms = {
-            "torch": network_runner(context.network(source), context.task_names),
-            "onnx": onnx_runner(context.folders[export] / RAW),
-            "simplified": onnx_runner(context.folders[export] / ONNX),
+            "torch": network_runner(network, context.task_names),
+            "onnx": onnx_runner(export / RAW),
+            "simplified": onnx_runner(export / ONNX),
         }
         graph = None
-        if lowered:
-            place = context.folders[lowered[0]]
+        if "lowered" in self.reads:
+            place = self.folder_of(context, "lowered")
             precision = str(read_json(place / QUANTIZE)["precision"])
             if precision != "fp32":
                 run = as_written(place / ONNX, context.backend, folder)
                 graph = LoweredGraph(precision, run)
-        with open_session(context, compiled) as session:
+        with open_session(context, self.reads["artefact"]) as session:
             inputs = [picture[None] for picture in pictures]
-            request = ParityRequest(forms, session.run, inputs, context.tasks, graph)
-            outcome = check_parity(request)
-        write_json(folder / PARITY, dict(outcome.data))
-        tell(outcome.summary())
+            return check_parity(ParityRequest(forms, session.run, inputs, context.tasks, graph))
+
+    def _routed(self, context: Context, networks: Path) -> ParityOutcome:
+        """The networks behind the router, in torch, as one graph, and as the artefact."""
+        dispatched = Dispatched(networks, context, self.reads["network"])
+        count = context.recipe.export.parity_images
+        inputs = dispatched.clear(real_inputs(context, CANDIDATES * count), count)
+        forms = {"torch": dispatched.run, "one graph": onnx_runner(networks / SINGLE_FILE)}
+        with open_session(context, self.reads["artefact"]) as session:
+            return check_parity(ParityRequest(forms, session.run, inputs, context.tasks))
 
     def check(self, context: Context) -> None:
         """Raise :class:`ParityFailed` naming the first form and output that differ."""
         outcome = ParityOutcome(read_json(context.folders[self.name] / PARITY))
+        if "routed" in self.reads and routed_folder(context) is not None:
+            outcome.require("build without the router: --set mask.enabled=false")
         outcome.require(f"'{_advice(context)}' names the first layer that differs, or the runtime")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgemtl.pipeline.build_stages import CheckModel, Compile, Export, TakeReference
 from edgemtl.pipeline.check_stages import Accuracy, Bench, Cost, Gates
+from edgemtl.pipeline.mask_stage import Mask
 from edgemtl.pipeline.package_stages import MakeBundle, PredictionImages
 from edgemtl.pipeline.parity_stage import Parity
 from edgemtl.pipeline.prune_stage import Prune
@@ -27,37 +28,59 @@ def plan(recipe: Recipe, against: bool = False) -> list[Stage]:
             is exported and compiled too, and stands where the uncompressed network does.
     """
     stages: list[Stage] = [CheckModel("model")]
-    dense = "model"
-    source, graph, reference = "model", "export", ("export", "compile")
+    compared = "model"
+    source, graph, dense_graph, dense = "model", "export", "export", "compile"
     lower: list[Stage] = []
+    lowered: dict[str, str] = {}
+    same_in_float: dict[str, str] = {}
     if recipe.quantize.enabled:
-        graph, reference = "quantize", ("export", "compile-float")
-        lower = [Quantize(graph, ("export",)), Compile(reference[1], ("export",))]
+        graph, dense = "quantize", "compile-float"
+        lower = [Quantize(graph, graph="export"), Compile(dense, graph="export")]
+        lowered, same_in_float = {"lowered": graph}, {"same_in_float": dense}
     if against:
-        dense = "reference"
-        stages.append(TakeReference(dense))
+        compared = "reference"
+        stages.append(TakeReference(compared))
     if recipe.prune.enabled or against:
-        reference = ("export-reference", "compile-reference")
-        stages += [Export(reference[0], (dense,)), Compile(reference[1], reference[:1])]
+        dense_graph, dense = "export-reference", "compile-reference"
+        stages += [Export(dense_graph, network=compared), Compile(dense, graph=dense_graph)]
     if recipe.prune.enabled is not False:
-        stages.append(Prune("prune", ("model",)))
+        stages.append(Prune("prune", network="model"))
         source = "prune" if recipe.prune.enabled else source
-    judged = ("accuracy-reference", "accuracy", "cost-reference", "cost")
-    timed = ("compile", reference[1], *(("compile-float",) if lower else ()))
+    routed: dict[str, str] = {}
+    if recipe.mask.enabled:
+        stages.append(Mask("mask", network=source))
+        routed = {"routed": "mask"}
+        if dense == "compile":  # the routed set is not its own reference
+            dense = "compile-reference"
+            lower = [Compile(dense, graph="export")]
+    judged = {
+        "accuracy_before": "accuracy-reference",
+        "accuracy_after": "accuracy",
+        "cost_before": "cost-reference",
+        "cost_after": "cost",
+    }
     return [
         *stages,
-        Export("export", (source,)),
+        Export("export", network=source),
         *lower,
-        Compile("compile", (graph,)),
-        Parity("parity", (source, "export", "compile", *((graph,) if lower else ()))),
-        Accuracy("accuracy-reference", dense),
-        Accuracy("accuracy", "compile"),
-        Cost("cost-reference", reference),
-        Cost("cost", ("export", "compile")),
-        MakeBundle("bundle", (graph, "compile", "parity", *judged, reference[1])),
-        PredictionImages("pictures", (dense, "compile")),
-        Bench("bench", timed),
-        Gates("gates", (*judged, "bench")),
+        Compile("compile", graph=graph, **routed),
+        Parity("parity", network=source, export="export", artefact="compile", **lowered, **routed),
+        Accuracy("accuracy-reference", network=compared),
+        Accuracy("accuracy", artefact="compile"),
+        Cost("cost-reference", graph=dense_graph, artefact=dense),
+        Cost("cost", graph="export", artefact="compile"),
+        MakeBundle(
+            "bundle",
+            graph=graph,
+            artefact="compile",
+            parity="parity",
+            **judged,
+            dense=dense,
+            **routed,
+        ),
+        PredictionImages("pictures", network=compared, artefact="compile"),
+        Bench("bench", artefact="compile", dense=dense, **same_in_float),
+        Gates("gates", **judged, bench="bench"),
     ]
 
 

@@ -84,6 +84,14 @@ def check_inputs(context: Context, stages: Iterable[Stage]) -> None:
     check_experts(context.dense, recipe)
     for name in asked.budgets:
         _require(name, kept, "budget", f"prune.budgets.{name}")
+    if recipe.mask.enabled:
+        training_data(recipe, "masks need training pictures")
+        if recipe.export.task_files:
+            raise UsageError(
+                "a graph per task and networks behind a router do not go together",
+                where="export.task_files",
+                hint="leave it out, or --set mask.enabled=false",
+            )
     if recipe.quantize.enabled:
         _ = task_budgets(recipe, context.tasks)
     if asked.enabled:

@@ -22,13 +22,13 @@ from edgemtl.compress.shortfall import sentence
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import CostGateFailed, UsageError
-from edgemtl.files import write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save, weights_hash
 from edgemtl.models.origin import DENSE, Origin
 from edgemtl.pipeline.cache import LATENCY, STAGES, default_folder
 from edgemtl.pipeline.task_limits import gate_drops, goal_comes_first, most_drops
 from edgemtl.recipes import Recipe
+from edgemtl.record.run_record import PRUNE
 from edgemtl.targets import Target
 
 #: kept shares of multiply-accumulates and parameters where the recipe asks for nothing
@@ -132,17 +132,20 @@ class PruneOutcome:
                 hint="ask for less, or move what stopped it; the result is written",
             )
 
-    def write(self, checkpoint: Path, story: Path) -> None:
-        """Write the checkpoint, then the story.
+    def documents(self) -> dict[str, Any]:
+        """``prune.json``."""
+        return {PRUNE: self.story()}
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the checkpoint.
 
         Raises:
-            StageFailed: a place cannot be written.
+            StageFailed: the place cannot be written.
         """
         meta: dict[str, Any] = {"pruned_from": self.source, "options": self.options.to_dict()}
         if self.dense is not None:
             meta[DENSE] = self.dense.to_dict()
         save(from_network(self.result.network, meta), checkpoint)
-        write_json(story, self.story())
 
 
 def prune_network(
@@ -224,7 +227,9 @@ def by_latency(recipe: Recipe) -> bool:
     return recipe.prune.goal == "latency" or recipe.prune.latency_ratio is not None
 
 
-def training_data(recipe: Recipe) -> list[Dataset]:
+def training_data(
+    recipe: Recipe, need: str = "pruning needs real training pictures"
+) -> list[Dataset]:
     """Pictures to search and recover on.
 
     Raises:
@@ -234,9 +239,9 @@ def training_data(recipe: Recipe) -> list[Dataset]:
     data = recipe.data
     if not data.root:
         raise UsageError(
-            "pruning needs real training pictures",
+            need,
             where="[data] root",
-            hint="give --data DIR with a training split, or switch [prune] off",
+            hint="give --data DIR with a training split, or leave that step out",
         )
     return [open_dataset(root, data.training, data.format) for root in data.folders]
 

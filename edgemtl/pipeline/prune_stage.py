@@ -9,11 +9,15 @@ from edgemtl.compress.prune import method_module
 from edgemtl.data.groups import groups_hash
 from edgemtl.models.origin import origin_of
 from edgemtl.pipeline.code_key import code_key
-from edgemtl.pipeline.prune import PruneRequest, by_latency, prune_network, training_data
+from edgemtl.pipeline.prune import (
+    PruneOutcome,
+    PruneRequest,
+    by_latency,
+    prune_network,
+    training_data,
+)
 from edgemtl.pipeline.prune_default import decide
 from edgemtl.pipeline.stage import CHECKPOINT, Context, Decision, Stage, Tell
-
-PRUNE = "prune.json"
 
 
 class Prune(Stage):
@@ -50,10 +54,9 @@ class Prune(Stage):
             else None,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Search, cut, recover; write the checkpoint and ``prune.json``."""
+    def run(self, context: Context, folder: Path, tell: Tell) -> PruneOutcome:
+        """Search, cut, recover; write the checkpoint."""
         state = context.cache.work_folder(self.name, self.key(context))
         pruned = prune_network(self.request(context, state), context.progress)
-        pruned.write(folder / CHECKPOINT, folder / PRUNE)
-        for line in pruned.summary():
-            tell(line)
+        pruned.save(folder / CHECKPOINT)
+        return pruned

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from edgemtl.compress.job import Job
 from edgemtl.compress.remote import RemoteWorkers
+from edgemtl.files import write_json
 from edgemtl.models.checkpoint import load_network
 from edgemtl.models.origin import origin_of, recorded_name
 from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.prune import PruneOutcome, PruneRequest, prune_network
 from edgemtl.recipes import Recipe
+from edgemtl.record.run_record import PRUNE
 from edgemtl.targets import Target
 
 
@@ -66,6 +68,7 @@ def prune_file(
         network, asked.recipe, asked.target, recorded_name(asked.model), state, workers, dense
     )
     pruned = prune_network(request, on_progress)
-    pruned.write(output, output.with_name(f"{output.name}.prune.json"))
+    pruned.save(output)
+    write_json(output.with_name(f"{output.name}.{PRUNE}"), pruned.story())
     shutil.rmtree(state, ignore_errors=True)
     return pruned

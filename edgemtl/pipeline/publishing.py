@@ -5,40 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgemtl.export.routed import SINGLE_FILE
 from edgemtl.files import read_json
-from edgemtl.pipeline.check_stages import (
+from edgemtl.pipeline.check_stages import metric_specs
+from edgemtl.pipeline.run_folder import RunFolder
+from edgemtl.pipeline.stage import ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context
+from edgemtl.record.run_record import (
     ACCURACY,
+    BENCH,
     COST,
     GATES,
     JUNIT,
-    LAYERS,
-    PRECISION,
-    metric_specs,
+    MASK,
+    PARITY,
+    PRUNE,
+    QUANTIZE,
+    TIMINGS,
 )
-from edgemtl.pipeline.parity_stage import PARITY
-from edgemtl.pipeline.prune_stage import PRUNE
-from edgemtl.pipeline.quantize_stage import QUANTIZE
-from edgemtl.pipeline.run_folder import RunFolder
-from edgemtl.pipeline.stage import ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context
 
 #: stage, its file, where it goes in the run folder
 _PUBLISHED = (
     ("export", ONNX, "model/model.onnx"),
     ("prune", CHECKPOINT, "model/pruned.pt"),
     ("prune", PRUNE, PRUNE),
+    ("mask", MASK, MASK),
+    ("mask", SINGLE_FILE, f"model/{SINGLE_FILE}"),
     ("quantize", QUANTIZE, QUANTIZE),
     ("quantize", ONNX, "model/quantized.onnx"),
     ("compile", f"{ARTEFACT_FOLDER}/plan.json", "modelled.json"),
     ("parity", PARITY, PARITY),
     ("gates", GATES, GATES),
     ("gates", JUNIT, JUNIT),
-    ("bench", "artefact.json", "bench/artefact.json"),
-    ("bench", "reference.json", "bench/reference.json"),
-    ("bench", "comparison.json", "bench/comparison.json"),
-    ("bench", PRECISION, f"bench/{PRECISION}"),
-    ("bench", LAYERS, f"bench/{LAYERS}"),
-    ("bench", "skipped.json", "bench/skipped.json"),
-    ("bench", "identical.json", "bench/identical.json"),
+    *(("bench", name, f"{BENCH}/{name}") for name in TIMINGS),
 )
 
 

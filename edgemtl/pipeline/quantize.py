@@ -27,6 +27,7 @@ from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, comp
 from edgemtl.pipeline.sessions import session_options
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
+from edgemtl.record.run_record import QUANTIZE
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
 
@@ -114,6 +115,14 @@ class QuantizeOutcome:
             "notes": list(self.notes),
         }
 
+    def documents(self) -> dict[str, Any]:
+        """``quantize.json``."""
+        return {QUANTIZE: self.to_dict()}
+
+    def summary(self) -> list[str]:
+        """What came of it, in sentences."""
+        return list(self.notes)
+
 
 def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
     """Write the file; the same recipe, pictures and choice give the same bytes.
@@ -141,8 +150,6 @@ def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
         result = results.get(taken)
         shutil.copyfile(request.onnx if result is None else result.path, output)
     notes = _notes(request, taken, result)
-    for note in notes:
-        request.on_progress(note)
     return QuantizeOutcome(taken, asked, result, choice, tuple(candidates), tuple(notes))
 
 

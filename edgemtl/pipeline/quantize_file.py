@@ -19,6 +19,7 @@ from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.pipeline.preflight import check_recipe
 from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize_graph
 from edgemtl.recipes import Recipe
+from edgemtl.record.run_record import QUANTIZE
 from edgemtl.targets import Target
 
 
@@ -65,7 +66,9 @@ def quantize_file(asked: QuantizeFile, on_progress: Callable[[str], None]) -> Qu
         outcome = quantize_graph(request, written)
         content = written.read_bytes()
     write_atomically(output, lambda stream: stream.write(content))
-    write_json(output.with_name(f"{output.name}.quantize.json"), outcome.to_dict())
+    write_json(output.with_name(f"{output.name}.{QUANTIZE}"), outcome.to_dict())
+    for line in outcome.summary():
+        on_progress(line)
     return outcome
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.data.groups import groups_hash
-from edgemtl.files import write_json
-from edgemtl.pipeline.quantize import QuantizeRequest, quantize_graph
-from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize_graph
+from edgemtl.pipeline.routed_set import routed_folder
+from edgemtl.pipeline.stage import ONNX, Context, Decision, Stage, Tell
 from edgemtl.pipeline.task_limits import task_budgets
-
-QUANTIZE = "quantize.json"
 
 
 class Quantize(Stage):
@@ -22,6 +20,14 @@ class Quantize(Stage):
     """
 
     needs_data = True
+
+    def decide(self, context: Context) -> Decision | None:
+        """Not to, where networks stand behind a router: they stay in float32 so far."""
+        if routed_folder(context) is None:
+            return None
+        section = context.recipe.quantize.model_copy(update={"enabled": False})
+        recipe = context.recipe.model_copy(update={"quantize": section})
+        return Decision(recipe, False, "not quantised: networks behind a router stay in float32")
 
     def inputs(self, context: Context) -> dict[str, Any]:
         recipe = context.recipe
@@ -40,10 +46,10 @@ class Quantize(Stage):
             "runtime": context.backend.availability().version if timed else "",
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Write the graph and ``quantize.json``."""
+    def run(self, context: Context, folder: Path, tell: Tell) -> QuantizeOutcome:
+        """Write the graph."""
         request = QuantizeRequest(
-            context.folders[self.after[0]] / ONNX,
+            self.folder_of(context, "graph") / ONNX,
             context.tasks,
             context.dense.input_spec,
             context.target,
@@ -51,4 +57,4 @@ class Quantize(Stage):
             context.calibration,
             tell,
         )
-        write_json(folder / QUANTIZE, quantize_graph(request, folder / ONNX).to_dict())
+        return quantize_graph(request, folder / ONNX)

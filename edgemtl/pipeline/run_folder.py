@@ -19,9 +19,8 @@ from edgemtl.errors import StageFailed
 from edgemtl.files import output_error, write_atomically, write_json, write_text
 from edgemtl.pipeline.cache import TOOLS
 from edgemtl.pipeline.stage import StageRecord
+from edgemtl.record.run_record import RUN, SCHEMA_VERSION
 
-RUN = "run.json"
-SCHEMA_VERSION = 1
 LOCK = ".lock"
 PRIVATE = ".private"
 #: what a run leaves beside ``run.json``
@@ -31,6 +30,10 @@ FILES = (
     "accuracy.json",
     "cost.json",
     "gates.json",
+    "prune.json",
+    "mask.json",
+    "quantize.json",
+    "modelled.json",
     "junit.xml",
     "report.html",
     "report.md",

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from edgemtl.data.images import ImageRefused, read_image
-from edgemtl.data.preprocess import letterbox
-from edgemtl.errors import InputRefused, StageFailed
-from edgemtl.files import write_atomically
-from edgemtl.measure.accuracy import decode_all
+from edgemtl.errors import InputRefused
 from edgemtl.models.m3vit.network import OVERFLOW
 from edgemtl.pipeline.loaded_model import open_model
-from edgemtl.report.drawing import draw_results
+from edgemtl.pipeline.predictions import predict
 
 
 def run_on_picture(
@@ -39,14 +34,10 @@ def run_on_picture(
     except ImageRefused as error:
         raise InputRefused(f"this image {error}", where=str(image)) from error
     with open_model(model, factory, task=task) as subject:
-        canvas, view = letterbox(picture, subject.input_spec)
-        outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
         tasks = subject.tasks
-    decoded = decode_all(tasks, outputs, view)
-    good, encoded = cv2.imencode(".png", draw_results(picture, tasks, decoded))
-    if not good:
-        raise StageFailed("the picture could not be encoded", where=str(output))
-    write_atomically(output, lambda stream: stream.write(encoded.tobytes()))
+        found = predict(picture, tasks, subject.input_spec, subject.run)
+    found.write(output)
+    outputs, decoded = found.outputs, found.decoded
     lost = int(outputs[OVERFLOW].item()) if OVERFLOW in outputs else 0
     described = {task.name: task.describe(decoded) for task in tasks}
     return {

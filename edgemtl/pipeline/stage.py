@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from edgemtl.backends import registry
 from edgemtl.backends.base import Backend
-from edgemtl.backends.types import Artefact, SessionOptions
+from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.data.samples import Dataset
-from edgemtl.files import read_json, sha256_file
+from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.cache import StageCache, key_of
@@ -161,6 +161,7 @@ class Context:
             tuple(facts["files"]),
             facts["reproducible"],
             facts["facts"],
+            tuple(Variant.from_dict(one) for one in facts["variants"]),
         )
 
     @property
@@ -189,12 +190,26 @@ class Context:
         return self.calibration.fingerprint()
 
 
+class StageResult(Protocol):
+    """What a stage found out or made: a frozen dataclass that the runner writes down.
+
+    Files that are no JSON (graphs, artefacts, pictures) the stage writes into its folder itself.
+    """
+
+    def documents(self) -> Mapping[str, Any]:
+        """File name -> plain data; the layouts are those of :mod:`edgemtl.record`."""
+
+    def summary(self) -> Sequence[str]:
+        """What came of it, in sentences, for the log and the report."""
+
+
 class Stage(ABC):
-    """One step: reads the folders of the stages before it, writes its own.
+    """One step: reads the folders of the stages before it, and has its result written into its own.
 
     Args:
         name: of its folder and in reports.
-        after: names of the stages whose results it reads; their keys are part of its own.
+        reads: the stages whose results it reads, by what they are to it; their keys are part of its
+            own.
     """
 
     #: False for what must be measured anew each time
@@ -202,17 +217,26 @@ class Stage(ABC):
     #: True for what reads the recipe's pictures
     needs_data: ClassVar[bool] = False
 
-    def __init__(self, name: str, after: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, **reads: str) -> None:
         self.name = name
-        self.after = after
+        self.reads = reads
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Names of the stages whose results it reads, in order."""
+        return tuple(self.reads.values())
+
+    def folder_of(self, context: Context, role: str) -> Path:
+        """Where the stage that is this to it left its result."""
+        return context.folders[self.reads[role]]
 
     @abstractmethod
     def inputs(self, context: Context) -> dict[str, Any]:
         """Plain data: everything beyond ``after`` and the code that can change the result."""
 
     @abstractmethod
-    def run(self, context: Context, folder: Path, tell: Tell) -> None:
-        """Do the work and write results into ``folder``.
+    def run(self, context: Context, folder: Path, tell: Tell) -> StageResult:
+        """Do the work; what is no JSON goes into ``folder``.
 
         Raises:
             EdgemtlError: with the exit code that the run then leaves with.
@@ -255,7 +279,11 @@ class Stage(ABC):
                     log.write(line.replace("\n", " ") + "\n")
                     tell(line)
 
-                self.run(context, folder, note)
+                result = self.run(context, folder, note)
+                for name, data in result.documents().items():
+                    write_json(folder / name, data)
+                for line in result.summary():
+                    note(line)
 
         key = self.key(context)
         cache = context.cache if self.cacheable else StageCache(context.private, fresh=True)

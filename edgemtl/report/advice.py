@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgemtl.gates.judge import GateOutcome
-from edgemtl.report.rundata import RunData
+from edgemtl.record.rundata import RunData
 
 
 def next_steps(run: RunData) -> tuple[str, ...]:

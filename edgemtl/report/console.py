@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgemtl.report.load import RunData, load_run
+from edgemtl.record.load import RunData, load_run
+from edgemtl.record.untrusted import shown
 from edgemtl.report.summary import Summary, summarise_run
 from edgemtl.report.texttables import aligned, main_tables, simple
-from edgemtl.report.untrusted import shown
 from edgemtl.report.verdict import SYMBOLS
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgemtl.report.rundata import RunData
+from edgemtl.record.rundata import RunData
 from edgemtl.report.summary import summarise_run
 from edgemtl.report.texttables import TextTable, main_tables, simple
 from edgemtl.report.verdict import SYMBOLS

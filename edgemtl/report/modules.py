@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgemtl.report.rundata import NodeFacts
+from edgemtl.record.rundata import NodeFacts
 
 Path = tuple[str, ...]
 

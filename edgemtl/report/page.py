@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
+from edgemtl.record.load import load_run
+from edgemtl.record.rundata import RunData, RunFacts
 from edgemtl.report import designs, sections, tradeoff
-from edgemtl.report.load import load_run
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
-from edgemtl.report.rundata import RunData, RunFacts
 from edgemtl.report.summary import FigureRow, Summary, is_synthetic, summarise_run
 from edgemtl.report.timings import layer_times
 from edgemtl.report.verdict import SYMBOLS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from edgemtl.report.rundata import Picture
+from edgemtl.record.rundata import Picture
 
 #: longer side in pixels of a picture on the page, and its quality as WebP
 PICTURE_SIDE, PICTURE_QUALITY = 960, 86

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from edgemtl.measure.results import LatencyResult
+from edgemtl.record.rundata import Changes, RunData
 from edgemtl.report import charts
 from edgemtl.report.figures import (
     DASH,
@@ -22,7 +23,6 @@ from edgemtl.report.figures import (
     worse,
 )
 from edgemtl.report.modules import ModuleWork, costly_modules
-from edgemtl.report.rundata import Changes, RunData
 from edgemtl.report.summary import float_sentence
 
 #: rows of the per-node table

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgemtl.measure.accuracy import AccuracyReport
+from edgemtl.record.rundata import CostFacts, RunData, RunFacts, TaskMetrics
+from edgemtl.record.untrusted import shown
 from edgemtl.report import advice
 from edgemtl.report.figures import (
     Figure,
@@ -20,8 +22,6 @@ from edgemtl.report.figures import (
     significant,
     worse,
 )
-from edgemtl.report.rundata import CostFacts, RunData, RunFacts, TaskMetrics
-from edgemtl.report.untrusted import shown
 from edgemtl.report.verdict import GateRow, State, Verdict, gate_rows, judge_run
 from edgemtl.tasks.base import MetricSpec
 

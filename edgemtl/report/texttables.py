@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgemtl.record.untrusted import shown
 from edgemtl.report.figures import GAP, TIMES
 from edgemtl.report.summary import FigureRow, Summary
-from edgemtl.report.untrusted import shown
 from edgemtl.report.verdict import SYMBOLS, State
 
 #: the figures of the cost and latency tables; the page has the others

@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from edgemtl.record.rundata import LayerFacts, NodeFacts, RunData
 from edgemtl.report import charts
 from edgemtl.report.figures import Figure, percent, plain, pointer
 from edgemtl.report.modules import costly_modules
-from edgemtl.report.rundata import LayerFacts, NodeFacts, RunData
 
 #: rows of the table of layers
 MOST_LAYERS = 200

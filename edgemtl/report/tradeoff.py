@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from edgemtl.record.rundata import RunData
 from edgemtl.report.curves import Axis, Point, draw_points
 from edgemtl.report.figures import significant
-from edgemtl.report.rundata import RunData
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgemtl.errors import ExitCode
 from edgemtl.gates.judge import GateOutcome
+from edgemtl.record.rundata import RunData
 from edgemtl.report.figures import (
     TIMES,
     Figure,
@@ -18,7 +19,6 @@ from edgemtl.report.figures import (
     significant,
     with_unit,
 )
-from edgemtl.report.rundata import RunData
 
 #: how a verdict or a gate reads, in a symbol (never alone) and a word
 SYMBOLS = {

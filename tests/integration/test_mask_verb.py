@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command import edgemtl
-from support.dense_work import DenseWork, write_dense_work
+from support.command import Told, edgemtl
+from support.dense_work import NO_BENCH, DenseWork, write_dense_work
+
+from edgemtl.bundle import open_bundle
+from edgemtl.compress.dynamic.analysis import Analysis
 
 QUICK = ("--images", "16", "--router-images", "40", "--prototypes", "2", "--multiple", "4")
 
@@ -68,7 +71,7 @@ def test_what_it_builds_runs_in_one_file_in_a_bundle_and_on_the_device(
     ("flags", "code", "said"),
     [
         ((), 2, "either --analyse or --output"),
-        (("--analyse", "--keep", "1.5"), 2, "at most at 1"),
+        (("--analyse", "--keep", "1.5"), 2, "'mask.macs': Input should be less than or equal to 1"),
         (("--analyse", "--images", "400"), 2, "801 are needed"),
         (("--analyse", "--keep", "0.01"), 2, "cannot be met"),
     ],
@@ -86,3 +89,69 @@ def test_masks_need_pictures(work: DenseWork) -> None:
     told = edgemtl("mask", model, *factory, "--analyse")
     assert told.code == 2
     assert "training pictures" in told.error()
+
+
+# --- as a stage of compile -----------------------------------------------------------------------
+
+MASKS = (
+    *("--set=mask.enabled=true", "--set=mask.force=true", "--set=mask.images=16"),
+    *("--set=mask.router_images=40", "--set=mask.prototypes=2", "--set=mask.channel_multiple=4"),
+    *("--set=mask.macs=0.7", "--set=mask.shared=true", "--set=mask.steps=2"),
+    *("--set=gates.tasks.parts.max_relative_drop=false", "--set=gates.cost.size_ratio=false"),
+    "--set=gates.tasks.distance.max_relative_drop=false",
+)
+
+
+def _compile(work: DenseWork, folder: Path, *flags: str) -> Told:
+    return edgemtl(
+        *("compile", *work.flags_of_the_target(), "--target=cpu", "--no-prune", *NO_BENCH),
+        *(*flags, "--set=data.limit=4", "-o", folder),
+    )
+
+
+def test_compile_masks_after_pruning_and_before_quantising(work: DenseWork, tmp_path: Path) -> None:
+    told = _compile(work, tmp_path / "run", *MASKS)
+    assert told.code == 0, told.err
+    run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    stages = {one["name"]: one["status"] for one in run["stages"]}
+    assert list(stages)[:5] == ["model", "mask", "export", "quantize", "compile-reference"]
+    assert stages["quantize"] == "skipped" and stages["gates"] == "done"
+    story = json.loads((tmp_path / "run" / "mask.json").read_text("utf-8"))
+    assert len(story["built"]["widths"]) == 2
+    parity = json.loads((tmp_path / "run" / "parity.json").read_text("utf-8"))
+    assert parity["passed"] and set(parity["stages"]) == {"one graph", "artefact"}
+    bundle = tmp_path / "run" / run["bundle"]
+    manifest = open_bundle(bundle).manifest
+    assert [one.kind for one in manifest.variants] == ["prototype"] * 3
+    assert edgemtl("verify", bundle).code == 0
+    assert manifest.accuracy.bundle is not None and manifest.recipe["mask"]["enabled"] is True
+    again = _compile(work, tmp_path / "again", *MASKS)
+    assert again.code == 0, again.err
+    run = json.loads((tmp_path / "again" / "run.json").read_text("utf-8"))
+    cached = {one["name"]: one["status"] for one in run["stages"]}
+    assert cached["mask"] == cached["compile"] == cached["bundle"] == "cached"
+
+
+def test_where_masks_do_not_pay_the_simpler_network_goes_on(
+    work: DenseWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Analysis, "worth_it", False)
+    flags = [flag for flag in MASKS if "force" not in flag]
+    told = _compile(work, tmp_path / "run", *flags, "--set=quantize.enabled=false")
+    assert told.code == 0, told.err
+    assert "keep the simpler network" in told.err
+    run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert json.loads((tmp_path / "run" / "mask.json").read_text("utf-8"))["built"] is None
+    manifest = open_bundle(tmp_path / "run" / run["bundle"]).manifest
+    assert manifest.variants == ()
+    assert manifest.cost.before == manifest.cost.after
+
+
+def test_what_does_not_go_together_is_refused_before_the_work(
+    work: DenseWork, tmp_path: Path
+) -> None:
+    told = _compile(work, tmp_path / "run", *MASKS, "--set=export.task_files=true", "--dry-run")
+    assert told.code == 2 and "export.task_files" in told.error()
+    model, *factory = work.flags_of_the_target()[:3]
+    told = edgemtl("compile", model, *factory, "--target=cpu", *MASKS, "--dry-run")
+    assert told.code == 2 and "masks need training pictures" in told.error()

@@ -24,10 +24,8 @@ from edgemtl.compress.job import Job
 
 #: shares of the dense network's cost at which held-out pictures are looked at
 RUNGS = (0.7, 0.55, 0.45, 0.35, 0.25, 0.15, 0.08)
-#: the least of these factors
+#: a task counts at least this share of the mean of all
 SMALLEST_FACTOR = 0.15
-#: relative harm that a look at held-out pictures cannot tell from none
-NOISE = 0.005
 #: places between two rungs that a limit is looked for at, as shares of the cost
 GRID = 0.01
 
@@ -145,26 +143,20 @@ def _first_below(costs: Sequence[float], limit: float) -> int:
 
 
 def harm(place: Place) -> NDArray[np.float64]:
-    """(tasks,) how much worse each task is, relative.
-
-    The mean of what its figure and its loss say, where there is a figure: the figure counts, but
-    on some tens of pictures it is noisy; the loss is steadier, and on another scale.
-    """
-    rise = np.maximum(place.loss_ratio - 1, 0.0)
-    known = np.isfinite(place.drop)
-    drop = np.where(known, np.maximum(place.drop, 0.0), 0.0)
-    return np.where(known, (rise + drop) / 2, rise / 2)
+    """(tasks,) how much worse each task is, relative: by its figure, or where there is none its
+    loss."""
+    return np.where(np.isfinite(place.drop), place.drop, place.loss_ratio - 1)
 
 
 def factors(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(tasks,) what each task's predictions are to be multiplied with; only ratios steer.
+    """(tasks,) measured over predicted harm, relative to their mean over tasks, within limits.
 
-    Measured over predicted harm, where predictions are brought to the scale of what was measured,
-    and both are seen with the noise of few pictures: harm that drowns in it teaches nothing.
+    Only ratios between tasks steer. A task that is not harmed, or seems to gain, is one whose harm
+    cannot be told from the noise of few pictures: it keeps a share of the others' weight.
     """
-    scale = measured.sum() / max(float(predicted.sum()), 1e-12)
-    found = (measured + NOISE) / (predicted * scale + NOISE)
-    return np.asarray(np.maximum(found, SMALLEST_FACTOR), np.float64)
+    raw = np.maximum(measured, 0.0) / np.maximum(predicted, 1e-12)
+    mean = max(float(raw.mean()), 1e-12)
+    return np.asarray(np.maximum(raw / mean, SMALLEST_FACTOR), np.float64)
 
 
 def price_of(job: Job) -> Price:

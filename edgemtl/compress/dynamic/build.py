@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgemtl.backends.routed import CLOSE
 from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
@@ -33,8 +34,6 @@ from edgemtl.models.base import MultiTaskNetwork
 Tell = Callable[[str], None]
 #: pictures that batch norms are calibrated on, at most
 CALIBRATION = 64
-#: probabilities closer than this are not told apart
-CLOSE = 1e-3
 #: a prototype that fewer pictures need is left out, and fewer do not judge one
 FEWEST = 8
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .container import MANIFEST, Files, check_name, read_small
 from .detection import DetectionTask, tasks_of
 from .errors import INPUT_REFUSED, VERIFICATION, RunnerError
 
-SCHEMA_VERSION = 1
+#: version 2 has ``variants``; version 1 named the graphs of single tasks among the artefact's facts
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
 #: field of the manifest with :func:`own_hash`; bundles of before it was written have none
 OWN_HASH = "own_sha256"
 MAX_MANIFEST_BYTES = 64 << 20
@@ -25,6 +27,22 @@ class Expected(NamedTuple):
     member: str
     max_abs_error: float
     max_mean_error: float | None = None
+
+
+class Variant(NamedTuple):
+    """One of several graphs in the artefact.
+
+    Attributes:
+        name: no other has it.
+        kind: "task", "precision", "prototype" or "budget".
+        artefact: (name inside the artefact, member of the bundle); the first is opened.
+        outputs: that it computes; empty for all.
+    """
+
+    name: str
+    kind: str
+    artefact: list[tuple[str, str]]
+    outputs: list[str]
 
 
 class Manifest(NamedTuple):
@@ -41,6 +59,7 @@ class Manifest(NamedTuple):
         threads: worker threads, 0 lets the runtime choose.
         precision_hint: "f32" or "auto".
         artefact: (name inside the artefact, member of the bundle); the first is opened.
+        variants: other graphs in the artefact.
         reference: the same of the uncompressed network, to be timed against; empty when it is not
             in the bundle.
         selftest_input: member with the recorded inputs, (cases, B, 3, H, W) float32.
@@ -59,6 +78,7 @@ class Manifest(NamedTuple):
     threads: int
     precision_hint: str
     artefact: list[tuple[str, str]]
+    variants: list[Variant]
     reference: list[tuple[str, str]]
     selftest_input: str
     expected: list[Expected]
@@ -92,11 +112,11 @@ def read_manifest(files: Files) -> Manifest:
         version = data["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunnerError(INPUT_REFUSED, f"{files.path}: manifest.json is not readable") from error
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise RunnerError(
             INPUT_REFUSED,
-            f"{files.path}: the manifest has schema version {version}, "
-            f"this runner reads {SCHEMA_VERSION}",
+            f"{files.path}: the manifest has schema version {str(version)[:40]}, this runner reads "
+            f"{' and '.join(map(str, READABLE))}; use the runner inside that bundle",
         )
     try:
         if data.get(OWN_HASH) and data[OWN_HASH] != own_hash(data):
@@ -137,6 +157,7 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
         threads=int(data["session"]["threads"]),
         precision_hint=str(data["session"]["precision_hint"]),
         artefact=artefact,
+        variants=_variants(data, artefact),
         reference=reference,
         selftest_input=str(data["selftest"]["input"]),
         expected=expected,
@@ -150,6 +171,37 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
     if not artefact or not expected:
         raise ValueError("artefact or selftest is empty")
     return manifest
+
+
+def _variants(data: Mapping[str, Any], artefact: Sequence[tuple[str, str]]) -> list[Variant]:
+    members = dict(artefact)
+    if data["schema_version"] == 1:
+        owned = {
+            str(t["task"]["name"]): [str(o["name"]) for o in t["outputs"]] for t in data["tasks"]
+        }
+        named = task_files(data["artefact"].get("facts", {}), [name for name, _ in artefact])
+        return [
+            Variant(task, "task", [(n, members[n]) for n in names], owned.get(task, []))
+            for task, names in named.items()
+        ]
+    return [
+        Variant(
+            str(one["name"]),
+            str(one["kind"]),
+            [(check_name(name), members[name]) for name in one["files"]],
+            [str(name) for name in one["outputs"]],
+        )
+        for one in data.get("variants", [])
+    ]
+
+
+def task_files(facts: Mapping[str, Any], files: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Task -> files of its graph, of a manifest of version 1: its own first, then all others."""
+    found = {}
+    for task, own in (facts.get("task_files") or {}).items():
+        if own in files:
+            found[str(task)] = (str(own), *(name for name in files if name != own))
+    return found
 
 
 def _members(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ from edgemtl.errors import EdgemtlError, ExitCode, InputRefused, StageFailed, fr
 from edgemtl.files import read_json, write_json
 from edgemtl.gates.judge import GateReport
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.check_stages import GATES
 from edgemtl.pipeline.compile import CompileRequest, RunResult, folder_of
 from edgemtl.pipeline.farm.job import RESULT
 from edgemtl.pipeline.farm.job import RUN as RUN_PLACE
@@ -31,7 +30,8 @@ from edgemtl.pipeline.farm.shipping import (
     pack,
 )
 from edgemtl.pipeline.reference import find_reference
-from edgemtl.pipeline.run_folder import LOCK, RUN, RunFolder, read_run
+from edgemtl.pipeline.run_folder import LOCK, RunFolder, read_run
+from edgemtl.record.run_record import GATES, RUN
 
 
 def compile_on_farm(

@@ -77,6 +77,12 @@ def test_every_backend_answers_with_the_network_that_the_router_names(
     for level, who in CASES.items():
         check(session.run(picture(level)), picture(level), who)
     session.close()
+    # Each network is a variant, which opens without the router.
+    assert [one.kind for one in artefact.variants] == ["prototype"] * len(NETWORKS)
+    for who, one in enumerate(artefact.variants):
+        alone = backend.load(artefact.variant(one.name), SessionOptions(threads=1))
+        check(alone.run(picture(0.0)), picture(0.0), who)
+        alone.close()
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -13,7 +13,6 @@ from support.m3vit import tiny
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.taskfiles import (
-    TASK_FILES,
     WEIGHTS_FILE,
     TaskSessions,
     for_task,
@@ -84,7 +83,8 @@ def test_a_task_without_a_graph_is_asked_for_in_vain(network: M3ViT, artefact: A
 def test_odd_names_become_files_of_their_own(network: M3ViT, artefact: Artefact) -> None:
     names = {"a/b": ["rooms.logits"], "a b": ["distance.depth"]}
     split = with_task_files(artefact, names)
-    assert split.facts[TASK_FILES] == {"a/b": "task-a_b.onnx", "a b": "task-a_b-1.onnx"}
+    opened = {one.name: one.files[0] for one in split.variants}
+    assert opened == {"a/b": "task-a_b.onnx", "a b": "task-a_b-1.onnx"}
 
 
 def test_other_runtimes_refuse(artefact: Artefact) -> None:

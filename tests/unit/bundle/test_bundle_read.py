@@ -165,7 +165,7 @@ def _set(path: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("schema_version", 2),
+        ("schema_version", 3),
         ("unknown_key", 1),
         ("name", 3),
         ("source_sha256", "abc"),

@@ -21,7 +21,7 @@ from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.results import Refusal
 from edgemtl.compress.shortfall import Goal, sentence, what_stopped
 from edgemtl.data.dense import DenseFolder
-from edgemtl.pipeline.check_stages import binding_goals
+from edgemtl.pipeline.gate import binding_goals
 from edgemtl.recipes import PruneSection
 
 SLICES = ("--set=prune.oracle_images=4", "--set=prune.calibration_images=4")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.run_folder import write_variant
 
-from edgemtl.report.load import RunData, load_run
+from edgemtl.record.load import RunData, load_run
 
 Variant = Callable[[str], Path]
 

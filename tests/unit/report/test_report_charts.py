@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.htmltree import parse
 
+from edgemtl.record.rundata import NodeFacts
 from edgemtl.report.charts import (
     BINS,
     Series,
@@ -20,7 +21,6 @@ from edgemtl.report.charts import (
     nice_ticks,
 )
 from edgemtl.report.modules import costly_modules
-from edgemtl.report.rundata import NodeFacts
 
 _TIMES = st.lists(st.floats(0, 1e4), min_size=1, max_size=60)
 

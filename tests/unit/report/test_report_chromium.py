@@ -16,8 +16,8 @@ from edgemtl.gates.history import entry_of
 from edgemtl.gates.limits import parse_limits
 from edgemtl.gates.regression import compare
 from edgemtl.pipeline.baselines import snapshot_of_run
+from edgemtl.record.load import load_run
 from edgemtl.report.compare_page import render_comparison
-from edgemtl.report.load import load_run
 from edgemtl.report.page import render_html
 from edgemtl.report.trend_page import render_trend
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from edgemtl.backends.fpga.device import FpgaOptions
 from edgemtl.backends.fpga.sweep import choose
 from edgemtl.backends.fpga.work import Work
-from edgemtl.report.designs import draw_designs, front, parse_plan, print_plan, section
+from edgemtl.record.designs import parse_plan
+from edgemtl.report.designs import draw_designs, front, print_plan, section
 
 BOARD = FpgaOptions(dsp=1728, bram36=312, uram=96)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support.run_folder import BEFORE, edit, write_run
 
 from edgemtl.errors import InputRefused
-from edgemtl.report.load import MOST_PICTURES, load_run
+from edgemtl.record.load import MOST_PICTURES, load_run
+from edgemtl.record.untrusted import MOST_CHARACTERS, read_object, shown
 from edgemtl.report.page import render_html
-from edgemtl.report.untrusted import MOST_CHARACTERS, read_object, shown
 
 
 def test_complete_run_has_no_problem(variant: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from support.htmltree import Element, parse
 from support.run_folder import ALL_VARIANTS, PRIMARY, SECONDARY, edit, write_run
 
-from edgemtl.report.load import load_run
+from edgemtl.record.load import load_run
 from edgemtl.report.page import TEMPLATES, render_html, write_report
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(1)> & "quoted\''

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgemtl.report.load import load_run
+from edgemtl.record.load import load_run
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.page import write_report
 from edgemtl.report.sections import changes

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from support.run_folder import ALL_VARIANTS, edit, write_run
 
+from edgemtl.record.load import load_run
 from edgemtl.report.console import plain_text, print_run
-from edgemtl.report.load import load_run
 from edgemtl.report.markdown import render_markdown
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.htmltree import parse
 from support.run_folder import AFTER, BEFORE
 
-from edgemtl.report.load import RunData, load_run
+from edgemtl.record.load import RunData, load_run
 from edgemtl.report.page import render_html
 from edgemtl.report.timings import layer_times
 from edgemtl.report.tradeoff import plots

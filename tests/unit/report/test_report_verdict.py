@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.run_folder import edit, write_run
 
-from edgemtl.report.load import load_run
+from edgemtl.record.load import load_run
 from edgemtl.report.summary import summarise_run
 from edgemtl.report.verdict import Verdict
 

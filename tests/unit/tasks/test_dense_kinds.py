@@ -1,4 +1,4 @@
-"""Saliency, edges, normals and parts: losses, decoding and metrics by hand; delta_m."""
+"""Saliency, edges, normals and parts: losses, decoding and metrics by hand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Sample
-from edgemtl.measure.delta import delta_m
 from edgemtl.tasks import Edges, Normals, Parts, Saliency, Task, build
-from edgemtl.tasks.base import MetricResult, MetricSpec
+from edgemtl.tasks.base import MetricResult
 from edgemtl.tasks.edges import matched
 
 PICTURE = np.zeros((1, 1, 3), np.uint8)
@@ -190,13 +189,3 @@ def test_nan_is_told(task: Task) -> None:
 def test_parts_have_labels_of_their_own() -> None:
     result = judged(Parts("a", ("x", "y")), ([[0, 1]], [[0, 1]]))
     assert result.values["miou"] == 1
-
-
-def test_delta_m_as_published_for_nyud() -> None:
-    """Single task 43.9 and 0.585, multi-gate 45.6 and 0.589: +1.59 percent."""
-    metrics = {"seg": MetricSpec("m", "m", "higher"), "depth": MetricSpec("r", "r", "lower")}
-    reference: dict[str, float | None] = {"seg": 43.9, "depth": 0.585}
-    ours: dict[str, float | None] = {"seg": 45.6, "depth": 0.589}
-    assert delta_m(ours, reference, metrics) == pytest.approx(1.59, abs=0.006)
-    assert delta_m({**ours, "seg": None}, reference, metrics) is None
-    assert delta_m(ours, reference, {}) is None

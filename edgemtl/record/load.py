@@ -17,8 +17,8 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
-from edgemtl.report.designs import parse_plan
-from edgemtl.report.rundata import (
+from edgemtl.record.designs import parse_plan
+from edgemtl.record.rundata import (
     Accuracy,
     Change,
     Changes,
@@ -35,7 +35,7 @@ from edgemtl.report.rundata import (
     TargetFacts,
     TaskMetrics,
 )
-from edgemtl.report.untrusted import (
+from edgemtl.record.untrusted import (
     integer,
     number,
     numbers,

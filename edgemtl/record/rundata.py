@@ -10,7 +10,7 @@ from edgemtl.gates.judge import GateReport
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
-from edgemtl.report.designs import DesignFacts
+from edgemtl.record.designs import DesignFacts
 from edgemtl.tasks.base import MetricSpec
 
 
