@@ -18,20 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from edgemtl.errors import UsageError
 from edgemtl.gates.limits import GateLimits
+from edgemtl.variables import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR, check_variable
 
-ENVIRONMENT_PREFIX = "EDGEMTL_"
-#: between section and key; variables without it are no recipe keys
-ENVIRONMENT_SEPARATOR = "__"
-#: these are the ones; another one is a slip that nobody would notice
-OTHER_VARIABLES = frozenset(
-    f"{ENVIRONMENT_PREFIX}{name}"
-    for name in (
-        *("CACHE", "DATA", "DEBUG", "ENGINES", "FARM_CERTIFICATES", "ISOLATED", "SSH_CONFIG"),
-        *("TRACE", "TRTEXEC", "TVM_WHEELS", "XCLBIN"),
-    )
-)
-#: of the project's own tests and tools
-OWN_VARIABLES = ("EDGEMTL_TEST_", "EDGEMTL_ROBUSTNESS_")
 #: a benchmark or a warm-up of more than a day, or so many runs and steps, is a slip
 MOST_SECONDS, MOST_RUNS, MOST_STEPS = 86_400.0, 10_000_000, 10_000_000
 #: pixels of a side of a training picture
@@ -345,25 +333,13 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     """
     found = os.environ if environment is None else environment
     for name in sorted(found):
-        _check_variable(name)
+        check_variable(name, Recipe.model_fields)
     assignments = [
         f"{name[len(ENVIRONMENT_PREFIX) :].lower().replace(ENVIRONMENT_SEPARATOR, '.')}={value}"
         for name, value in sorted(found.items())
         if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name
     ]
     return from_assignments(assignments, "environment")
-
-
-def _check_variable(name: str) -> None:
-    if not name.startswith(ENVIRONMENT_PREFIX) or name.startswith(OWN_VARIABLES):
-        return
-    if ENVIRONMENT_SEPARATOR in name or name in OTHER_VARIABLES:
-        return
-    section, _, key = name[len(ENVIRONMENT_PREFIX) :].partition("_")
-    hint = f"there are {', '.join(sorted(OTHER_VARIABLES))}, and EDGEMTL_SECTION__KEY"
-    if section.lower() in Recipe.model_fields and key:
-        hint = f"a recipe key is {ENVIRONMENT_PREFIX}{section}{ENVIRONMENT_SEPARATOR}{key}"
-    raise UsageError(f"unknown variable '{name}'", where="environment", hint=hint)
 
 
 def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[str, Any]:
