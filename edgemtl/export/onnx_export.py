@@ -41,6 +41,7 @@ from edgemtl.export.failures import export_failure
 from edgemtl.export.folds import fold_batch_norms, inline_identities
 from edgemtl.export.frozen import check_static, refuse_sized_branches
 from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
+from edgemtl.export.parametrised import settle_parametrisations
 from edgemtl.export.portable import PortableForms
 from edgemtl.export.portable_sizes import sizes
 from edgemtl.files import write_atomically
@@ -124,11 +125,14 @@ class _InOrder(nn.Module):
 def prepare(network: MultiTaskNetwork) -> MultiTaskNetwork:
     """A copy with the family's own exact folds applied, in eval mode on the CPU, float32.
 
-    A family takes part by offering ``folded()``, which returns an equal network.
+    A family takes part by offering ``folded()``, which returns an equal network. Weights that
+    torch's parametrisations compute on each call (weight norm, spectral norm) become what they are.
     """
     fold = getattr(network, "folded", None)
     made: MultiTaskNetwork = copied(network) if fold is None else fold()
-    return made.to("cpu", torch.float32).eval()
+    made = made.to("cpu", torch.float32).eval()
+    settle_parametrisations(made)
+    return made
 
 
 def export_onnx(

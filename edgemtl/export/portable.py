@@ -1,8 +1,9 @@
 """Functions of torch that its exporter refuses or writes wrongly, computed by ones that it writes.
 
 While a network is traced these calls are answered by an equal form of plain operators that ONNX
-Runtime, OpenVINO, TVM and TensorRT all take (``portable_pooling``, ``portable_resize`` hold the
-forms). All sizes are static in an export, so sizes and weights of the forms are constants.
+Runtime, OpenVINO, TVM and TensorRT all take (``portable_layers``, ``portable_pooling`` and
+``portable_resize`` hold the forms). All sizes are static in an export, so sizes and weights of the
+forms are constants.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgemtl.export import portable_pooling, portable_resize
+from edgemtl.export import portable_layers, portable_pooling, portable_resize
 from edgemtl.export.portable_sizes import sizes
 from edgemtl.models.user_code import here
 
@@ -68,6 +70,10 @@ FORMS: Mapping[Any, Form] = {
     F.max_unpool2d: portable_pooling.unpooled,
     F.max_unpool3d: portable_pooling.unpooled,
     F.interpolate: portable_resize.interpolated,
+    F.rms_norm: portable_layers.root_mean_square,
+    torch.rms_norm: portable_layers.root_mean_square,
+    torch.channel_shuffle: portable_layers.shuffled,
+    F.fold: portable_layers.folded,
 }
 
 

@@ -9,6 +9,7 @@ makes of unit vectors.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,11 +28,20 @@ def interpolated(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Any:
-    """``interpolate`` of (B, C, H, W) with ``antialias``."""
-    if not antialias:
-        return NotImplemented
+    """``interpolate`` of (B, C, H, W) with ``antialias``, and by area."""
     factors = _factors(scale_factor)
     targets = None if size is None else several(size, 2)
+    if mode == "area" and input.dim() == 4:
+        if targets is None:
+            assert factors is not None  # torch asks for one of the two
+            pairs = zip(sizes(input)[-2:], factors, strict=True)
+            targets = numbers(math.floor(n * f) for n, f in pairs)
+        height, width = targets
+        found = adaptive_average(input, targets)
+        whole = found is NotImplemented  # the sizes divide
+        return F.adaptive_avg_pool2d(input, (height, width)) if whole else found
+    if not antialias:
+        return NotImplemented
 
     def weights(axis: int, length: int) -> Tensor:
         def resized(column: Tensor) -> Tensor:

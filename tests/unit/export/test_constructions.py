@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from support.bodies import Bodied, Body, grid, make, tokens
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from edgemtl import targets
 from edgemtl.backends import registry
@@ -138,6 +139,15 @@ LOWERED: dict[str, Make] = {
     "divisor-ceil": lambda: nn.AvgPool2d((3, 2), (2, 3), 1, ceil_mode=True, divisor_override=5),
     "adaptive-average": resized(lambda: nn.AdaptiveAvgPool2d((3, 5))),
     "adaptive-largest": resized(lambda: nn.AdaptiveMaxPool2d((3, 5))),
+    "area": through(lambda x: F.interpolate(x, (5, 7), mode="area")),
+    "area-factor": through(lambda x: F.interpolate(x, scale_factor=0.5, mode="area")),
+    "fold": through(lambda x: F.fold(F.unfold(x, 3, padding=1).tanh(), x.shape[2:], 3, padding=1)),
+    "fold-strided": through(
+        lambda x: F.fold(F.unfold(x, (3, 2), 2, 1, 3).tanh(), x.shape[2:], (3, 2), 2, 1, 3)
+    ),
+    "mean-square-norm": on_tokens(lambda: nn.RMSNorm(16)),
+    "mean-square-norm-plain": on_tokens(lambda: nn.RMSNorm(16, 0.1, elementwise_affine=False)),
+    "shuffle": lambda: nn.ChannelShuffle(4),
 }
 PLAIN: dict[str, Make] = {
     "zero-pad": around(lambda: nn.ZeroPad2d((1, 2, 1, 2))),
@@ -164,6 +174,8 @@ PLAIN: dict[str, Make] = {
     ),
     "antialias-corners": antialiased((7, 9), align_corners=True),
     "adaptive-even": resized(lambda: nn.AdaptiveAvgPool2d((4, 8))),
+    "spectral-norm": lambda: parametrizations.spectral_norm(conv(padding=1)),
+    "weight-norm": lambda: parametrizations.weight_norm(conv(padding=1)),
     "divisor-plain": lambda: nn.AvgPool2d(2, divisor_override=3),
 }
 

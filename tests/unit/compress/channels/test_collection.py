@@ -36,11 +36,6 @@ PARITY = 1e-5
 FAILING_TODAY: dict[tuple[str, str], str] = {
     ("groups", "standardised weights"): "compress/channels",
     ("groups", "attention across channels"): "compress/channels",
-    ("export", "resized by area"): "export",
-    ("export", "unfold and fold"): "export",
-    ("export", "root mean square norm"): "export",
-    ("export", "spectral norm"): "export",
-    ("export", "shuffle as an operator"): "export",
 }
 
 
