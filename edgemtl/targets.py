@@ -55,32 +55,6 @@ class Target(BaseModel):
     defaults: dict[str, Any] = Field(default_factory=dict)
 
 
-#: backend of a target -> others that build for the same devices, and what changes with them
-_ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
-    "tvm": {"onnxruntime": {"device": "CPU", "precisions": ("fp32", "int8"), "options": {}}}
-}
-
-
-def with_backend(target: Target, backend: str) -> Target:
-    """The target built by another backend, for the same devices.
-
-    Raises:
-        UsageError: no such backend builds for them.
-    """
-    if backend == target.backend:
-        return target
-    others = _ALTERNATIVES.get(target.backend, {})
-    if backend not in others:
-        known = ", ".join([target.backend, *others])
-        raise UsageError(
-            f"target '{target.name}' is not built by '{backend}'",
-            where="--backend",
-            hint=f"it is built by {known}",
-        )
-    told = {"backend": backend, "description": f"{target.device} with {backend}"}
-    return target.model_copy(update={**others[backend], **told})
-
-
 def _folder() -> Path:
     # In a checkout targets/ lies beside the package; in an installation inside it.
     inside = Path(__file__).with_name("_targets")

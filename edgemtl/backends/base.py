@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from edgemtl.backends.int8 import int8_problems
 from edgemtl.backends.routed import ROUTING, compile_routed, load_routed
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
@@ -29,11 +29,7 @@ class Backend(ABC):
     name: ClassVar[str]
     #: the extra that installs it (``pip install edgemtl[extra]``), empty when it is in the core
     extra: ClassVar[str] = ""
-    #: whether it reads int8 tensors that cannot be negative as unsigned (backends/int8.py)
-    unsigned_int8: ClassVar[bool] = False
-    #: whether artefacts can take their weights from one file (:meth:`gather_impl`); it then folds
-    #: what a graph computes from constants when it loads it
-    shares_weights: ClassVar[bool] = False
+    capabilities: ClassVar[Capabilities] = Capabilities()
 
     @final
     def availability(self) -> Availability:
@@ -64,7 +60,10 @@ class Backend(ABC):
     @final
     def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
         """What of this graph the target cannot run as written; asked before compiling."""
-        return [*self.problems_impl(onnx_path, target), *int8_problems(self.name, onnx_path)]
+        return [
+            *self.problems_impl(onnx_path, target),
+            *int8_problems(self.capabilities, onnx_path),
+        ]
 
     @final
     def modelled(
@@ -101,10 +100,10 @@ class Backend(ABC):
 
         self.require()
         if onnx_path.name == ROUTING:
-            gather = self.gather_impl if self.shares_weights else None
+            gather = self.gather_impl if self.capabilities.shares_weights else None
             return compile_routed(self.name, self.compile, gather, onnx_path, target, folder)
         # Weights may lie beside the graph; artefacts hold what they need.
-        with whole(onnx_path, self.shares_weights) as source:
+        with whole(onnx_path, self.capabilities.shares_weights) as source:
             fatal = [problem for problem in self.problems(source, target) if problem.fatal]
             if fatal:
                 raise _refusal(fatal, target)
@@ -155,7 +154,7 @@ class Backend(ABC):
     def gather_impl(self, artefacts: Mapping[str, Artefact], folder: Path) -> dict[str, Artefact]:
         """Copies of artefacts, named as asked, with their weights in one file; equal ones once.
 
-        Asked only of a backend that says :attr:`shares_weights`.
+        Asked only of a backend that says ``capabilities.shares_weights``.
 
         Args:
             artefacts: name -> artefact of this backend.

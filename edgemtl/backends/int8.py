@@ -3,7 +3,7 @@
 A graph is written once for all runtimes, in signed int8 with zero point 0, the one form that
 TensorRT reads (compress/quantize/qdq.py). Two things differ from runtime to runtime:
 
-- Some compute such a graph in float32. :func:`runs_int8` says so.
+- Some compute such a graph in float32. ``Capabilities.int8_as_float`` says so.
 - The CPU runtimes compute with unsigned inputs. A tensor that follows a ReLU uses only half of the
   signed range; :func:`unsigned_activations` gives it the unsigned one. The values that it clips at
   stay, its steps become half as large, and the runtime's own fusions (ReLU into the rounding) and
@@ -21,17 +21,11 @@ import numpy as np
 
 from edgemtl.backends.narrow_sums import wide_layers
 from edgemtl.backends.processor import int8_sums_saturate
-from edgemtl.backends.types import Problem
+from edgemtl.backends.types import Capabilities, Problem
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-#: backend -> why it computes an int8 graph in float32
-_FLOAT_INSTEAD = {
-    "tvm": "TVM keeps quantise and dequantise steps around convolutions in float32",
-}
-#: backends whose int8 kernels run on a processor
-ON_THE_PROCESSOR = frozenset({"onnxruntime", "openvino"})
 #: steps of signed and of unsigned int8 above zero
 _SIGNED, _UNSIGNED = 127, 255
 #: operators whose result is negative only where an input is
@@ -42,26 +36,21 @@ _SIGN_KEEPING = frozenset(
 )
 
 
-def runs_int8(backend: str) -> str:
-    """Why a backend computes an int8 graph in float32; empty where it computes in int8."""
-    return _FLOAT_INSTEAD.get(backend, "")
-
-
 def is_int8(model: ModelProto) -> bool:
     """Whether a graph rounds to int8 somewhere."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def int8_problems(backend: str, path: Path) -> list[Problem]:
-    """What to know before an int8 file runs by this backend, here; nothing for other files.
+def int8_problems(able: Capabilities, path: Path) -> list[Problem]:
+    """What to know before an int8 file runs by such a backend, here; nothing for other files.
 
     A backend that computes it in float32 anyway, or weights too large for the sums of this
     machine's processor (files that EdgeMTL did not write, or with ``narrow_sums = false``).
     """
     import onnx
 
-    reason = runs_int8(backend)
-    saturates = backend in ON_THE_PROCESSOR and int8_sums_saturate()
+    reason = able.int8_as_float
+    saturates = able.host_int8 and int8_sums_saturate()
     if not reason and not saturates:
         return []
     try:

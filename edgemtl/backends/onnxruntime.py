@@ -16,7 +16,7 @@ from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.backends.processor import processor_name
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
@@ -60,8 +60,15 @@ class OnnxRuntimeBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "onnxruntime"
-    unsigned_int8: ClassVar[bool] = True
-    shares_weights: ClassVar[bool] = True
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        unsigned_int8=True,
+        host_int8=True,
+        shares_weights=True,
+        task_files=True,
+        runner="onnx_runtime",
+        packages=("numpy", "onnxruntime"),
+        replaces={"tvm": {"device": "CPU", "precisions": ("fp32", "int8"), "options": {}}},
+    )
 
     def availability_impl(self) -> Availability:
         try:

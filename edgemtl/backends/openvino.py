@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE as SHARED_FILE
 from edgemtl.backends.weightsfile import WeightsFile
 from edgemtl.errors import StageFailed, TargetUnavailable
@@ -143,8 +143,13 @@ class OpenVinoBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "openvino"
-    unsigned_int8: ClassVar[bool] = True
-    shares_weights: ClassVar[bool] = True
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        unsigned_int8=True,
+        host_int8=True,
+        shares_weights=True,
+        runner="open_vino",
+        packages=("numpy", "openvino"),
+    )
     extra: ClassVar[str] = "openvino"
 
     def availability_impl(self) -> Availability:

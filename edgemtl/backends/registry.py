@@ -7,6 +7,7 @@ import importlib
 from edgemtl.backends.base import Backend
 from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.plugins import points
+from edgemtl.targets import Target
 
 #: built-in backends: module and class, imported only when asked for
 _BUILT_IN = {
@@ -18,6 +19,8 @@ _BUILT_IN = {
     "tensorrt-rtx": ("edgemtl.backends.tensorrt.backend", "TensorRtRtxBackend"),
 }
 _GROUP = "edgemtl.backends"
+#: what runs an ONNX file that no target was named for
+REFERENCE = "onnxruntime"
 
 
 def names() -> list[str]:
@@ -49,3 +52,27 @@ def get(name: str) -> Backend:
             )
         return made
     raise UsageError(f"unknown backend '{name}'", hint=f"backends: {', '.join(names())}")
+
+
+def with_backend(target: Target, backend: str) -> Target:
+    """The target built by another backend, for the same devices (``Capabilities.replaces``).
+
+    Raises:
+        UsageError: no such backend builds for them.
+    """
+    if backend == target.backend:
+        return target
+    others = {
+        name: changes
+        for name in names()
+        if (changes := get(name).capabilities.replaces.get(target.backend)) is not None
+    }
+    if backend not in others:
+        known = ", ".join([target.backend, *others])
+        raise UsageError(
+            f"target '{target.name}' is not built by '{backend}'",
+            where="--backend",
+            hint=f"it is built by {known}",
+        )
+    told = {"backend": backend, "description": f"{target.device} with {backend}"}
+    return target.model_copy(update={**others[backend], **told})

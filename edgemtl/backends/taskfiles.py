@@ -39,7 +39,8 @@ def with_task_files(artefact: Artefact, tasks: Mapping[str, Sequence[str]]) -> A
     """
     import onnx
 
-    if artefact.backend != "onnxruntime" or len(artefact.files) != 1:
+    able = registry.get(artefact.backend).capabilities.task_files
+    if not able or len(artefact.files) != 1:
         raise StageFailed(
             "a graph per task can be written for ONNX Runtime only",
             hint="compile a bundle per task: --task NAME",

@@ -11,6 +11,46 @@ from edgemtl.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do. Who needs to know asks this, never the backend's name.
+
+    Attributes:
+        int8_as_float: why it computes an int8 graph in float32; empty where it computes in int8.
+        unsigned_int8: it reads int8 tensors that cannot be negative as unsigned (backends/int8.py).
+        host_int8: its int8 kernels run on this machine's processor, whose sums can be too narrow
+            (backends/narrow_sums.py).
+        graph_nms: it can suppress detections inside the graph (``export.nms``).
+        shares_weights: artefacts can take their weights from one file
+            (:meth:`Backend.gather_impl`); it then folds what a graph computes from constants when
+            it loads it.
+        task_files: its artefact can hold a graph per task (backends/taskfiles.py).
+        rpc: a TVM server runs its artefact, which is a library.
+        tunes: its kernels have tiles that ``edgemtl tune`` measures.
+        unmeasured: why nothing measures it on its device; empty where something does.
+        runner: module that runs its artefacts inside a bundle's runner. One of
+            ``devices/runner/runtimes``, or the full name of one of your own, which is packed into
+            the bundle: it has ``load`` as those do, and needs nothing but what is on the device.
+            Empty where a bundle cannot run itself.
+        packages: distributions that a device needs, beside Python, for the bill of materials.
+        replaces: backend -> fields of its targets that change when this one builds for them
+            (``--backend``).
+    """
+
+    int8_as_float: str = ""
+    unsigned_int8: bool = False
+    host_int8: bool = False
+    graph_nms: bool = False
+    shares_weights: bool = False
+    task_files: bool = False
+    rpc: bool = False
+    tunes: bool = False
+    unmeasured: str = ""
+    runner: str = ""
+    packages: tuple[str, ...] = ("numpy",)
+    replaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Availability:
     """Whether a backend works here.
 

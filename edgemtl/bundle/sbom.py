@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, metadata, version
 
-#: what has to be on the device, by backend; a backend that is not here needs NumPy at least
-RUNTIME_PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("numpy", "onnxruntime"),
-    "openvino": ("numpy", "openvino"),
-}
+from edgemtl.backends import registry
+
 #: what has a say in the bytes of a bundle
 BUILD_PACKAGES = ("edgemtl", "numpy", "onnx", "onnxruntime", "onnxslim", "openvino", "torch")
 
@@ -98,7 +94,7 @@ def sbom_bytes(
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, f"{name}:{backend}:{onnx_sha256}"))
     bom.metadata.component = model
     own = package("edgemtl")
-    needed = [package(p) for p in RUNTIME_PACKAGES.get(backend, ("numpy",))]
+    needed = [package(p) for p in registry.get(backend).capabilities.packages]
     for component in (own, *needed):
         bom.components.add(component)
         bom.register_dependency(component)

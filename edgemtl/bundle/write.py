@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgemtl.backends import registry
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import manifest as m
 from edgemtl.bundle.archive import BUNDLE_MAIN, runner_bytes, write_zip
@@ -89,7 +90,7 @@ def write_bundle(path: Path, contents: BundleContents) -> None:
     contents.selftest.check()
     members = {
         m.MODEL: _read(contents.onnx),
-        m.RUNNER: runner_bytes(),
+        m.RUNNER: runner_bytes(registry.get(contents.artefact.backend)),
         m.MAIN: BUNDLE_MAIN,
         m.README: _readme(contents).encode(),
         "LICENSES/edgemtl.txt": _OUR_NOTICE.encode(),

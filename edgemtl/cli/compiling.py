@@ -108,7 +108,9 @@ def compile_verb(
         raise UsageError("a target is given twice", where="--target")
     wanted = {name: targets.load(name) for name in target}
     if backend is not None:
-        wanted = {name: targets.with_backend(one, backend) for name, one in wanted.items()}
+        from edgemtl.backends.registry import with_backend
+
+        wanted = {name: with_backend(one, backend) for name, one in wanted.items()}
     requests = [
         CompileRequest(
             model,

@@ -76,8 +76,11 @@ def bench_verb(
         Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="Runtime for an ONNX file (a bundle knows its own).")
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(
+            help="Runtime for an ONNX file, onnxruntime by default; a bundle has its own."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of turns.")] = 0,
     device: Annotated[
         str | None,
@@ -104,12 +107,14 @@ def bench_verb(
 
     Exit code 9 when the measurement is not stable: the figures are printed, but not to be quoted.
     """
+    from edgemtl.backends.registry import REFERENCE
     from edgemtl.errors import ExitCode, UsageError
     from edgemtl.files import write_json
     from edgemtl.pipeline.benchmarking import Timing, bench_files, check_file
 
     timing = Timing(
-        threads, seconds, min_runs, max_seconds, warmup_seconds, picture, backend, seed, cooldown
+        *(threads, seconds, min_runs, max_seconds, warmup_seconds, picture),
+        *(backend or REFERENCE, seed, cooldown),
     )
 
     def tell(line: str) -> None:

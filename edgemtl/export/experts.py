@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from edgemtl.models.m3vit.experts import Experts
-from edgemtl.models.m3vit.experts import Lowering as ExpertLowering
+from edgemtl.models.experts import ExpertLayer
+from edgemtl.models.experts import Lowering as ExpertLowering
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -114,7 +114,7 @@ def choose_experts(network: nn.Module, lowering: ExpertLowering) -> None:
     A network whose experts have a calibrated capacity keeps it.
     """
     for module in network.modules():
-        if isinstance(module, Experts):
+        if isinstance(module, ExpertLayer):
             module.lowering = lowering
 
 

@@ -47,8 +47,8 @@ from edgemtl.export.portable_sizes import sizes
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.copying import copied
+from edgemtl.models.experts import Lowering as ExpertLowering
 from edgemtl.models.fast_path import without_fast_path
-from edgemtl.models.m3vit.experts import Lowering as ExpertLowering
 
 INPUT_NAME = "images"
 #: highest opset the exporter writes; a runtime that knows a later one reads an earlier one too

@@ -14,7 +14,7 @@ from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.m3vit.network import OVERFLOW
+from edgemtl.models.diagnostics import meaning, raised
 from edgemtl.tasks.base import Metric, Task
 
 #: (1, 3, H, W) float32 -> output name -> (1, ...) float32
@@ -157,7 +157,7 @@ class Part:
     Attributes:
         metrics: task name -> its metric, which has seen these pictures.
         images: how many.
-        lost: of these, how many chose an expert that was dropped or full.
+        lost: of these, how many a diagnostic of the network's own says is wrong.
         problems: what could not be used.
     """
 
@@ -180,7 +180,7 @@ def measure(
     for sample in dataset:
         canvas, view = letterbox(sample.image, input_spec)
         outputs = run(canvas[None])
-        lost += OVERFLOW in outputs and bool(outputs[OVERFLOW].any())
+        lost += bool(raised(outputs))
         decoded = decode_all(tasks, {name: v[0] for name, v in outputs.items()}, view)
         for metric in metrics.values():
             metric.update(decoded, sample)
@@ -215,7 +215,7 @@ def accuracy_of(parts: Sequence[Part], input_spec: InputSpec, data: str) -> Accu
         raise InputRefused(f"no picture could be read ({'; '.join(skipped[:3])})", where=data)
     height, width = input_spec.size
     results = {name: metric.result() for name, metric in metrics.items()}
-    beyond = f"{lost} of {images} pictures chose an expert that was dropped or full" if lost else ""
+    beyond = f"{lost} of {images} pictures {meaning()}" if lost else ""
     return AccuracyReport(
         {
             name: TaskAccuracy(r.values, r.count, "; ".join(filter(None, (r.note, beyond))))

@@ -41,7 +41,7 @@ class Timing:
     max_seconds: float = 60.0
     warmup_seconds: float = 1.0
     picture: Path | None = None
-    backend: str = "onnxruntime"
+    backend: str = registry.REFERENCE
     seed: int = 0
     cooldown: float = 1.0
 

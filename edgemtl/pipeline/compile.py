@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import tomlkit
 from filelock import FileLock, Timeout
 
+from edgemtl.backends import registry
 from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, UsageError, most_serious
 from edgemtl.files import as_told, read_json, write_text
 from edgemtl.gates.judge import GateReport
@@ -188,7 +189,7 @@ def _built_for(request: CompileRequest) -> Target:
     target, nms = request.target, request.recipe.export.nms
     if nms == "host":
         return target
-    if not target.backend.startswith("tensorrt"):
+    if not registry.get(target.backend).capabilities.graph_nms:
         raise UsageError(
             f"target '{target.name}' does not suppress detections inside the graph",
             where="export.nms",

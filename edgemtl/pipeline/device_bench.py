@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from edgemtl.backends import registry
 from edgemtl.bundle.read import open_bundle
 from edgemtl.devices.results import check_exit, checked_results
 from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
@@ -67,7 +68,9 @@ def _bench_on_server(
     bundle = open_bundle(path)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         artefact = bundle.artefact(Path(folder))
-        if artefact.backend != "tvm" or not artefact.files[0].endswith(".so"):
+        if not registry.get(artefact.backend).capabilities.rpc or not artefact.files[0].endswith(
+            ".so"
+        ):
             raise UsageError(
                 f"a TVM server runs bundles for TVM, this one is for '{artefact.backend}'",
                 where=str(path),

@@ -61,8 +61,7 @@ def device_list() -> list[dict[str, Any]]:
             here, how = False, backend.availability().reason
         else:
             here, how = False, "edgemtl bench BUNDLE --device ssh://USER@HOST"
-            if target.backend == "fpga":
-                how = "no way to measure; what a compile says of its speed is modelled"
+            how = backend.capabilities.unmeasured or how
         found.append({"target": name, "device": target.device, "here": here, "how": how})
     return found
 

@@ -15,9 +15,7 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.export.mixtures import dense_mixtures
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.m3vit.experts import Lowering
-from edgemtl.models.m3vit.network import M3ViT
-from edgemtl.models.m3vit.specialise import keep_experts
+from edgemtl.models.experts import ExpertNetwork, Lowering
 from edgemtl.recipes import Recipe
 
 #: capacities are rounded up to a multiple of this: products compute rows of a few tokens at once
@@ -46,7 +44,7 @@ class ExpertsChoice:
 
 def has_experts(network: MultiTaskNetwork) -> bool:
     """Whether a network has any expert to choose."""
-    return isinstance(network, M3ViT) and bool(network.backbone.mixtures())
+    return isinstance(network, ExpertNetwork) and bool(network.experts_kept())
 
 
 def check_experts(network: MultiTaskNetwork, recipe: Recipe) -> None:
@@ -94,10 +92,10 @@ def prepare_experts(
     Raises:
         InputRefused: no calibration picture decodes.
     """
-    assert isinstance(network, M3ViT)
+    assert isinstance(network, ExpertNetwork)
     wanted = [task.name for task in network.selected(tasks)]
     total, queues = _use(network, wanted, choice.images, calibration)
-    before = [list(mixture.experts.kept) for mixture in network.backbone.mixtures()]
+    before = network.experts_kept()
     kept = before
     if choice.drop_unused:
         # An expert is used if any picture's token chose it, so at least K of them are.
@@ -105,7 +103,7 @@ def prepare_experts(
             [number for number in numbers if count[number] > 0]
             for numbers, count in zip(before, total, strict=True)
         ]
-    prepared = keep_experts(network, kept)
+    prepared = network.keeping_experts(kept)
     facts: dict[str, Any] = {
         "lowering": choice.lowering,
         "tokens": total,
@@ -133,7 +131,7 @@ def _capacity(lengths: torch.Tensor, headroom: float) -> int:
 
 
 def _use(
-    network: M3ViT, tasks: Sequence[str], images: int, calibration: Dataset
+    network: ExpertNetwork, tasks: Sequence[str], images: int, calibration: Dataset
 ) -> tuple[list[list[int]], list[torch.Tensor]]:
     """Per layer: tokens per expert over all pictures and tasks; (pictures, E) lengths of queues."""
     total: list[torch.Tensor] = []

@@ -10,7 +10,6 @@ from typing import Any
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.int8 import runs_int8
 from edgemtl.bundle.read import open_bundle
 from edgemtl.compress.channels.discover import discover
 from edgemtl.errors import StageFailed, UsageError
@@ -136,7 +135,7 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
                 "available": state.ok,
                 "reason": state.reason,
                 "precisions": list(target.precisions),
-                "int8_runs_as_float": runs_int8(target.backend),
+                "int8_runs_as_float": backend.capabilities.int8_as_float,
             }
             if state.ok:
                 place = Path(folder) / target.name

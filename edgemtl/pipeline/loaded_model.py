@@ -85,7 +85,7 @@ def read_signature(path: Path, factory: str | None = None) -> ModelSignature:
         return ModelSignature(network.selected(None), network.input_spec, None)
     if kind == "onnx":
         tasks, spec = read_metadata(path)
-        return ModelSignature(tasks, spec, "onnxruntime")
+        return ModelSignature(tasks, spec, registry.REFERENCE)
     bundle = open_bundle(path)
     return ModelSignature(bundle.tasks(), bundle.input_spec(), bundle.manifest.artefact.backend)
 
@@ -122,7 +122,7 @@ def open_model(
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         if kind == "onnx":
             tasks, spec = read_metadata(path)
-            artefact = Artefact("onnxruntime", "cpu", path.parent, (path.name,))
+            artefact = Artefact(registry.REFERENCE, "cpu", path.parent, (path.name,))
             if target is not None:
                 artefact = registry.get(target.backend).compile(path, target, Path(folder))
                 options = options or session_options(target, target.threads or 0)

@@ -58,7 +58,7 @@ class MakeBundle(Stage):
             "recipe": context.recipe.to_dict(),
             "calibration": context.calibration_fingerprint,
             # A bundle holds the runner's very bytes, and the names of all tools.
-            "runner": hashlib.sha256(runner_bytes()).hexdigest(),
+            "runner": hashlib.sha256(runner_bytes(context.backend)).hexdigest(),
             "tools": tool_versions(),
         }
 
@@ -100,6 +100,11 @@ class MakeBundle(Stage):
             reference=None if alone else context.artefact(dense),
         )
         write_bundle(folder / BUNDLE, contents)
+        if not context.backend.capabilities.runner:
+            tell(
+                f"the bundle cannot run itself: backend '{context.backend.name}' brings no module "
+                "for the runner inside it (edgemtl run and bench work where the backend is)"
+            )
         return WrittenBundle(folder / BUNDLE)
 
     def _tolerance(self, context: Context) -> Tolerance:

@@ -153,7 +153,7 @@ def as_written(graph: Path, backend: Backend | None, folder: Path) -> Run:
     """
     import onnx
 
-    if backend is None or not backend.unsigned_int8:
+    if backend is None or not backend.capabilities.unsigned_int8:
         return onnx_runner(graph)
     place = folder / "reference.onnx"
     place.write_bytes(unsigned_activations(onnx.load(graph)).SerializeToString())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemtl.backends import registry
-from edgemtl.backends.int8 import ON_THE_PROCESSOR, runs_int8
 from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize import (
     Candidate,
@@ -178,7 +177,7 @@ def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> Quantize
     asked = request.recipe.quantize
     narrow = asked.narrow_sums
     if narrow is None:
-        narrow = request.target.backend in ON_THE_PROCESSOR
+        narrow = registry.get(request.target.backend).capabilities.host_int8
     options = QuantizeOptions(
         precision=precision,
         images=asked.images,
@@ -191,7 +190,7 @@ def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> Quantize
         equalise=asked.equalise,
         correct_bias=asked.correct_bias,
         narrow_sums=narrow,
-        unsigned=registry.get(request.target.backend).unsigned_int8,
+        unsigned=registry.get(request.target.backend).capabilities.unsigned_int8,
         recovery_steps=asked.recovery_steps,
         recovery_images=asked.recovery_images,
     )
@@ -296,6 +295,6 @@ def _notes(request: QuantizeRequest, taken: str, result: QuantizeResult | None) 
                 "budgets were not judged: they need real labelled pictures (--data); the ranges "
                 f"come from {request.calibration.name}"
             )
-    if taken == "int8" and (why := runs_int8(request.target.backend)):
+    if taken == "int8" and (why := registry.get(request.target.backend).capabilities.int8_as_float):
         notes.append(f"int8 will not be faster here: {why}")
     return notes

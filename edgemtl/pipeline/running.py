@@ -7,7 +7,7 @@ from typing import Any
 
 from edgemtl.data.images import ImageRefused, read_image
 from edgemtl.errors import InputRefused
-from edgemtl.models.m3vit.network import OVERFLOW
+from edgemtl.models.diagnostics import meaning, raised
 from edgemtl.pipeline.loaded_model import open_model
 from edgemtl.pipeline.predictions import predict
 
@@ -38,14 +38,16 @@ def run_on_picture(
         found = predict(picture, tasks, subject.input_spec, subject.run)
     found.write(output)
     outputs, decoded = found.outputs, found.decoded
-    lost = int(outputs[OVERFLOW].item()) if OVERFLOW in outputs else 0
     described = {task.name: task.describe(decoded) for task in tasks}
     return {
         "image": str(image),
         "drawn": str(output),
         "tasks": described,
         "summary": {name: _few_words(value) for name, value in described.items()},
-        "notes": [f"{lost} choice(s) of an expert found it dropped or full"] if lost else [],
+        "notes": [
+            f"'{name}' is {value:g}: the picture {meaning(name)}"
+            for name, value in raised(outputs).items()
+        ],
     }
 
 

@@ -95,7 +95,7 @@ def tunable(name: str) -> Target:
         UsageError: its tiles cannot be measured on the processor that tunes.
     """
     target = targets.load(name)
-    if target.backend != "tvm" or not target.measured_here:
+    if not registry.get(target.backend).capabilities.tunes or not target.measured_here:
         raise UsageError("only a target of TVM that this machine is can be tuned here",
                          where=target.name, hint="--target tvm-x86")  # fmt: skip
     return target

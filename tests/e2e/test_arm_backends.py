@@ -11,6 +11,7 @@ from support.command import edgemtl
 from support.dense_work import NO_BENCH, DenseWork
 
 from edgemtl import targets
+from edgemtl.backends.registry import with_backend
 from edgemtl.errors import UsageError
 
 
@@ -42,6 +43,6 @@ def test_the_plan_says_which_backend(dense_work: DenseWork, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["cpu", "intel-cpu", "jetson-xavier-nx"])
 def test_other_targets_keep_their_backend(name: str) -> None:
     target = targets.load(name)
-    assert targets.with_backend(target, target.backend) is target
+    assert with_backend(target, target.backend) is target
     with pytest.raises(UsageError, match="is not built by 'tvm'"):
-        targets.with_backend(target, "tvm")
+        with_backend(target, "tvm")

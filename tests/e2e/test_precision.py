@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from conftest import Compiled
 from support.command import Told, edgemtl
 from support.dense_work import FACTORY, NO_BENCH, QUICK_BENCH, DenseWork, write_dense_work
 
-from edgemtl.pipeline import inspection
+from edgemtl.backends.openvino import OpenVinoBackend
 
 TARGETS = ("cpu", "intel-cpu")
 #: a graph of a few kilobytes grows by the nodes that round
@@ -217,10 +217,11 @@ def test_a_bundle_is_not_quantised(compiled: Compiled, tmp_path: Path) -> None:
 def test_inspect_says_where_int8_runs_as_float(
     compiled: Compiled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    why = {"openvino": "it would be computed in float32"}
-    monkeypatch.setattr(inspection, "runs_int8", lambda backend: why.get(backend, ""))
+    why = "it would be computed in float32"
+    able = replace(OpenVinoBackend.capabilities, int8_as_float=why)
+    monkeypatch.setattr(OpenVinoBackend, "capabilities", able)
     command = ("inspect", compiled.work.model, "--factory", FACTORY)
     told = edgemtl(*command, "--target=cpu", "--target=intel-cpu")
     assert told.code == 0, told.err
     said = [line for line in told.out.splitlines() if "runs as float32" in line]
-    assert said == [f"target intel-cpu: int8 runs as float32: {why['openvino']}"]
+    assert said == [f"target intel-cpu: int8 runs as float32: {why}"]

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends.base import Backend
+from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import StageFailed
 from edgemtl.targets import Target
 
@@ -68,6 +69,7 @@ class FakeBackend(Backend):
     """Loads anything, compiles nothing."""
 
     name = "fake"
+    capabilities = Capabilities(runner="fakerunner")
 
     def availability_impl(self) -> Availability:
         return Availability(True, "1")
@@ -82,3 +84,10 @@ class FakeBackend(Backend):
         if artefact.facts.get("fail_load"):
             raise StageFailed("the artefact is spoilt", where="here", hint="compile again")
         return FakeSession(artefact, options)
+
+
+class MuteBackend(OnnxRuntimeBackend):
+    """ONNX Runtime under another name, whose author wrote no module for the device."""
+
+    name = "mute"
+    capabilities = Capabilities()

@@ -32,7 +32,7 @@ from edgemtl.backends.fpga.sweep import EMITTED, Point, choose
 from edgemtl.backends.fpga.work import Array
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
 from edgemtl.backends.session import Session
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target
@@ -80,6 +80,9 @@ class FpgaBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "fpga"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        unmeasured="no way to measure; what a compile says of its speed is modelled"
+    )
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Prepared] = {}

@@ -25,7 +25,7 @@ from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import PLUGINS, table_problems
 from edgemtl.backends.tensorrt.settings import options_of
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.files import read_json, sha256_file, write_atomically, write_json
 from edgemtl.targets import Target
@@ -66,6 +66,7 @@ class TensorRtBackend(Backend):
     """Boards that build the engine themselves. See the module."""
 
     name: ClassVar[str] = "tensorrt"
+    capabilities: ClassVar[Capabilities] = Capabilities(graph_nms=True, runner="tensorrt_rt")
 
     def __init__(self) -> None:
         self._proxied: dict[tuple[str, str], list[Problem]] = {}

@@ -17,7 +17,7 @@ from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
 from edgemtl.backends.tvm.session import DirectSession, PipeSession
 from edgemtl.backends.tvm.settings import options_of, resolved, wanted_flags
-from edgemtl.backends.types import Artefact, Availability, Problem, SessionOptions
+from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.processes import python_module
@@ -34,6 +34,12 @@ class TvmBackend(Backend):
     """See the module."""
 
     name: ClassVar[str] = "tvm"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        int8_as_float="TVM keeps quantise and dequantise steps around convolutions in float32",
+        rpc=True,
+        tunes=True,
+        runner="tvm_board",
+    )
     extra: ClassVar[str] = "tvm"
 
     def availability_impl(self) -> Availability:

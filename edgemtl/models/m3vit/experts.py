@@ -19,23 +19,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
+from edgemtl.models.experts import ExpertLayer, Lowering
 from edgemtl.models.m3vit.gates import Routing
 
-Lowering = Literal["gather", "sorted", "static", "dense"]
-LOWERINGS: tuple[Lowering, ...] = ("gather", "sorted", "static", "dense")
 #: tokens up to which ``static`` is exact where a runtime computes in half precision, which counts
 #: them exactly so far
 MOST_TOGETHER = 2048
 
 
-class Experts(nn.Module):
+class Experts(ExpertLayer):
     """E times Linear(dim -> hidden), GELU, Linear(hidden -> dim), all with biases.
 
     Args:
@@ -46,7 +44,7 @@ class Experts(nn.Module):
         capacity: tokens per expert for ``static``, one number for all or one per expert that is
             there; None for all tokens, which cannot overflow. More than there are tokens is as many
             as there are.
-        kept: which of the E experts are there (see specialise.py), ascending; all by default. The
+        kept: which of the E experts are there (see ``M3ViT.keeping_experts``), ascending; all by default. The
             gate still chooses among all E.
     """
 

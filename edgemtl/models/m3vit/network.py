@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import UsageError
-from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.diagnostics import OVERFLOW
+from edgemtl.models.experts import (
+    LOWERINGS,
+    Capacity,
+    ExpertNetwork,
+    ExpertUse,
+    Lowering,
+)
 from edgemtl.models.m3vit.decoders import Decoder, TaskAttention, grid_of
-from edgemtl.models.m3vit.experts import LOWERINGS, Lowering
 from edgemtl.models.m3vit.gates import GATINGS, NOISES, Gating, Noise, NoiseSource, balance_loss
 from edgemtl.models.m3vit.vit import Backbone, ExpertShape, Record, Shape
 from edgemtl.models.registry import register_family
@@ -37,11 +43,6 @@ CHANNELS: dict[str, int | None] = {
 #: ImageNet mean and standard deviation, RGB, 0..255
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-#: output that counts, per picture, the choices of experts that found no room (lowering "static")
-#: or are not there (specialise.py)
-OVERFLOW = "experts.overflow"
-#: tokens per expert: for all, per layer with experts, or per layer and expert; None for all tokens
-Capacity = int | Sequence[int | Sequence[int]] | None
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,6 @@ class TrainingOutputs:
     balance: Tensor
 
 
-@dataclass(frozen=True)
-class ExpertUse:
-    """How pictures use the experts of a layer.
-
-    Attributes:
-        loads: task (or ``shared`` with a single gate) -> (E,) int64 tokens per expert.
-        queues: (E,) int64 tokens that wait for each expert where experts are ``static``: of tasks
-            that share queues all tokens, in the first layer, where their tokens are the same
-            ones, each once; otherwise the most of any task.
-    """
-
-    loads: Mapping[str, Tensor]
-    queues: Tensor
-
-
 def _in_gate_order(tasks: Sequence[Mapping[str, Any]]) -> list[TaskSpec]:
     """The tasks by kind in the published order; among equal kinds as given."""
     specs = [spec_from_dict(task) for task in tasks]
@@ -90,7 +76,7 @@ def _channels(task: Task) -> int:
 
 
 @register_family("m3vit")
-class M3ViT(MultiTaskNetwork):
+class M3ViT(ExpertNetwork):
     """Vision transformer, mixtures of experts in odd blocks, one decoder per task.
 
     Tasks are ordered as their gates are: segmentation, parts, saliency, normals, edges, depth.
@@ -112,7 +98,7 @@ class M3ViT(MultiTaskNetwork):
         lowering: how experts are computed: ``gather``, ``static`` or ``dense`` (see experts.py).
         capacity: tokens per expert for ``static``: one number for all, or per layer with experts
             one number or one per expert that is there; None for all tokens.
-        kept_experts: per layer with experts, which of them are there (see specialise.py); None for
+        kept_experts: per layer with experts, which of them are there (``keeping_experts``); None for
             all in all layers.
     """
 
@@ -257,6 +243,33 @@ class M3ViT(MultiTaskNetwork):
     def _overflows(self) -> bool:
         experts = [mixture.experts for mixture in self.backbone.mixtures()]
         return any(e.lowering == "static" or e.count < e.choices for e in experts)
+
+    def experts_kept(self) -> list[list[int]]:
+        """See :meth:`ExpertNetwork.experts_kept`."""
+        return [list(mixture.experts.kept) for mixture in self.backbone.mixtures()]
+
+    def keeping_experts(self, kept: Sequence[Sequence[int]]) -> M3ViT:
+        """See :meth:`ExpertNetwork.keeping_experts`.
+
+        The gates stay whole: they score all E experts and their softmax runs over all, so the
+        weights of those that are kept do not change. What they choose is looked up among those that
+        are there; a picture that chooses another is counted in ``experts.overflow``.
+        """
+        other = copy.deepcopy(self)
+        mixtures = other.backbone.mixtures()
+        if len(kept) != len(mixtures):
+            raise ValueError(f"there are {len(mixtures)} layers with experts, not {len(kept)}")
+        for mixture, numbers in zip(mixtures, kept, strict=True):
+            experts = mixture.experts
+            absent = sorted(set(numbers) - set(experts.kept))
+            if absent or not numbers or list(numbers) != sorted(set(numbers)):
+                raise ValueError(f"{list(numbers)} cannot be kept of {list(experts.kept)}")
+            places = [experts.kept.index(number) for number in numbers]
+            for name, parameter in list(experts.named_parameters(recurse=False)):
+                setattr(experts, name, nn.Parameter(parameter.detach()[places].clone()))
+            experts.name_kept(numbers)
+        other.arguments["kept_experts"] = [list(numbers) for numbers in kept]
+        return other
 
     def set_lowering(self, lowering: Lowering, capacity: Capacity = None) -> None:
         """Choose how experts are computed; weights stay (see experts.py).

@@ -21,7 +21,6 @@ from edgemtl.export.module_cost import module_costs
 from edgemtl.export.onnx_export import export_onnx
 from edgemtl.export.simplify import simplify
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
-from edgemtl.models.m3vit.specialise import keep_experts
 
 Answers = dict[str, NDArray[np.float32]]
 
@@ -93,7 +92,7 @@ def test_queues_of_a_length_each_are_the_graphs_products(dropped: bool, tmp_path
     """Tasks in the same queues: exact where these suffice, and less work than equal lengths."""
     network, tasks = tiny(experts=5), ["rooms", "distance"]
     if dropped:
-        network = keep_experts(network, [[0, 1, 2, 4], [0, 2, 3, 4]])
+        network = network.keeping_experts([[0, 1, 2, 4], [0, 2, 3, 4]])
     images = network.example_input(seed=1)
     kept = [mixture.experts.kept for mixture in network.backbone.mixtures()]
     lengths = [

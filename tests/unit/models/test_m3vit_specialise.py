@@ -10,7 +10,6 @@ from support.m3vit import tiny
 
 from edgemtl.models.checkpoint import from_network, load_network, save
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
-from edgemtl.models.m3vit.specialise import keep_experts
 
 
 def used(network: M3ViT, images: torch.Tensor) -> list[list[int]]:
@@ -25,7 +24,7 @@ def test_what_is_used_answers_as_the_whole_network(lowering: str) -> None:
     images = network.example_input(seed=3)
     kept = used(network, images)
     assert any(len(layer) < 16 for layer in kept), "choose another seed: all experts are used"
-    small = keep_experts(network, kept)
+    small = network.keeping_experts(kept)
     small.set_lowering(lowering)  # type: ignore[arg-type]
     network.set_lowering("dense")
     with torch.no_grad():
@@ -45,7 +44,7 @@ def test_a_choice_that_is_not_there_is_counted_and_adds_nothing(lowering: str) -
     (routing,) = [use.loads for use in network.expert_use(images, ["distance"])]
     busiest = int(routing["distance"].argmax())
     kept = [e for e in range(6) if e != busiest]
-    small = keep_experts(network, [kept])
+    small = network.keeping_experts([kept])
     small.set_lowering(lowering)  # type: ignore[arg-type]
     with torch.no_grad():
         # An expert that answers zero is what a missing one amounts to.
@@ -61,7 +60,7 @@ def test_a_choice_that_is_not_there_is_counted_and_adds_nothing(lowering: str) -
 
 def test_the_checkpoint_of_a_smaller_network_reads_back(tmp_path: Path) -> None:
     network = tiny()
-    small = keep_experts(network, [[0, 2, 3], [1, 4]])
+    small = network.keeping_experts([[0, 2, 3], [1, 4]])
     save(from_network(small), tmp_path / "small.pt")
     again = load_network(tmp_path / "small.pt")
     images = network.example_input(seed=4)
@@ -75,12 +74,12 @@ def test_the_checkpoint_of_a_smaller_network_reads_back(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_refused() -> None:
     network = tiny()
     with pytest.raises(ValueError, match="2 layers"):
-        keep_experts(network, [[0, 1]])
+        network.keeping_experts([[0, 1]])
     for wrong in ([], [1, 0], [0, 0], [0, 6]):
         with pytest.raises(ValueError, match="cannot be kept"):
-            keep_experts(network, [[0], wrong])
-    once = keep_experts(network, [[0, 1], [0, 1]])
+            network.keeping_experts([[0], wrong])
+    once = network.keeping_experts([[0, 1], [0, 1]])
     with pytest.raises(ValueError, match="cannot be kept"):
-        keep_experts(once, [[0, 2], [0]])
+        once.keeping_experts([[0, 2], [0]])
     with pytest.raises(ValueError, match="not experts out of 6"):
         tiny(kept_experts=[[0, 7], [0]])

@@ -23,7 +23,6 @@ from edgemtl.export.parity import onnx_runner
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import load_network
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
-from edgemtl.models.m3vit.specialise import keep_experts
 from edgemtl.pipeline import experts as pipeline
 from edgemtl.pipeline.experts import ExpertsChoice, check_experts, experts_told, prepare_experts
 from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
@@ -166,7 +165,7 @@ def test_pictures_that_count_are_spread_over_all_data_sets() -> None:
 
 @pytest.mark.parametrize("lowering", ["gather", "sorted", "static"])
 def test_a_dropped_expert_is_told_by_the_exported_graph(lowering: Any, tmp_path: Path) -> None:
-    network = keep_experts(tiny(depth=2), [[0, 2, 5]])
+    network = tiny(depth=2).keeping_experts([[0, 2, 5]])
     network.set_lowering(lowering)
     path = export_onnx(network, tmp_path / "net.onnx", opset=17, tasks=["distance"]).path
     images = network.example_input(seed=1)

@@ -25,6 +25,11 @@ MODULES = {
     "tensorrt-rtx": "tensorrt_rt",
     "tvm": "tvm_board",
 }
+try:
+    #: of another package's backend, whose module and this table of it lie in bundles for it
+    MORE: Mapping[str, str] = dict(import_module(".more", __name__).MODULES)
+except ImportError:
+    MORE = {}
 #: the file that stands for several networks behind a router
 ROUTING = "routing.json"
 
@@ -105,11 +110,12 @@ def load(
 
         session: Session = routed.load(backend, model, device, threads, precision_hint, outputs)
         return session
-    if backend not in MODULES:
+    known = {**MODULES, **MORE}
+    if backend not in known:
         raise RunnerError(
             UNAVAILABLE,
-            f"this runner has no runtime for backend '{backend}' (it has {', '.join(MODULES)})",
+            f"this runner has no runtime for backend '{backend}' (it has {', '.join(known)})",
         )
-    module = import_module(f".{MODULES[backend]}", __name__)
+    module = import_module(f".{known[backend]}", __name__)
     session = module.load(model, device, threads, precision_hint, outputs)
     return session
