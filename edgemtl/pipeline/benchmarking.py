@@ -101,7 +101,7 @@ def _dense_request(
         entry, ours = bundle.manifest.target, bundle.tasks()
         target = targets.load(entry.name)
         if target.backend != entry.backend:
-            target = targets.with_backend(target, entry.backend)
+            target = registry.with_backend(target, entry.backend)
         options = bundle.session_options()
     else:
         ours, _ = read_metadata(path)
