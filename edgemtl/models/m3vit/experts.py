@@ -44,7 +44,7 @@ class Experts(ExpertLayer):
         capacity: tokens per expert for ``static``, one number for all or one per expert that is
             there; None for all tokens, which cannot overflow. More than there are tokens is as many
             as there are.
-        kept: which of the E experts are there (see ``M3ViT.keeping_experts``), ascending; all by default. The
+        kept: which of the E experts are there (``keeping_experts``), ascending; all by default. The
             gate still chooses among all E.
     """
 

@@ -98,7 +98,7 @@ class M3ViT(ExpertNetwork):
         lowering: how experts are computed: ``gather``, ``static`` or ``dense`` (see experts.py).
         capacity: tokens per expert for ``static``: one number for all, or per layer with experts
             one number or one per expert that is there; None for all tokens.
-        kept_experts: per layer with experts, which of them are there (``keeping_experts``); None for
+        kept_experts: per layer with experts, those that are there (``keeping_experts``); None for
             all in all layers.
     """
 
