@@ -1,0 +1,328 @@
+"""Prune without a training step and measure: the first tables of docs/pruning.md; resumable.
+
+    python tools/bench_training_free.py run --model examples/mos_m.pt --shares 0.6 0.4 0.3 0.2
+    python tools/bench_training_free.py run --model examples/mos_m.pt --methods pagcp --seeds 0 1 2 --shares 0.4
+    python tools/bench_training_free.py run --model work/strangers/resnet18.pt --shares 0.6 0.4
+    python tools/bench_training_free.py cost --model examples/mos_m.pt
+    python tools/bench_training_free.py speed --model examples/mos_m.pt --methods pagcp --shares 0.4
+    python tools/bench_training_free.py table
+
+A cell is a method, with or without compensation, at a share of the dense network's work. Searches
+see training splits only; the validation splits are looked at when a cell is done, and choose
+nothing. Every cell is kept under ``--work`` and is not done twice. Seconds and memory are those of
+the whole call of ``prune`` and are worth something on a machine that does nothing else; memory is
+the process's highest and stands only at the first cell of a process.
+"""
+
+# ruff: noqa: E501 - commands are shown on one line
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# With more threads than free processors spinning makes everything many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import cv2
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from pruning import strangers  # noqa: F401 - registers its families
+from pruning.tables import write_tables
+
+from edgemtl.compress.data_splits import DataSplits
+from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.prune import methods, prune, save_pruned
+from edgemtl.data.open import open_dataset
+from edgemtl.data.samples import Dataset
+from edgemtl.errors import EdgemtlError
+from edgemtl.files import write_json
+from edgemtl.measure.accuracy import evaluate, network_runner
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import load_network
+
+#: which data set has a task's labels
+SETS = {
+    "detection": "faces_crowd",
+    "landmarks": "faces_landmarks",
+    "pose": "faces_landmarks",
+    "parts": "people_parts",
+    "saliency": "people_parts",
+    "edges": "people_parts",
+    "normals": "indoor_rgbd",
+    "depth": "indoor_rgbd",
+}
+#: the faithful search costs an hour and has a row of its own
+SLOW = {"pagcp-paper"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pruned network.
+
+    Attributes:
+        method: name of the pruning method.
+        compensate: whether readers are solved again for what was removed.
+        share: of the multiply-accumulates to keep.
+        seed: of everything random, the choice of pictures included.
+        labels: whether the search sees labels.
+    """
+
+    method: str
+    compensate: bool
+    share: float
+    seed: int
+    labels: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        how = "solved" if self.compensate else "cut"
+        return f"{self.method}-{how}-{self.share:g}-{self.seed}" + ("" if self.labels else "-bare")
+
+
+class Bare:
+    """A data set without its labels."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._inner, self.name = dataset, f"{dataset.name} without labels"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __iter__(self) -> Any:
+        from dataclasses import replace
+
+        return (replace(sample, labels={}) for sample in self._inner)
+
+    def subset(self, indices: Any) -> Bare:
+        """These pictures, without their labels."""
+        return Bare(self._inner.subset(indices))
+
+    def fingerprint(self) -> str:
+        """Another than that of the data set with labels."""
+        return f"bare {self._inner.fingerprint()}"
+
+
+def tell(line: str) -> None:
+    """Print with the time of day."""
+    print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Where everything about this model is kept."""
+    place: Path = options.work / options.model.stem
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def sets_of(network: MultiTaskNetwork) -> list[str]:
+    """The data sets that a network's tasks are labelled in."""
+    return list(dict.fromkeys(SETS[task.name] for task in network.tasks))
+
+
+def training_data(options: argparse.Namespace, network: MultiTaskNetwork, cell: Cell) -> DataSplits:
+    """Held-out and calibration slices of the training splits."""
+    parts: list[Any] = [open_dataset(options.data / name, "train") for name in sets_of(network)]
+    if not cell.labels:
+        parts = [Bare(part) for part in parts]
+    return DataSplits.split(parts, options.oracle, options.calibration, cell.seed)
+
+
+def accuracy(network: MultiTaskNetwork, data: Path) -> dict[str, float | None]:
+    """Task -> its primary figure on the validation split that labels it."""
+    found: dict[str, float | None] = {}
+    for name in sets_of(network):
+        dataset = open_dataset(data / name, "val")
+        report = evaluate(network_runner(network), network.tasks, network.input_spec, dataset)
+        for task in network.tasks:
+            if SETS[task.name] == name:
+                found[task.name] = report.tasks[task.name].values[task.primary.key]
+    return found
+
+
+def dense_accuracy(options: argparse.Namespace, network: MultiTaskNetwork) -> dict[str, Any]:
+    """Measured once, kept."""
+    path = folder_of(options) / "dense.json"
+    if not path.is_file():
+        tell("measuring the dense network on the validation splits")
+        primaries = {task.name: [task.primary.label, task.primary.unit] for task in network.tasks}
+        write_json(path, {"accuracy": accuracy(network, options.data), "figures": primaries})
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def drops(network: MultiTaskNetwork, before: Any, after: Any) -> dict[str, float]:
+    """Task -> relative drop of its primary figure; positive is worse."""
+    found = {}
+    for task in network.tasks:
+        one, two = before[task.name], after[task.name]
+        if one is not None:
+            found[task.name] = task.primary.relative_drop(one, math.nan if two is None else two)
+    return found
+
+
+def run_cell(options: argparse.Namespace, cell: Cell, first: bool) -> None:
+    """Prune, measure, keep."""
+    place = folder_of(options)
+    path = place / f"{cell.name}.json"
+    if path.is_file():
+        return
+    network = load_network(options.model)
+    reference = dense_accuracy(options, network)["accuracy"]
+    data = training_data(options, network, cell)
+    goal = {"latency_ratio" if options.latency else "flops": cell.share}
+    asked = PruneOptions(
+        method=cell.method,
+        **goal,  # type: ignore[arg-type]
+        channel_multiple=options.multiple,
+        seed=cell.seed,
+        compensate=cell.compensate,
+    )
+    began = time.monotonic()
+    result = prune(network, data, asked, lambda line: tell(f"  {line}"))
+    seconds = time.monotonic() - began
+    save_pruned(result, place / f"{cell.name}.pt", {"pruned_from": options.model.name})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    after = accuracy(result.network, options.data)
+    found = {
+        "cell": cell.__dict__,
+        "macs": result.pruned.macs / result.dense.macs,
+        "params": result.pruned.params / result.dense.params,
+        "accuracy": after,
+        "drops": drops(network, reference, after),
+        "cost": result.rounds[0].spent.to_dict(),
+        "seconds": seconds,
+        "peak_memory_bytes": peak if first else None,
+        "notes": list(result.notes),
+        "images": {"calibration": options.calibration, "held_out": options.oracle},
+    }
+    write_json(path, found)
+    worst = max(found["drops"], key=found["drops"].__getitem__)
+    tell(
+        f"{cell.name}: {found['macs']:.3f} of MACs, {found['params']:.3f} of parameters, worst "
+        f"{100 * found['drops'][worst]:+.2f} % ({worst}), {seconds:.0f} s"
+    )
+
+
+def cells(options: argparse.Namespace) -> list[Cell]:
+    """What the flags ask for."""
+    names = options.methods or [name for name in methods() if name not in SLOW]
+    modes = {"both": (True, False), "yes": (True,), "no": (False,)}[options.compensate]
+    return [
+        Cell(name, mode, share, seed, not options.bare)
+        for share, mode, name, seed in itertools.product(
+            options.shares, modes, names, options.seeds
+        )
+    ]
+
+
+def oracle_cost(options: argparse.Namespace) -> None:
+    """``pagcp`` and ``pagcp-paper`` at the same budgets on the same pictures."""
+    network = load_network(options.model)
+    reference = dense_accuracy(options, network)["accuracy"]
+    budgets = {task.name: options.budget for task in network.tasks}
+    for method in ("pagcp", "pagcp-paper"):
+        path = folder_of(options) / f"cost-{method}-{options.oracle}-{options.budget:g}.json"
+        if path.is_file():
+            continue
+        cell = Cell(method, method == "pagcp", 1.0, 0)
+        asked = PruneOptions(
+            method=method,
+            budgets=budgets,
+            channel_multiple=options.multiple,
+            compensate=cell.compensate,
+        )
+        began = time.monotonic()
+        result = prune(network, training_data(options, network, cell), asked, tell)
+        after = accuracy(result.network, options.data)
+        write_json(
+            path,
+            {
+                "method": method,
+                "macs": result.pruned.macs / result.dense.macs,
+                "cost": result.rounds[0].spent.to_dict(),
+                "seconds": time.monotonic() - began,
+                "loss_ratio": dict(result.rounds[0].loss_ratio),
+                "drops": drops(network, reference, after),
+                "images": options.oracle,
+                "budget": options.budget,
+            },
+        )
+
+
+def speed_of(options: argparse.Namespace) -> None:
+    """Measured speed-up of finished cells on both runtimes, dense and pruned in turns."""
+    from bench_pruning import speed
+
+    dense = load_network(options.model)
+    for cell in cells(options):
+        path = folder_of(options) / f"{cell.name}.json"
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text("utf-8"))
+        if "speed" in found:
+            continue
+        found["speed"] = speed(dense, load_network(path.with_suffix(".pt")))
+        write_json(path, found)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["run", "cost", "speed", "table"])
+    parser.add_argument("--model", type=Path, help="dense checkpoint")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, default=Path("work/training_free"), help="kept state")
+    parser.add_argument("--output", type=Path, default=Path("docs/pruning.md"), help="for table")
+    parser.add_argument("--methods", nargs="*", help="all quick ones by default")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.4], help="of MACs to keep")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--compensate", choices=["both", "yes", "no"], default="both")
+    parser.add_argument("--bare", action="store_true", help="the search sees no labels")
+    parser.add_argument("--latency", action="store_true", help="shares are of milliseconds")
+    parser.add_argument("--multiple", type=int, default=8, help="widths are multiples of it")
+    parser.add_argument("--oracle", type=int, default=96, help="held-out pictures")
+    parser.add_argument("--calibration", type=int, default=128)
+    parser.add_argument("--budget", type=float, default=1.5, help="loss factor, for cost")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(1)
+    if options.what == "run":
+        for number, cell in enumerate(cells(options)):
+            run_cell(options, cell, first=number == 0)
+    elif options.what == "cost":
+        oracle_cost(options)
+    elif options.what == "speed":
+        speed_of(options)
+    else:
+        write_tables(options.work, options.output)
+        tell(f"wrote {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except EdgemtlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

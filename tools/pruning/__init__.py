@@ -1,0 +1,1 @@
+"""What the benchmark of pruning without training is made of."""

@@ -1,0 +1,184 @@
+"""The tables of pruning without training, from the cells that bench_training_free.py kept."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemtl.files import write_text
+
+#: what stands between these two lines of the page is made anew
+BEGIN = "<!-- made by: python tools/bench_training_free.py table -->"
+END = "<!-- end of what bench_training_free.py made -->"
+
+
+def write_tables(work: Path, page: Path) -> None:
+    """Write all models' tables into a page, between its two marks (at its end, the first time)."""
+    lines = [BEGIN, ""]
+    for folder in sorted(path for path in work.iterdir() if (path / "dense.json").is_file()):
+        lines += model_lines(folder)
+    text = page.read_text("utf-8") if page.is_file() else ""
+    made = "\n".join([*lines, END])
+    if BEGIN in text and END in text:
+        before, _, rest = text.partition(BEGIN)
+        text = before + made + rest.partition(END)[2]
+    else:
+        text = f"{text.rstrip()}\n\n{made}\n"
+    write_text(page, text)
+
+
+def model_lines(folder: Path) -> list[str]:
+    """All tables of one model."""
+    dense = json.loads((folder / "dense.json").read_text("utf-8"))
+    found = [
+        json.loads(path.read_text("utf-8"))
+        for path in sorted(folder.glob("*.json"))
+        if path.name != "dense.json" and not path.name.startswith("cost-")
+    ]
+    single = [one for one in found if one["cell"]["seed"] == 0]
+    tasks = list(dense["figures"])
+    titles = [_title(name, *dense["figures"][name]) for name in tasks]
+    lines = [f"### `{folder.name}`, no training step", ""]
+    head = ["method", "solved again", "MACs left", "params left", *titles, "worst drop"]
+    head += ["oracle TMAC", "passes", "s"]
+    rows = [["dense", "", "100 %", "100 %", *(_value(dense["accuracy"][t]) for t in tasks)]]
+    rows[0] += ["", "", "", ""]
+    for one in sorted(single, key=_order):
+        rows.append([*_named(one), *_figures(one, tasks), *_costs(one)])
+    lines += [*_table(head, rows), ""]
+    lines += _seeds(found)
+    lines += _speeds(found)
+    lines += _oracle(folder)
+    return lines
+
+
+def _order(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    cell = one["cell"]
+    return (-cell["share"], not cell["compensate"], not cell["labels"], _worst(one)[1])
+
+
+def _worst(one: Mapping[str, Any]) -> tuple[str, float]:
+    name = max(one["drops"], key=one["drops"].__getitem__)
+    return name, one["drops"][name]
+
+
+def _named(one: Mapping[str, Any]) -> list[str]:
+    cell = one["cell"]
+    method = cell["method"] + ("" if cell["labels"] else ", no labels")
+    return [method, "yes" if cell["compensate"] else "no"]
+
+
+def _figures(one: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    name, drop = _worst(one)
+    return [
+        f"{100 * one['macs']:.1f} %",
+        f"{100 * one['params']:.1f} %",
+        *(_value(one["accuracy"][task]) for task in tasks),
+        f"{100 * drop:+.1f} % ({name})",
+    ]
+
+
+def _costs(one: Mapping[str, Any]) -> list[str]:
+    cost = one["cost"]
+    passes = cost.get("dense_passes")
+    return [
+        f"{cost['macs'] / 1e12:.2f}",
+        "" if passes is None else f"{passes:.1f}",
+        f"{one['seconds']:.0f}",
+    ]
+
+
+def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Mean and spread of the worst drop where a cell was done with several seeds."""
+    alike: dict[tuple[Any, ...], list[float]] = {}
+    for one in found:
+        cell = one["cell"]
+        key = (cell["share"], cell["method"], cell["compensate"], cell["labels"])
+        alike.setdefault(key, []).append(_worst(one)[1])
+    rows = [
+        [
+            method + ("" if labels else ", no labels"),
+            "yes" if solved else "no",
+            f"{share:.0%}",
+            str(len(drops)),
+            f"{100 * statistics.mean(drops):+.1f} %",
+            f"{100 * min(drops):+.1f} to {100 * max(drops):+.1f} %",
+        ]
+        for (share, method, solved, labels), drops in sorted(alike.items(), reverse=True)
+        if len(drops) > 1
+    ]
+    if not rows:
+        return []
+    head = ["method", "solved again", "goal", "seeds", "mean of the worst drop", "from, to"]
+    return [*_table(head, rows), ""]
+
+
+def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    timed = [one for one in found if "speed" in one]
+    if not timed:
+        return []
+    labels = list(timed[0]["speed"])
+    head = ["method", "solved again", "MACs left", "worst drop", *labels]
+    rows = []
+    for one in sorted(timed, key=_order):
+        name, drop = _worst(one)
+        speeds = [
+            f"x{s['speedup']:.2f} ({s['low']:.2f}-{s['high']:.2f})"
+            + ("" if s["stable"] else ", unstable")
+            for s in (one["speed"][label] for label in labels)
+        ]
+        share = f"{100 * one['macs']:.1f} %"
+        rows.append([*_named(one), share, f"{100 * drop:+.1f} % ({name})", *speeds])
+    return [
+        "Measured, one thread, dense and pruned in turns, 95 % interval in brackets:",
+        "",
+        *_table(head, rows),
+        "",
+    ]
+
+
+def _oracle(folder: Path) -> list[str]:
+    costs = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("cost-*.json"))]
+    if not costs:
+        return []
+    head = ["method", "oracle TMAC", "s", "MACs left", "worst drop", "worst loss ratio"]
+    rows = []
+    for one in costs:
+        name, drop = _worst(one)
+        rows.append(
+            [
+                one["method"],
+                f"{one['cost']['macs'] / 1e12:.2f}",
+                f"{one['seconds']:.0f}",
+                f"{100 * one['macs']:.1f} %",
+                f"{100 * drop:+.1f} % ({name})",
+                f"{max(one['loss_ratio'].values()):.3f}",
+            ]
+        )
+    first = costs[0]
+    return [
+        f"At the same budgets (every loss at most {first['budget']:g} of the dense one), both on "
+        f"{first['images']} held-out images:",
+        "",
+        *_table(head, rows),
+        "",
+    ]
+
+
+def _title(task: str, label: str, unit: str) -> str:
+    return f"{task} {label}" + (f" {unit}" if unit else "")
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
