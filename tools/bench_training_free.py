@@ -9,9 +9,8 @@
 
 A cell is a method, with or without compensation, at a share of the dense network's work. Searches
 see training splits only; the validation splits are looked at when a cell is done, and choose
-nothing. Every cell is kept under ``--work`` and is not done twice. Seconds and memory are those of
-the whole call of ``prune`` and are worth something on a machine that does nothing else; memory is
-the process's highest and stands only at the first cell of a process.
+nothing. Every cell is kept under ``--work`` and is not done twice. Seconds are those of the whole
+call of ``prune`` and are worth something on a machine that does nothing else.
 """
 
 # ruff: noqa: E501 - commands are shown on one line
@@ -23,7 +22,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -176,7 +174,7 @@ def drops(network: MultiTaskNetwork, before: Any, after: Any) -> dict[str, float
     return found
 
 
-def run_cell(options: argparse.Namespace, cell: Cell, first: bool) -> None:
+def run_cell(options: argparse.Namespace, cell: Cell) -> None:
     """Prune, measure, keep."""
     place = folder_of(options)
     path = place / f"{cell.name}.json"
@@ -197,7 +195,6 @@ def run_cell(options: argparse.Namespace, cell: Cell, first: bool) -> None:
     result = prune(network, data, asked, lambda line: tell(f"  {line}"))
     seconds = time.monotonic() - began
     save_pruned(result, place / f"{cell.name}.pt", {"pruned_from": options.model.name})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     after = accuracy(result.network, options.data)
     found = {
         "cell": cell.__dict__,
@@ -207,7 +204,6 @@ def run_cell(options: argparse.Namespace, cell: Cell, first: bool) -> None:
         "drops": drops(network, reference, after),
         "cost": result.rounds[0].spent.to_dict(),
         "seconds": seconds,
-        "peak_memory_bytes": peak if first else None,
         "notes": list(result.notes),
         "images": {"calibration": options.calibration, "held_out": options.oracle},
     }
@@ -308,8 +304,8 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     if options.what == "run":
-        for number, cell in enumerate(cells(options)):
-            run_cell(options, cell, first=number == 0)
+        for cell in cells(options):
+            run_cell(options, cell)
     elif options.what == "cost":
         oracle_cost(options)
     elif options.what == "speed":

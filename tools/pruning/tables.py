@@ -43,9 +43,9 @@ def model_lines(folder: Path) -> list[str]:
     titles = [_title(name, *dense["figures"][name]) for name in tasks]
     lines = [f"### `{folder.name}`, no training step", ""]
     head = ["method", "solved again", "MACs left", "params left", *titles, "worst drop"]
-    head += ["oracle TMAC", "passes", "s"]
+    head += ["oracle TMAC", "passes", "s", "MiB"]
     rows = [["dense", "", "100 %", "100 %", *(_value(dense["accuracy"][t]) for t in tasks)]]
-    rows[0] += ["", "", "", ""]
+    rows[0] += [""] * 5
     for one in sorted(single, key=_order):
         rows.append([*_named(one), *_figures(one, tasks), *_costs(one)])
     lines += [*_table(head, rows), ""]
@@ -83,11 +83,12 @@ def _figures(one: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
 
 def _costs(one: Mapping[str, Any]) -> list[str]:
     cost = one["cost"]
-    passes = cost.get("dense_passes")
+    passes = cost.get("passes")
     return [
         f"{cost['macs'] / 1e12:.2f}",
         "" if passes is None else f"{passes:.1f}",
         f"{one['seconds']:.0f}",
+        f"{cost['peak_mib']:.0f}" if cost.get("peak_mib") else "",
     ]
 
 
