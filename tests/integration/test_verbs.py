@@ -98,7 +98,7 @@ def test_eval_prints_a_table_and_what_was_not_used(work: DenseWork, tmp_path: Pa
     faces = write_face_folder(tmp_path / "faces", "val", 2)
     (faces / "val" / "images" / "0000.jpg").write_bytes(b"")
     told = edgemtl("eval", EXAMPLE, "--data", faces)
-    assert told.code == 0 and "0000.jpg: does not decode" in told.err
+    assert told.code == 0 and "0000.jpg: is empty" in told.err
 
 
 def test_eval_without_data_uses_the_embedded_set_and_says_so() -> None:
