@@ -63,7 +63,7 @@ def real_inputs(context: Context, count: int) -> NDArray[np.float32]:
     Raises:
         InputRefused: none decodes.
     """
-    return first_images(context.calibration, context.dense.input_spec, count)
+    return first_images(context.calibration, context.dense.input_spec, count, "calibration")
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,19 @@ def split_of(data: DataSection, split: str, tasks: Sequence[Task]) -> Dataset:
     return labelled(data.folders, split, tasks, data.format, data.limit)
 
 
-def first_images(dataset: Dataset, spec: InputSpec, count: int) -> NDArray[np.float32]:
+def first_images(
+    dataset: Dataset, spec: InputSpec, count: int, kind: str = ""
+) -> NDArray[np.float32]:
     """(count, 3, H, W): the first pictures that decode, as the network sees them.
+
+    ``kind`` says in an error what they are for ("calibration").
 
     Raises:
         InputRefused: none decodes.
     """
     images = [letterbox(sample.image, spec)[0] for sample in islice(dataset, count)]
     if not images:
-        raise InputRefused("no picture could be read", where=dataset.name)
+        raise InputRefused(
+            f"no {kind} picture could be read".replace("  ", " "), where=dataset.name
+        )
     return np.stack(images)

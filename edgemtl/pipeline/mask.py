@@ -165,7 +165,7 @@ def mask_network(
         for part in (slices.calibration, slices.oracle)
     )
     on_progress("what each channel matters to each task")
-    subject = Subject(network, _few(calibration))
+    subject = Subject(network, saliency_pictures(calibration))
     on_progress(f"activations of {len(calibration) + len(held_out)} pictures")
     found = analyse(Observed(subject, calibration, held_out), request.masks, on_progress)
     if folder is None or not (found.worth_it or asked.force):
@@ -187,7 +187,7 @@ def mask_network(
     return MaskOutcome(found, routed, sharing, held_out)
 
 
-def _few(pictures: Sequence[Prepared]) -> list[Prepared]:
+def saliency_pictures(pictures: Sequence[Prepared]) -> list[Prepared]:
     """Evenly spread pictures for saliency, so that every data set is among them."""
     step = max(1, len(pictures) // SALIENCY)
     return list(pictures[::step])[:SALIENCY]

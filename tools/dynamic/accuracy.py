@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dynamic.dependence import DATA_SETS, IMAGES, MULTIPLE, PROTOTYPES
-from edgemtl import targets
+from edgemtl import recipes, targets
 from edgemtl.backends import registry
 from edgemtl.backends.routed import ROUTING, read_routing
 from edgemtl.backends.session import Session
@@ -24,7 +24,7 @@ from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.accounting import cost_model
-from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
+from edgemtl.compress.dynamic.analysis import Subject
 from edgemtl.compress.dynamic.build import CALIBRATION, _spread, build
 from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.prototypes import make_prototypes
@@ -33,20 +33,16 @@ from edgemtl.compress.dynamic.subnets import subnet
 from edgemtl.compress.recover import recover
 from edgemtl.data.open import open_dataset
 from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.routed import FULL_FILE
+from edgemtl.export.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
 from edgemtl.export.simplify import simplify
 from edgemtl.files import sha256_file, write_atomically, write_json
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.masking import (
-    STORY,
-    MaskRequest,
-    _build_options,
-    _few,
-    _folded,
-    write_routed,
-)
+from edgemtl.pipeline.export import ExportRequest
+from edgemtl.pipeline.mask import MaskRequest, saliency_pictures
+from edgemtl.pipeline.routed_set import folded
+from edgemtl.record.run_record import MASK as STORY
 
 TARGET = "cpu"
 #: (heading, data set, task, figure, whether more is better)
@@ -91,17 +87,16 @@ class Work:
 
     def request(self) -> MaskRequest:
         """What the verb is asked."""
-        masks = AnalyseOptions(self.kept, PROTOTYPES, multiple=MULTIPLE)
-        return MaskRequest(
-            self.checkpoint,
-            self.routed,
-            tuple(self.data / name for name in DATA_SETS),
-            TARGET,
-            masks,
-            IMAGES,
-            steps=self.steps,
-            force=True,
-        )
+        asked = {
+            "mask.macs": self.kept,
+            "mask.prototypes": PROTOTYPES,
+            "mask.channel_multiple": MULTIPLE,
+            "mask.images": IMAGES,
+            "mask.steps": self.steps,
+        }
+        recipe = recipes.resolve({}, None, [f"{key}={value}" for key, value in asked.items()], {})
+        network = load_network(self.checkpoint)
+        return MaskRequest(network, recipe, targets.load(TARGET), self.checkpoint.name)
 
 
 class Remembered(Subject):
@@ -146,14 +141,14 @@ class Made:
     def __init__(self, work: Work, tell: Tell) -> None:
         tell("what each channel matters to each task")
         self.request = work.request()
-        self.network = _folded(load_network(work.checkpoint))
-        sets = [open_dataset(folder, "train") for folder in self.request.data]
+        self.network = folded(self.request.network, self.request.recipe)
+        sets = [open_dataset(work.data / name, "train") for name in DATA_SETS]
         self.slices = DataSplits.split(sets, IMAGES, IMAGES, self.request.masks.seed)
         tasks, spec = self.network.tasks, self.network.input_spec
         self.calibration = [prepare(sample, tasks, spec) for sample in self.slices.calibration]
         self.held_out = [prepare(sample, tasks, spec) for sample in self.slices.oracle]
         place = work.folder / f"subject-{sha256_file(work.checkpoint)[:16]}"
-        self.subject = Remembered(self.network, _few(self.calibration), place)
+        self.subject = Remembered(self.network, saliency_pictures(self.calibration), place)
 
 
 def run(work: Work, tell: Tell) -> None:
@@ -187,11 +182,18 @@ def run(work: Work, tell: Tell) -> None:
 
 def _routed(work: Work, made: Made, tell: Tell) -> None:
     request, state = made.request, work.folder / f"{work.routed.name}.state"
-    options = _build_options(request)
-    routed = build(made.subject, made.slices, made.calibration, made.held_out, options, state, tell)
-    target = targets.load(TARGET)
-    files, sharing = write_routed(request, target, routed, made.held_out, tell)
-    story = {"built": routed.to_dict(), "files": files, "weights": sharing.to_dict()}
+    routed = build(
+        made.subject, made.slices, made.calibration, made.held_out, request.build, state, tell
+    )
+    work.routed.mkdir(parents=True, exist_ok=True)
+    read_as = ExportRequest(made.network, request.target, request.recipe).read_as
+    sharing = export_routed(
+        *(routed.router, routed.full, routed.prototypes, routed.report.threshold),
+        work.routed,
+        read_as,
+    )
+    single_file(work.routed, work.routed / SINGLE_FILE)
+    story = {"built": routed.to_dict(), "weights": sharing.to_dict()}
     write_json(work.routed / STORY, story)
 
 
@@ -211,11 +213,11 @@ def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
     )
     images = [b.images for b in subject.batches(made.calibration[:CALIBRATION])]
     smaller = subnet(made.network, masks.keep[0], subject.groups, images)
-    recovery, pictures = _build_options(request).recovery, made.slices.recovery
+    recovery, pictures = request.build.recovery, made.slices.recovery
     trained: dict[str, Any] | None = None
     if recovery is not None and pictures is not None:
         smaller.requires_grad_(True)
-        pictures = _spread(pictures, request.router_images, request.masks.seed)
+        pictures = _spread(pictures, request.build.router_images, request.masks.seed)
         state = path.with_suffix(".state")
         found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state, tell)
         trained = found.to_dict()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgemtl import recipes
 from edgemtl.compress.batches import prepare
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, Observed, Subject, analyse
@@ -14,7 +15,8 @@ from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.masking import _few, _folded
+from edgemtl.pipeline.mask import saliency_pictures
+from edgemtl.pipeline.routed_set import folded
 
 DATA_SETS = ("faces_crowd", "faces_landmarks")
 #: calibration pictures, and as many held-out ones: the verb's default
@@ -35,14 +37,14 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
     missing = {path: how for path, how in wanted.items() if not _is_of(path, key)}
     if not missing:
         return
-    network = _folded(load_network(checkpoint))
+    network = folded(load_network(checkpoint), recipes.resolve({}, None, [], {}))
     slices = DataSplits.split([open_dataset(data / n, "train") for n in DATA_SETS], IMAGES, IMAGES)
     calibration = [
         prepare(sample, network.tasks, network.input_spec) for sample in slices.calibration
     ]
     held_out = [prepare(sample, network.tasks, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")
-    observed = Observed(Subject(network, _few(calibration)), calibration, held_out)
+    observed = Observed(Subject(network, saliency_pictures(calibration)), calibration, held_out)
     for path, (share, nested) in missing.items():
         options = AnalyseOptions(share, PROTOTYPES, multiple=MULTIPLE, nested=nested)
         tell(f"{checkpoint.stem}: {share:g} of the work kept{', nested' if nested else ''}")

@@ -20,7 +20,7 @@ from edgemtl.export.routed import FULL_FILE, SINGLE_FILE
 from edgemtl.files import write_json
 from edgemtl.measure.machine import machine_facts
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.masking import STORY
+from edgemtl.record.run_record import MASK as STORY
 
 #: pictures of each data set
 PICTURES = 30
