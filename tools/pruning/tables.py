@@ -170,7 +170,8 @@ def _oracle(folder: Path) -> list[str]:
 
 
 def _title(task: str, label: str, unit: str) -> str:
-    return f"{task} {label}" + (f" {unit}" if unit else "")
+    named = label if label.lower().startswith(task) else f"{task} {label}"
+    return f"{named} {unit}".strip()
 
 
 def _value(value: float | None) -> str:
