@@ -44,7 +44,7 @@ def cases(check: str) -> list[object]:
     return [
         pytest.param(
             name,
-            marks=[pytest.mark.xfail(reason=FAILING_TODAY[check, name])]
+            marks=[pytest.mark.xfail(reason=FAILING_TODAY[check, name], strict=True)]
             if (check, name) in FAILING_TODAY
             else [],
         )
