@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from torch import nn
 
 from edgemtl.export.watch import Choice, Seen, watch
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.copying import copied
 from edgemtl.models.fast_path import without_fast_path
 
 
@@ -38,7 +38,7 @@ def dense_mixtures(network: MultiTaskNetwork) -> list[DenseMixture]:
     Raises:
         InputRefused: its forward raises.
     """
-    own = copied(network).eval()
+    own = copy.deepcopy(network).eval()
     with without_fast_path():
         seen = watch(own, own.example_input(), None)
     lists = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgemtl.export.operations import macs_of
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.copying import copied
 from edgemtl.models.fast_path import without_fast_path
 from edgemtl.models.layers import DeformableConv2d
 from edgemtl.models.user_code import told_as_its_own
@@ -99,7 +99,7 @@ def module_costs(
         UsageError: a task the network does not have.
         InputRefused: its forward raises.
     """
-    shadow = copied(network).eval()
+    shadow = copy.deepcopy(network).eval()
     for module in shadow.modules():
         if isinstance(module, DeformableConv2d):
             module.lowering = "native"  # one operator instead of some thirty

@@ -17,6 +17,7 @@ So the second is used. It is deprecated but present; parity (export/parity.py) c
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import io
 import os
@@ -46,7 +47,6 @@ from edgemtl.export.portable import PortableForms
 from edgemtl.export.portable_sizes import sizes
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.copying import copied
 from edgemtl.models.experts import Lowering as ExpertLowering
 from edgemtl.models.fast_path import without_fast_path
 
@@ -129,7 +129,7 @@ def prepare(network: MultiTaskNetwork) -> MultiTaskNetwork:
     torch's parametrisations compute on each call (weight norm, spectral norm) become what they are.
     """
     fold = getattr(network, "folded", None)
-    made: MultiTaskNetwork = copied(network) if fold is None else fold()
+    made: MultiTaskNetwork = copy.deepcopy(network) if fold is None else fold()
     made = made.to("cpu", torch.float32).eval()
     settle_parametrisations(made)
     return made

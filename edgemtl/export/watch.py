@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgemtl.models.nested import tensors_of
 from edgemtl.models.user_code import Place, here, told_as_its_own
 
 #: bits of what a storage's content was computed from; the weights follow
@@ -149,7 +150,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operator and note where its result comes from."""
         named = dict(kwargs or {})
         name = str(func._schema.name).rpartition("::")[2]
-        inputs = _tensors([*args, *named.values()])
+        inputs = tensors_of([*args, *named.values()])
         needs = 0
         places = {_storage(tensor) for tensor in inputs}
         for place in places:
@@ -167,7 +168,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             needs |= _SIZED_BY_VALUES
         if needs & _PICTURE:
             self._note_choice(name, args, named, inputs)
-        for tensor in _tensors([result]):
+        for tensor in tensors_of([result]):
             place = _storage(tensor)
             self._write(tensor, needs | (self.needs.get(place, 0) if place in places else 0))
         return result
@@ -224,16 +225,6 @@ def _storage(tensor: Tensor) -> int:
 
 def _indexes_by_mask(name: str, indices: Sequence[Tensor]) -> bool:
     return name == "index" and any(t.dtype in (torch.bool, torch.uint8) for t in indices)
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(_tensors(value))
-    return found
 
 
 @contextmanager
@@ -293,7 +284,7 @@ def watch(
     seen = operators.seen
     values = answers.values() if isinstance(answers, Mapping) else ()
     needs = 0
-    for tensor in _tensors(list(values)):
+    for tensor in tensors_of(list(values)):
         needs |= operators.of(tensor)
     seen.used, seen.touched = operators.names(needs), operators.names(operators.touched)
     seen.called = frozenset(called)

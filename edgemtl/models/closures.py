@@ -7,10 +7,10 @@ copy would go on computing with the original's layers.
 
 from __future__ import annotations
 
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def rebind_closures(copied: nn.Module, memo: dict[int, Any]) -> None:
@@ -31,29 +31,34 @@ def rebind_closures(copied: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    cells = function.__closure__ or ()
-    changed = []
-    for cell in cells:
-        try:
-            held = cell.cell_contents
-        except ValueError:  # a name that has no value yet
-            changed.append(cell)
-            continue
-        new = held
-        if isinstance(held, nn.Module | Tensor):
-            new = memo.get(id(held), held)
-        elif isinstance(held, FunctionType) and held is not function:
-            new = _rebound(held, memo)
-        changed.append(cell if new is held else CellType(new))
-    if all(new is old for new, old in zip(changed, cells, strict=True)):
+    """The same function over the copies of what it closes over, where there are copies."""
+    if not function.__closure__:
         return function
+    known = memo.get(id(function))
+    if isinstance(known, FunctionType) and known is not function:
+        return known
     made = FunctionType(
         function.__code__,
         function.__globals__,
         function.__name__,
         function.__defaults__,
-        tuple(changed),
+        tuple(CellType() for _ in function.__closure__),
     )
     made.__kwdefaults__ = function.__kwdefaults__
     made.__dict__.update(function.__dict__)
+    memo[id(function)] = made  # a function may close over itself
+    for cell, new in zip(function.__closure__, made.__closure__ or (), strict=True):
+        try:
+            held = cell.cell_contents
+        except ValueError:  # a name that has no value yet
+            continue
+        new.cell_contents = _copy_of(held, memo)
     return made
+
+
+def _copy_of(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, FunctionType):
+        return _rebound(value, memo)
+    if isinstance(value, MethodType) and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
+    return memo.get(id(value), value)

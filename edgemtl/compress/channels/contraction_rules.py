@@ -18,9 +18,10 @@ from edgemtl.compress.channels.labels import (
     first_places,
     merge,
 )
-from edgemtl.compress.channels.shape_rules import Args, first_of, tensors_of
+from edgemtl.compress.channels.shape_rules import Args, first_of
 from edgemtl.compress.channels.spatial_rules import channelwise
 from edgemtl.compress.channels.tracer import Tracer
+from edgemtl.models.nested import tensors_of
 
 
 def _pair(tracer: Tracer, first: list[ChannelMap], second: list[ChannelMap], axis: int) -> None:

@@ -9,17 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from edgemtl.models.fast_path import without_fast_path
+
 
 @contextmanager
 def plain_operators(network: nn.Module) -> Iterator[None]:
     """No fused forms: attention layers' fast path in eval mode, whole recurrent layers in one."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
-            with torch.backends.mkldnn.flags(enabled=not recurrent):
-                yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with without_fast_path(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=not recurrent):
+            yield

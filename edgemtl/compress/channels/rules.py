@@ -12,6 +12,7 @@ from edgemtl.compress.channels import norm_rules as norms
 from edgemtl.compress.channels import shape_rules as moves
 from edgemtl.compress.channels import spatial_rules as places
 from edgemtl.compress.channels.tracer import Tracer
+from edgemtl.models.nested import tensors_of
 
 Args = tuple[Any, ...]
 Rule = Callable[[Tracer, Any, Args, Any], None]
@@ -129,6 +130,6 @@ def apply_rule(tracer: Tracer, func: Any, args: Args, named: dict[str, Any], res
     elif name in _ATTENTION:
         products.attention(tracer, everything, result)
     else:
-        for tensor in moves.tensors_of(everything):
+        for tensor in tensors_of(everything):
             why = f"meet the operator '{name}', which is not known to keep channels apart"
             tracer.fix(tracer.fields(tensor), why)

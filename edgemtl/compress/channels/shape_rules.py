@@ -10,19 +10,9 @@ from torch import Tensor
 
 from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, bind, field, merge
 from edgemtl.compress.channels.tracer import Tracer
+from edgemtl.models.nested import tensors_of
 
 Args = tuple[Any, ...]
-
-
-def tensors_of(values: Sequence[Any]) -> list[Tensor]:
-    """All tensors among the values, nested lists and tuples included, in order."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(tensors_of(value))
-    return found
 
 
 def first_of(result: Any) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, bind, field, merge
-from edgemtl.compress.channels.shape_rules import Args, first_of, fit, tensors_of
+from edgemtl.compress.channels.shape_rules import Args, first_of, fit
 from edgemtl.compress.channels.tracer import Tracer
+from edgemtl.models.nested import tensors_of
 
 
 def channelwise(tracer: Tracer, source: Tensor) -> ChannelMaps:

@@ -24,6 +24,7 @@ from edgemtl.compress.channels.plain import plain_operators
 from edgemtl.compress.channels.trace_data import Counted, Split, Trace
 from edgemtl.compress.channels.where import line_of_user
 from edgemtl.export.operations import macs_of
+from edgemtl.models.nested import tensors_of
 
 #: what an operator does to labels: (tracer, operator, arguments, keyword arguments, result)
 ApplyRule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -190,8 +191,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         named = dict(kwargs or {})
         result = func(*args, **named)
-        inputs = _tensors([*args, *named.values()])
-        outputs = _tensors([result])
+        inputs = tensors_of([*args, *named.values()])
+        outputs = tensors_of([result])
         self._follow(inputs, outputs)
         self._inputs = inputs
         self.used(inputs)
@@ -243,7 +244,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         work = macs_of(func, args, named, result)
         if not work:
             return
-        inputs = _tensors([*args, *named.values()])
+        inputs = tensors_of([*args, *named.values()])
         name = ""
         for tensor in sorted(inputs, key=Tensor.dim, reverse=True):  # the bias comes last
             name = name or self._held.get(tensor.untyped_storage()._cdata, "")
@@ -327,16 +328,6 @@ def _made_of_one_value(func: Any) -> bool:
     return func._schema.name.removeprefix("aten::") in _UNIFORM
 
 
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(_tensors(value))
-    return found
-
-
 def trace(
     network: nn.Module,
     images: Tensor,
@@ -371,7 +362,7 @@ def trace(
         with torch.no_grad(), plain_operators(network), tracer:
             extra = network.train()(images.expand(2, *images.shape[1:]).contiguous())
         values = extra.values() if isinstance(extra, Mapping) else [extra]
-        for tensor in _tensors(list(values)):
+        for tensor in tensors_of(list(values)):
             tracer.used([tensor])
             tracer.fix(tracer.fields(tensor), "are an output in training")
     return tracer.finish()

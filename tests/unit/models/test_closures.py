@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from support.pruning import Host
 from torch import Tensor, nn
+
+from edgemtl.models.closures import rebind_closures
 
 
 def patched() -> Host:
@@ -58,3 +61,25 @@ def test_hooks_of_a_copy_mean_the_copy() -> None:
         assert torch.equal(host(images)["parts.logits"], before)
     hooks = list(copied.body._forward_hooks.values())
     assert hooks[0].__closure__[0].cell_contents is copied.stem  # type: ignore[union-attr]
+
+
+def test_functions_that_call_one_another_mean_the_copy_s_layers() -> None:
+    layer = nn.Linear(2, 2)
+
+    def even(x: Tensor, depth: int) -> Tensor:
+        return x if depth == 0 else odd(layer(x), depth - 1)
+
+    def odd(x: Tensor, depth: int) -> Tensor:
+        return x if depth == 0 else even(layer(x), depth - 1)
+
+    holder = nn.Module()
+    holder.layer = layer
+    holder.run = even
+    memo: dict[int, Any] = {}
+    copied = copy.deepcopy(holder, memo)
+    rebind_closures(copied, memo)
+    with torch.no_grad():
+        layer.weight.fill_(100.0)
+        x = torch.ones(1, 2)
+        expected = copied.layer(copied.layer(copied.layer(x)))
+        assert torch.equal(copied.run(x, 3), expected)
