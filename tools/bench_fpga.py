@@ -81,8 +81,8 @@ def network(checkpoint: Path) -> None:
     """A network's convolutions and matrix products in int8 on each board."""
     import onnx
 
-    from edgemtl.export.onnx_export import export_onnx
-    from edgemtl.export.simplify import simplify
+    from edgemtl.exporting.onnx_export import export_onnx
+    from edgemtl.exporting.simplify import simplify
 
     loaded = load_network(checkpoint)
     with tempfile.TemporaryDirectory() as place:

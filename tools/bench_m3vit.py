@@ -42,10 +42,10 @@ from edgemtl.backends.types import SessionOptions
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.experts import unstack_weights, written_experts
-from edgemtl.export.module_cost import module_costs
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.experts import unstack_weights, written_experts
+from edgemtl.exporting.module_cost import module_costs
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.measure.machine import machine_facts
 from edgemtl.models.checkpoint import load_network

@@ -36,9 +36,9 @@ from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.metadata import read_metadata, write_metadata
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.metadata import read_metadata, write_metadata
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.files import sha256_file, write_json, write_text
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.measure.latency import BenchRequest, compare

@@ -41,8 +41,8 @@ from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.files import write_json, write_text
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, compare

@@ -34,8 +34,8 @@ from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.data.calibration import embedded
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import StageFailed
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.files import write_text
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network

@@ -39,7 +39,7 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.module_cost import module_costs
+from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.checkpoint import from_network, load, load_network, save
 from edgemtl.models.m3vit.decoders import Decoder
 from edgemtl.models.m3vit.network import M3ViT

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.work import Work
-from edgemtl.export.module_cost import used_parameters
+from edgemtl.exporting.module_cost import used_parameters
 from edgemtl.models.base import MultiTaskNetwork
 
 #: group -> (width,) bool, True for kept; absent groups are whole

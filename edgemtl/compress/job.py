@@ -303,7 +303,7 @@ def exportable(network: MultiTaskNetwork) -> None:
     Raises:
         StageFailed: the network cannot be exported.
     """
-    from edgemtl.export.onnx_export import export_onnx
+    from edgemtl.exporting.onnx_export import export_onnx
 
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         export_onnx(network, Path(folder) / "model.onnx", opset=17)

@@ -33,7 +33,7 @@ from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export.module_cost import module_costs
+from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 from edgemtl.plugins import loaded, points, refused

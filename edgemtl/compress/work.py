@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from edgemtl.export.operations import macs_of
+from edgemtl.exporting.operations import macs_of
 from edgemtl.models.fast_path import without_fast_path
 
 

@@ -15,7 +15,7 @@ from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import UsageError
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.selfcheck import SelfCheck, self_check

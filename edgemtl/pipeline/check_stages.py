@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edgemtl.backends.session import Session
 from edgemtl.data.concat import Concatenated
 from edgemtl.errors import StageFailed
-from edgemtl.export.cost import Cost as GraphCost
-from edgemtl.export.cost import count_cost
+from edgemtl.exporting.cost import Cost as GraphCost
+from edgemtl.exporting.cost import count_cost
 from edgemtl.files import read_json, sha256_file
 from edgemtl.gates.junit import write_junit
 from edgemtl.measure.accuracy import AccuracyReport, evaluate, network_runner

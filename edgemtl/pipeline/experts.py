@@ -13,7 +13,7 @@ from edgemtl.data.concat import thinned
 from edgemtl.data.preprocess import letterbox
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, UsageError
-from edgemtl.export.mixtures import dense_mixtures
+from edgemtl.exporting.mixtures import dense_mixtures
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.experts import ExpertNetwork, Lowering
 from edgemtl.recipes import Recipe

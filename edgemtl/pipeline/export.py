@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.data.samples import Dataset
-from edgemtl.export.module_cost import NetworkCost, module_costs
-from edgemtl.export.network import ExportedNetwork, export_network
-from edgemtl.export.parity import check_chain, onnx_runner
+from edgemtl.exporting.module_cost import NetworkCost, module_costs
+from edgemtl.exporting.network import ExportedNetwork, export_network
+from edgemtl.exporting.parity import check_chain, onnx_runner
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.pipeline.experts import ExpertsChoice, experts_told, has_experts, prepare_experts

@@ -13,10 +13,10 @@ from edgemtl.backends import registry
 from edgemtl.bundle.read import open_bundle
 from edgemtl.compress.channels.discover import discover
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export.cost import count_cost
-from edgemtl.export.mixtures import dense_mixtures
-from edgemtl.export.module_cost import folded_costs, module_costs
-from edgemtl.export.network import export_network
+from edgemtl.exporting.cost import count_cost
+from edgemtl.exporting.mixtures import dense_mixtures
+from edgemtl.exporting.module_cost import folded_costs, module_costs
+from edgemtl.exporting.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.loaded_model import kind_of

@@ -15,7 +15,7 @@ from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.sessions import session_options

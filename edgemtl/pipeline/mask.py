@@ -21,7 +21,7 @@ from edgemtl.compress.dynamic.analysis import (
 from edgemtl.compress.dynamic.build import BuildOptions, Routed, build
 from edgemtl.compress.dynamic.router import RouterOptions
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.export.routed import SINGLE_FILE, export_routed, single_file
+from edgemtl.exporting.routed import SINGLE_FILE, export_routed, single_file
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline.export import ExportRequest

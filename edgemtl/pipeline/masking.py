@@ -18,9 +18,9 @@ from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.compress.batches import images_of
 from edgemtl.compress.dynamic.build import Routed, route_torch
 from edgemtl.errors import ParityFailed
-from edgemtl.export.differences import difference
-from edgemtl.export.onnx_export import INPUT_NAME
-from edgemtl.export.routed import SINGLE_FILE
+from edgemtl.exporting.differences import difference
+from edgemtl.exporting.onnx_export import INPUT_NAME
+from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import load_network, weights_hash
 from edgemtl.pipeline.mask import MaskOutcome, MaskRequest, mask_network

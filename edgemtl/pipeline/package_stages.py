@@ -12,8 +12,8 @@ from edgemtl.bundle.archive import runner_bytes
 from edgemtl.bundle.sbom import tool_versions
 from edgemtl.bundle.selftest import TOLERANCES, Tolerance, record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
-from edgemtl.export.onnx_export import INPUT_NAME
-from edgemtl.export.routed import SINGLE_FILE
+from edgemtl.exporting.onnx_export import INPUT_NAME
+from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import weights_hash

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.errors import ParityFailed, StageFailed
-from edgemtl.export.parity import (
+from edgemtl.exporting.parity import (
     SAME_INT8,
     TOLERANCES,
     BisectResult,

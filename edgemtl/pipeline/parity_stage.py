@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import targets
-from edgemtl.export.network import RAW
-from edgemtl.export.parity import onnx_runner
-from edgemtl.export.routed import SINGLE_FILE
+from edgemtl.exporting.network import RAW
+from edgemtl.exporting.parity import onnx_runner
+from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.pipeline.check_stages import open_session, real_inputs

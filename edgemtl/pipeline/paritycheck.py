@@ -10,7 +10,7 @@ from pathlib import Path
 from edgemtl.backends import registry
 from edgemtl.bundle.read import open_bundle
 from edgemtl.errors import UsageError
-from edgemtl.export.parity import TOLERANCES
+from edgemtl.exporting.parity import TOLERANCES
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.datasets import first_images, labelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgemtl.export.routed import SINGLE_FILE
+from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.pipeline.check_stages import metric_specs
 from edgemtl.pipeline.run_folder import RunFolder

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgemtl.backends import registry
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.files import write_atomically, write_json
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.datasets import split_of

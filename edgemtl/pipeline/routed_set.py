@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgemtl.backends.routed import CLOSE, ROUTING, read_routing
 from edgemtl.errors import StageFailed
-from edgemtl.export.parity import Run, onnx_runner
+from edgemtl.exporting.parity import Run, onnx_runner
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.stage import Context

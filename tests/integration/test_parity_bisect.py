@@ -86,7 +86,7 @@ def _inputs(work: DenseWork) -> list[np.ndarray]:
 
 
 def _peak(path: Path, tensor: str, image: np.ndarray) -> float:
-    from edgemtl.export.probe import Probe
+    from edgemtl.exporting.probe import Probe
 
     return float(Probe(path).read([tensor], image)[tensor].max())
 

@@ -18,7 +18,7 @@ import onnx
 from edgemtl import targets
 from edgemtl.backends.layer_times import LayerTime
 from edgemtl.compress.latency.turns import Turns
-from edgemtl.export.network import export_network
+from edgemtl.exporting.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 

@@ -32,9 +32,9 @@ from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import subnet
 from edgemtl.compress.recover import recover
 from edgemtl.data.open import open_dataset
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
+from edgemtl.exporting.simplify import simplify
 from edgemtl.files import sha256_file, write_atomically, write_json
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.models.base import MultiTaskNetwork

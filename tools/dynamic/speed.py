@@ -35,7 +35,7 @@ from edgemtl.compress.dynamic.accounting import cost_model
 from edgemtl.compress.dynamic.router import Router
 from edgemtl.compress.dynamic.subnets import recalibrate
 from edgemtl.errors import ParityFailed
-from edgemtl.export.routed import FULL_FILE, export_routed, single_file
+from edgemtl.exporting.routed import FULL_FILE, export_routed, single_file
 from edgemtl.files import write_json
 from edgemtl.measure.machine import machine_facts
 from edgemtl.models.base import MultiTaskNetwork

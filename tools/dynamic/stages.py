@@ -15,8 +15,8 @@ from onnx import helper, shape_inference
 
 from edgemtl.backends.routed import ROUTING, read_routing
 from edgemtl.backends.sharedweights import inlined
-from edgemtl.export.onnx_export import INPUT_NAME
-from edgemtl.export.routed import choice, nested
+from edgemtl.exporting.onnx_export import INPUT_NAME
+from edgemtl.exporting.routed import choice, nested
 
 #: name of a node -> its stage; None for what lies before, between or behind and is not cut
 StageOf = Callable[[str], int | None]

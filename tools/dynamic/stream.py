@@ -16,7 +16,7 @@ from dynamic.speed import TARGETS, summary, timed
 from edgemtl.backends.routed import ROUTING
 from edgemtl.compress.batches import images_of, prepare
 from edgemtl.data.open import open_dataset
-from edgemtl.export.routed import FULL_FILE, SINGLE_FILE
+from edgemtl.exporting.routed import FULL_FILE, SINGLE_FILE
 from edgemtl.files import write_json
 from edgemtl.measure.machine import machine_facts
 from edgemtl.models.checkpoint import load_network

@@ -17,10 +17,10 @@ from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.equivalence import differences
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.module_cost import module_costs
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import onnx_runner
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.module_cost import module_costs
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.parity import onnx_runner
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models import MultiTaskNetwork
 from networks.peer import halve
 from networks.zoo import OUTPUTS, build

@@ -1,7 +1,7 @@
 """Rewrites of an ONNX graph into operators that an older TensorRT has. All are exact on paper.
 
 Only what the version lacks is rewritten. Export at opset 17 has already written GELU by Erf, group
-normalisation by older operators and deformable convolution portably (export/deformable.py).
+normalisation by older operators and deformable convolution portably (exporting/deformable.py).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from edgemtl.tasks.registry import build, spec_from_dict
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-#: property of an exported file that holds its tasks (edgemtl.export.metadata)
+#: property of an exported file that holds its tasks (edgemtl.exporting.metadata)
 _PROPERTY = "edgemtl"
 #: sizes are exp of this at most (edgemtl.tasks.anchors.decode_boxes)
 _CLIP = 10.0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.channels.mask import MaskedNetwork
-from edgemtl.export.differences import difference
+from edgemtl.exporting.differences import difference
 from edgemtl.models.base import MultiTaskNetwork
 
 
@@ -24,8 +24,8 @@ def differences(
 ) -> dict[str, float]:
     """Output name -> largest difference between masked and cut, relative to the output's range.
 
-    The range is that of :func:`edgemtl.export.differences.extent`. Infinite where the two cannot be
-    compared (shapes that differ, values that are not finite); arguments as in
+    The range is that of :func:`edgemtl.exporting.differences.extent`. Infinite where the two cannot
+    be compared (shapes that differ, values that are not finite); arguments as in
     :func:`edgemtl.compress.channels.cut.check_cut`.
     """
     masked = MaskedNetwork(network, groups)

@@ -23,7 +23,7 @@ from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along
 from edgemtl.compress.channels.plain import plain_operators
 from edgemtl.compress.channels.trace_data import Counted, Split, Trace
 from edgemtl.compress.channels.where import line_of_user
-from edgemtl.export.operations import macs_of
+from edgemtl.exporting.operations import macs_of
 from edgemtl.models.nested import tensors_of
 
 #: what an operator does to labels: (tracer, operator, arguments, keyword arguments, result)

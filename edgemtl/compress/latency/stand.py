@@ -14,7 +14,7 @@ from edgemtl.compress.latency.profiles import Setting
 from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.compress.quantize.qdq import insert_qdq
 from edgemtl.errors import TargetUnavailable
-from edgemtl.export.network import export_network
+from edgemtl.exporting.network import export_network
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target

@@ -14,7 +14,7 @@ from edgemtl.backends import registry
 from edgemtl.backends.layer_times import LayerTime, can_profile, open_profile
 from edgemtl.backends.types import Artefact
 from edgemtl.compress.latency.stand import Stand
-from edgemtl.export.network import SIMPLIFIED
+from edgemtl.exporting.network import SIMPLIFIED
 from edgemtl.models.base import MultiTaskNetwork
 
 if TYPE_CHECKING:

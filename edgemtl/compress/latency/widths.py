@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.compress.channels.groups import ChannelGroup
-from edgemtl.export.naming import module_of
+from edgemtl.exporting.naming import module_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -33,7 +33,7 @@ class GraphWidths:
 
     Args:
         model: exported from the dense network; its weights bear the names of their parameters, its
-            nodes those of their modules (export/naming.py).
+            nodes those of their modules (exporting/naming.py).
         groups: of that network.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgemtl.export.naming import module_of
+from edgemtl.exporting.naming import module_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -22,7 +22,7 @@ class Layer:
     Attributes:
         node: ONNX node name, unique.
         op: operator.
-        module: torch module path (export/naming.py).
+        module: torch module path (exporting/naming.py).
         source: tensor it reads.
         weight: name of its weight.
         axis: of the weight, along which the output channels lie.

@@ -21,7 +21,7 @@ from edgemtl.compress.quantize.pictures import Canvases
 from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.compress.quantize.trainable import TrainableGraph
 from edgemtl.errors import StageFailed
-from edgemtl.export.differences import difference
+from edgemtl.exporting.differences import difference
 from edgemtl.tasks.base import Task
 
 if TYPE_CHECKING:

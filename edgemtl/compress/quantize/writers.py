@@ -19,7 +19,7 @@ from edgemtl.compress.quantize.ranges import magnitudes
 from edgemtl.compress.quantize.results import QuantizeOptions
 from edgemtl.compress.quantize.simulate import Images, simulation
 from edgemtl.errors import StageFailed
-from edgemtl.export.differences import difference
+from edgemtl.exporting.differences import difference
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -6,7 +6,7 @@ an index cannot), and all agree to rounding.
 - ``gather`` (default): expert by expert, gather the tokens routed to it, compute, add the weighted
   answers back. K / E of the dense work. Shapes inside depend on the data.
 - ``sorted``: the same, but all answers are added in one step at the end, which is faster where each
-  addition copies the sum (ONNX Runtime; export/experts.py writes both).
+  addition copies the sum (ONNX Runtime; exporting/experts.py writes both).
 - ``static``: every expert computes a fixed number of tokens, its capacity, which may be another one
   for each. Shapes are static. A token that finds an expert's queue full goes without that expert;
   how often that happened is counted and returned, so that it cannot stay unseen. Several gates may
@@ -207,7 +207,7 @@ class Experts(ExpertLayer):
 
         A product of stacked weights would need queues of one length, and is one that no runtime
         packs and that cannot be rounded channel by channel. Weights are taken apart by flattening
-        and splitting, which export/experts.py knows.
+        and splitting, which exporting/experts.py knows.
         """
         weights = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
         parts = [weight.flatten(0, 1).chunk(self.count) for weight in weights]
@@ -309,7 +309,7 @@ def _routed_experts(
     bias_out: Tensor,
     at_once: bool,
 ) -> Tensor:
-    """What a trace records instead of the data-dependent steps; written by export/experts.py."""
+    """What a trace records instead of the data-dependent steps; written by exporting/experts.py."""
     layer = Experts(weight_in.shape[0], weight_in.shape[2], weight_in.shape[1])
     state = (weight_in, bias_in, weight_out, bias_out)
     names = ("weight_in", "bias_in", "weight_out", "bias_out")

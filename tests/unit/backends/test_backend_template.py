@@ -21,9 +21,9 @@ from edgemtl.backends.base import Backend
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import TOLERANCES, compare_outputs
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.parity import TOLERANCES, compare_outputs
+from edgemtl.exporting.simplify import simplify
 from edgemtl.measure.accuracy import network_runner
 
 

@@ -21,8 +21,8 @@ from edgemtl.backends.fpga.graph import Graph
 from edgemtl.backends.fpga.partition import Partition, partition
 from edgemtl.backends.fpga.program import Step
 from edgemtl.backends.fpga.work import Array
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 
 EXPERTS = 4
 #: tasks, and per layer with experts the room of each: one task; two that share the queues

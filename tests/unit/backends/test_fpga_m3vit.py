@@ -17,7 +17,7 @@ from edgemtl.backends.fpga.m3vit import encoder_of, task_works
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import StageFailed
-from edgemtl.export.module_cost import module_costs
+from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.m3vit.network import M3ViT
 from edgemtl.report.designs import print_plan
 

@@ -14,8 +14,8 @@ from edgemtl.backends import registry
 from edgemtl.backends.layer_times import LayerTime, _Graph, layer_times
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import StageFailed
-from edgemtl.export.routed import SINGLE_FILE, export_routed, single_file
+from edgemtl.exporting.routed import SINGLE_FILE, export_routed, single_file
 
 FULL = networks()["tiny-dense"]
 GROUPS = channel_groups(FULL)

@@ -29,7 +29,7 @@ from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.dynamic.router import Router
 from edgemtl.compress.dynamic.subnets import recalibrate
 from edgemtl.errors import StageFailed
-from edgemtl.export.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
+from edgemtl.exporting.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
 from edgemtl.targets import Target
 
 FULL = TinyDense(48)

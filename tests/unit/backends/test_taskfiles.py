@@ -20,8 +20,8 @@ from edgemtl.backends.taskfiles import (
 )
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models.m3vit.network import M3ViT
 
 

@@ -25,7 +25,7 @@ from edgemtl.data.preprocess import InputSpec, View
 from edgemtl.devices.runner import detection
 from edgemtl.devices.runner.cli import main
 from edgemtl.errors import StageFailed
-from edgemtl.export.metadata import write_metadata
+from edgemtl.exporting.metadata import write_metadata
 from edgemtl.tasks import Depth, Task
 from edgemtl.tasks.anchors import AnchorSpec
 from edgemtl.tasks.detection import Detection

@@ -12,7 +12,7 @@ from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.data.open import open_dataset
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.pipeline.exporting import export_file
 

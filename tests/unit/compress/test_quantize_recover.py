@@ -22,7 +22,7 @@ from edgemtl.compress.quantize.trainable import TrainableGraph, rounded
 from edgemtl.compress.quantize.writers import Int8Writer
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import StageFailed
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.pipeline.exporting import export_file
 
 

@@ -22,10 +22,10 @@ from edgemtl.compress.quantize.writers import Writer
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed, UsageError
-from edgemtl.export.metadata import read_metadata, write_metadata
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import onnx_runner
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.metadata import read_metadata, write_metadata
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.parity import onnx_runner
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models.mos.network import MOS
 
 SIZE = (64, 64)

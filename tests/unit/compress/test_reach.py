@@ -13,7 +13,7 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.reach import reach_of
-from edgemtl.export.module_cost import module_costs
+from edgemtl.exporting.module_cost import module_costs
 
 
 @pytest.mark.parametrize("multiple", [1, 8])

@@ -13,7 +13,7 @@ from support.m3vit import TASKS, tiny
 from torch import Tensor, nn
 
 from edgemtl.errors import InputRefused, UsageError
-from edgemtl.export.module_cost import module_costs
+from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models import build, checkpoint
 from edgemtl.models.m3vit.gates import Gate, NoiseSource, Routing, balance_loss, squared_variation
 from edgemtl.models.m3vit.network import M3ViT

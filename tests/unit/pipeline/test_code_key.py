@@ -132,7 +132,7 @@ def test_another_package_counts_by_its_version_or_else_by_its_source(
 STAGES = {
     "prune_stage": ("edgemtl.compress.paper", "edgemtl.compress.recover", "edgemtl.data.faces"),
     "quantize_stage": ("edgemtl.compress.quantize.qdq", "edgemtl.measure.worker"),
-    "build_stages": ("edgemtl.export.onnx_export", "edgemtl.models.checkpoint"),
+    "build_stages": ("edgemtl.exporting.onnx_export", "edgemtl.models.checkpoint"),
     "check_stages": ("edgemtl.measure.worker", "edgemtl.tasks.depth"),
     "package_stages": ("edgemtl.bundle.write", "edgemtl.report.drawing"),
 }

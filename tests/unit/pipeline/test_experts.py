@@ -18,8 +18,8 @@ from edgemtl.data.calibration import embedded
 from edgemtl.data.concat import concatenate
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import InputRefused, UsageError
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import onnx_runner
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.parity import onnx_runner
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import load_network
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT

@@ -65,4 +65,4 @@ def test_there_is_one_chain_from_a_network_to_a_graph() -> None:
         for path in ROOT.rglob("*.py")
         if re.search(r"^(?!def )[^#\n]*\bsimplify\(", path.read_text("utf-8"), re.MULTILINE)
     }
-    assert calls == {"export/network.py"}
+    assert calls == {"exporting/network.py"}

@@ -13,7 +13,7 @@ from edgemtl import recipes, targets
 from edgemtl.compress.quantize.results import Culprit, QuantizeResult
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
-from edgemtl.export.metadata import read_metadata
+from edgemtl.exporting.metadata import read_metadata
 from edgemtl.files import sha256_file
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.exporting import export_file

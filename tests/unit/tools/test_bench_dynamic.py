@@ -19,7 +19,7 @@ from dynamic.stages import stage_file
 
 from edgemtl import targets
 from edgemtl.compress.dynamic.router import Router
-from edgemtl.export.routed import export_routed
+from edgemtl.exporting.routed import export_routed
 
 
 class Small(ResNet18):

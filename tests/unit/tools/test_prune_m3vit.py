@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from prune_m3vit import MULTIPLE, choose_widths, decoder_macs, decoder_of  # noqa: E402
 
-from edgemtl.export.module_cost import module_costs  # noqa: E402
+from edgemtl.exporting.module_cost import module_costs  # noqa: E402
 
 WIDTH = 4 * MULTIPLE
 

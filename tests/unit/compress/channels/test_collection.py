@@ -21,8 +21,8 @@ from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.discovery import Discovery
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.errors import EdgemtlError
-from edgemtl.export.network import export_network
-from edgemtl.export.parity import onnx_runner
+from edgemtl.exporting.network import export_network
+from edgemtl.exporting.parity import onnx_runner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "tools"))
 

@@ -64,7 +64,7 @@ def test_cuts_compose_and_come_back_from_a_checkpoint(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["mos-t-deformable", "mos-s", "tiny-dense", "tiny-vit"])
 def test_pruned_network_is_exported(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    from edgemtl.export.onnx_export import export_onnx
+    from edgemtl.exporting.onnx_export import export_onnx
 
     network = NETWORKS[name]
     smaller = cut(network, random_keep(GROUPS[name], 3), GROUPS[name])

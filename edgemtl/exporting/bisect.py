@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.errors import StageFailed
-from edgemtl.export.differences import Difference, difference
-from edgemtl.export.naming import module_of
-from edgemtl.export.onnx_export import prepare
-from edgemtl.export.probe import Probe
+from edgemtl.exporting.differences import Difference, difference
+from edgemtl.exporting.naming import module_of
+from edgemtl.exporting.onnx_export import prepare
+from edgemtl.exporting.probe import Probe
 from edgemtl.models.base import MultiTaskNetwork
 
 #: a layer differs when it is off by more than this share of its output's range. Another
@@ -69,7 +69,7 @@ def bisect(
     """Walk ``b`` in the order it computes and name its first node whose output is not ``a``'s.
 
     Tensors of two graphs are matched by name, which simplification keeps; modules of a torch
-    network by the names of the nodes (export/naming.py). Layers without a counterpart are passed
+    network by the names of the nodes (exporting/naming.py). Layers without a counterpart are passed
     over: the first *matched* tensor after them tells.
 
     Args:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.errors import ParityFailed, StageFailed
-from edgemtl.export.bisect import BisectResult, bisect
-from edgemtl.export.differences import Difference, difference
+from edgemtl.exporting.bisect import BisectResult, bisect
+from edgemtl.exporting.differences import Difference, difference
 from edgemtl.tasks.base import Task
 
 __all__ = [
@@ -272,7 +272,7 @@ def onnx_runner(path: Path) -> Run:
     Raises:
         StageFailed: it cannot be loaded.
     """
-    from edgemtl.export.probe import open_plain
+    from edgemtl.exporting.probe import open_plain
 
     session = open_plain(path)
     names = [output.name for output in session.get_outputs()]

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from support.dense_family import build
 
 from edgemtl.errors import StageFailed
-from edgemtl.export.bisect import LAYER_TOLERANCE, bisect
-from edgemtl.export.onnx_export import export_onnx
+from edgemtl.exporting.bisect import LAYER_TOLERANCE, bisect
+from edgemtl.exporting.onnx_export import export_onnx
 
 
 def perturbed(source: Path, node_name: str, target: Path) -> Path:

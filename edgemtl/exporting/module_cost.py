@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgemtl.export.operations import macs_of
+from edgemtl.exporting.operations import macs_of
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.fast_path import without_fast_path
 from edgemtl.models.layers import DeformableConv2d

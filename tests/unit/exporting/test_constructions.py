@@ -17,11 +17,11 @@ from torch.nn.utils import parametrizations
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.types import SessionOptions
-from edgemtl.export.cost import count_cost
-from edgemtl.export.differences import difference
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.parity import onnx_runner
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.cost import count_cost
+from edgemtl.exporting.differences import difference
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.parity import onnx_runner
+from edgemtl.exporting.simplify import simplify
 
 Make = Callable[[], nn.Module]
 LIMIT = 1e-5

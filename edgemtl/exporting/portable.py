@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgemtl.export import portable_layers, portable_pooling, portable_resize
-from edgemtl.export.portable_sizes import sizes
+from edgemtl.exporting import portable_layers, portable_pooling, portable_resize
+from edgemtl.exporting.portable_sizes import sizes
 from edgemtl.models.user_code import here
 
 #: answers a call, or says that torch's own form is fine (NotImplemented)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from support.dense_family import build
 
 from edgemtl.errors import ParityFailed, StageFailed
-from edgemtl.export.differences import difference
-from edgemtl.export.parity import (
+from edgemtl.exporting.differences import difference
+from edgemtl.exporting.parity import (
     SAME_INT8,
     TOLERANCES,
     Tolerance,

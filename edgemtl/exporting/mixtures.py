@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgemtl.export.watch import Choice, Seen, watch
+from edgemtl.exporting.watch import Choice, Seen, watch
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.fast_path import without_fast_path
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemtl.export.portable_sizes import numbers, several, sizes
+from edgemtl.exporting.portable_sizes import numbers, several, sizes
 
 #: attribute of a tensor of places that are those of windows side by side
 _WINDOW = "edgemtl_windows"

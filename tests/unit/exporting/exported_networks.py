@@ -9,8 +9,8 @@ import torch
 from support.dense_family import SIZE, TinyDense
 from torch import nn
 
-from edgemtl.export.onnx_export import ExportResult
-from edgemtl.export.simplify import SimplifyResult
+from edgemtl.exporting.onnx_export import ExportResult
+from edgemtl.exporting.simplify import SimplifyResult
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import ContextConv, DeformableConv2d
 from edgemtl.models.mos.network import MOS

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.errors import StageFailed
-from edgemtl.export.folds import fold_batch_norms
-from edgemtl.export.naming import module_of, modules_of
+from edgemtl.exporting.folds import fold_batch_norms
+from edgemtl.exporting.naming import module_of, modules_of
 from edgemtl.files import write_atomically
 
 #: nodes (constants not counted) from which on the runtime simplifies instead of onnxslim
@@ -54,7 +54,7 @@ def simplify(path_in: Path, path_out: Path) -> SimplifyResult:
     """Write a smaller equal graph; the same input gives the same bytes.
 
     Names, types and order of inputs and outputs stay. Whether it is equal is not taken on trust:
-    export/parity.py compares the two.
+    exporting/parity.py compares the two.
 
     Raises:
         StageFailed: the graph cannot be read or simplified, or the result is not valid.

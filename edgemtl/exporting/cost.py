@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemtl.errors import StageFailed
-from edgemtl.export.module_cost import ModuleCost, NetworkCost, module_costs
-from edgemtl.export.naming import module_of
+from edgemtl.exporting.module_cost import ModuleCost, NetworkCost, module_costs
+from edgemtl.exporting.naming import module_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -218,7 +218,7 @@ def _shape(name: str, shapes: Shapes, path: Path) -> Sequence[int]:
         raise StageFailed(
             f"the shape of tensor '{name}' is not known",
             where=path.name,
-            hint="simplify the graph first (export/simplify.py): that settles shape arithmetic",
+            hint="simplify the graph first (exporting/simplify.py): that settles shape arithmetic",
         )
     return shapes[name]
 

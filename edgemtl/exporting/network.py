@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemtl.export.metadata import write_metadata
-from edgemtl.export.onnx_export import ExportResult, export_onnx
-from edgemtl.export.simplify import SimplifyResult, simplify
+from edgemtl.exporting.metadata import write_metadata
+from edgemtl.exporting.onnx_export import ExportResult, export_onnx
+from edgemtl.exporting.simplify import SimplifyResult, simplify
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target
 

@@ -15,9 +15,9 @@ from support.dense_family import build
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export import module_cost
-from edgemtl.export.cost import Cost, count_cost, module_costs
-from edgemtl.export.onnx_export import export_onnx
+from edgemtl.exporting import module_cost
+from edgemtl.exporting.cost import Cost, count_cost, module_costs
+from edgemtl.exporting.onnx_export import export_onnx
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS
 

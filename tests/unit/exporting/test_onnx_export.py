@@ -19,8 +19,8 @@ from support.dense_family import TinyDense, build
 from torch import Tensor
 
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.export.onnx_export import HIGHEST_OPSET, ExportResult, export_onnx
-from edgemtl.export.parity import compare_outputs, onnx_runner
+from edgemtl.exporting.onnx_export import HIGHEST_OPSET, ExportResult, export_onnx
+from edgemtl.exporting.parity import compare_outputs, onnx_runner
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
@@ -102,8 +102,8 @@ def test_the_same_network_gives_the_same_bytes_in_another_process(tmp_path: Path
     export_onnx(build(), tmp_path / "here.onnx", opset=17)
     program = (
         "import sys; from pathlib import Path; from support.dense_family import build;"
-        "from edgemtl.export.onnx_export import export_onnx;"
-        "from edgemtl.export.simplify import simplify;"
+        "from edgemtl.exporting.onnx_export import export_onnx;"
+        "from edgemtl.exporting.simplify import simplify;"
         "there = Path(sys.argv[1]); export_onnx(build(seed=1), there, opset=17);"
         "export_onnx(build(), there, opset=17)"
     )

@@ -2,7 +2,7 @@
 
 Tracing keeps the operators that ran for one picture. A decision that Python takes by the picture's
 values is kept as it fell, with the weights of that branch only, and nothing in the graph shows it.
-So a network is watched on several pictures before it is exported (export/watch.py).
+So a network is watched on several pictures before it is exported (exporting/watch.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgemtl.errors import InputRefused, StageFailed
-from edgemtl.export.watch import Read, Seen, watch
+from edgemtl.exporting.watch import Read, Seen, watch
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.user_code import Place
 

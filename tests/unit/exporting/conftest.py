@@ -6,8 +6,8 @@ import pytest
 from exported_networks import Exported, make_mos
 from support.dense_family import build
 
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models.base import MultiTaskNetwork
 
 

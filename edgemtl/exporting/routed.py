@@ -14,8 +14,8 @@ import torch
 from edgemtl.backends.routed import ROUTE, ROUTING, Routing
 from edgemtl.backends.sharedweights import Kept, Sharing, inlined, share_weights
 from edgemtl.errors import StageFailed
-from edgemtl.export.network import export_network
-from edgemtl.export.onnx_export import INPUT_NAME, _silenced
+from edgemtl.exporting.network import export_network
+from edgemtl.exporting.onnx_export import INPUT_NAME, _silenced
 from edgemtl.files import write_atomically, write_json
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.targets import Target

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl.errors import StageFailed
-from edgemtl.export.folds import fold_batch_norms
-from edgemtl.export.parity import compare_outputs, onnx_runner
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.folds import fold_batch_norms
+from edgemtl.exporting.parity import compare_outputs, onnx_runner
+from edgemtl.exporting.simplify import simplify
 
 
 def test_it_is_smaller_equal_and_has_the_same_interface(exported: Exported) -> None:

@@ -17,11 +17,11 @@ from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.cost import Cost, CostModel
 from edgemtl.compress.work import count_work
-from edgemtl.export.cost import count_cost
-from edgemtl.export.mixtures import DenseMixture, dense_mixtures
-from edgemtl.export.module_cost import folded_costs, module_costs
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.cost import count_cost
+from edgemtl.exporting.mixtures import DenseMixture, dense_mixtures
+from edgemtl.exporting.module_cost import folded_costs, module_costs
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models.base import MultiTaskNetwork
 
 BATCH = 2

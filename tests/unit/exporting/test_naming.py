@@ -10,8 +10,8 @@ import pytest
 from support.dense_family import TinyDense
 from torch import Tensor, nn
 
-from edgemtl.export.naming import module_of
-from edgemtl.export.onnx_export import export_onnx
+from edgemtl.exporting.naming import module_of
+from edgemtl.exporting.onnx_export import export_onnx
 
 
 class Nested(TinyDense):

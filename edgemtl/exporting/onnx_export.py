@@ -9,10 +9,11 @@ plain and deformable) and a two-task dense network, opset 17 asked:
   Python keyword (the stream ``class`` of MOS), and takes about ten times as long.
 - ``dynamo=False`` writes opset 7 to 20 directly; all of the above were valid at 17 and within 1e-6
   of torch. It records Python control flow as it went, so a network that decides by values is
-  refused before (export/frozen.py), and what it writes wrongly or not at all is computed by an
-  equal form (export/portable.py).
+  refused before (exporting/frozen.py), and what it writes wrongly or not at all is computed by an
+  equal form (exporting/portable.py).
 
-So the second is used. It is deprecated but present; parity (export/parity.py) checks every export.
+So the second is used. It is deprecated but present; parity (exporting/parity.py) checks every
+export.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edgemtl.export.deformable import LOWEST_OPSET, has_deformable, lowered
-from edgemtl.export.experts import (
+from edgemtl.exporting.deformable import LOWEST_OPSET, has_deformable, lowered
+from edgemtl.exporting.experts import (
     choose_experts,
     unstack_weights,
     written_experts,
 )
-from edgemtl.export.failures import export_failure
-from edgemtl.export.folds import fold_batch_norms, inline_identities
-from edgemtl.export.frozen import check_static, refuse_sized_branches
-from edgemtl.export.naming import modules_of, name_after_modules, tell_full_paths
-from edgemtl.export.parametrised import settle_parametrisations
-from edgemtl.export.portable import PortableForms
-from edgemtl.export.portable_sizes import sizes
+from edgemtl.exporting.failures import export_failure
+from edgemtl.exporting.folds import fold_batch_norms, inline_identities
+from edgemtl.exporting.frozen import check_static, refuse_sized_branches
+from edgemtl.exporting.naming import modules_of, name_after_modules, tell_full_paths
+from edgemtl.exporting.parametrised import settle_parametrisations
+from edgemtl.exporting.portable import PortableForms
+from edgemtl.exporting.portable_sizes import sizes
 from edgemtl.files import write_atomically
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.experts import Lowering as ExpertLowering
@@ -154,7 +155,7 @@ def export_onnx(
         path: where to write.
         opset: ONNX opset wanted.
         tasks: tasks to keep (plus those they require); all by default.
-        deformable: how deformable convolutions are written (see export/deformable.py).
+        deformable: how deformable convolutions are written (see exporting/deformable.py).
         batch: images per run.
         experts: how mixtures of experts are written (see models/m3vit/experts.py), where the
             network has them; as the network is set by default.

@@ -16,10 +16,10 @@ from support.m3vit import tiny
 
 from edgemtl.backends.openvino import import_openvino
 from edgemtl.compress.quantize.layers import find_layers
-from edgemtl.export.cost import count_cost
-from edgemtl.export.module_cost import module_costs
-from edgemtl.export.onnx_export import export_onnx
-from edgemtl.export.simplify import simplify
+from edgemtl.exporting.cost import count_cost
+from edgemtl.exporting.module_cost import module_costs
+from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.simplify import simplify
 from edgemtl.models.m3vit.network import OVERFLOW, M3ViT
 
 Answers = dict[str, NDArray[np.float32]]
@@ -185,7 +185,7 @@ def test_a_large_graph_is_simplified_by_the_runtime(
     network = tiny(depth=2, experts=4)
     raw = exported(network, tmp_path, ["distance"])
     simplify(raw, tmp_path / "slim.onnx")
-    monkeypatch.setattr("edgemtl.export.simplify.MANY", 0)
+    monkeypatch.setattr("edgemtl.exporting.simplify.MANY", 0)
     result = simplify(raw, tmp_path / "runtime.onnx")
     again = simplify(raw, tmp_path / "again.onnx")
     assert (tmp_path / "runtime.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()

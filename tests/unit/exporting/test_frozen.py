@@ -13,8 +13,8 @@ from support.bodies import Bodied, grid, make, tokens
 from torch import Tensor, nn
 
 from edgemtl.errors import ExitCode, InputRefused, StageFailed
-from edgemtl.export.onnx_export import ExportResult, export_onnx
-from edgemtl.export.parity import onnx_runner
+from edgemtl.exporting.onnx_export import ExportResult, export_onnx
+from edgemtl.exporting.parity import onnx_runner
 
 
 def convs(count: int = 4) -> nn.ModuleList:
