@@ -32,6 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dynamic import accuracy, dependence, mechanism, speed, stream
 from dynamic.networks import NETWORKS
 
+from edgemtl.logs import Lines
+
 #: of training where not told otherwise
 STEPS, ROUTED_STEPS = 180, 60
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +44,7 @@ def tell(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
+@Lines(tell).shown()
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")

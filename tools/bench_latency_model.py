@@ -42,6 +42,7 @@ from edgemtl.compress.latency.turns import RuntimeTurns
 from edgemtl.compress.latency_model import backend_timer, describe
 from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
+from edgemtl.logs import Lines
 from edgemtl.measure.results import InterleaveRule
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -122,7 +123,6 @@ def make(options: argparse.Namespace) -> None:
             target.name,
             turns,
             store,
-            tell,
         )
     )
     seconds = time.monotonic() - started
@@ -196,6 +196,7 @@ def rows(options: argparse.Namespace) -> list[str]:
     return lines
 
 
+@Lines(tell).shown()
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")

@@ -40,6 +40,7 @@ from edgemtl.exporting.metadata import read_metadata, write_metadata
 from edgemtl.exporting.onnx_export import export_onnx
 from edgemtl.exporting.simplify import simplify
 from edgemtl.files import sha256_file, write_json, write_text
+from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.measure.latency import BenchRequest, compare
 from edgemtl.measure.results import InterleaveRule
@@ -117,15 +118,8 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
 
     def run() -> dict[str, Any]:
         began = time.monotonic()
-        result = quantize(
-            source,
-            path,
-            tasks,
-            spec,
-            calibration(options.data),
-            asked,
-            tell=lambda line: tell(f"{name} {precision}: {line}"),
-        )
+        with Lines(lambda line: tell(f"{name} {precision}: {line}")).shown():
+            result = quantize(source, path, tasks, spec, calibration(options.data), asked)
         return {"seconds": time.monotonic() - began, **result.to_dict()}
 
     key = {

@@ -44,6 +44,7 @@ from edgemtl.errors import EdgemtlError
 from edgemtl.exporting.onnx_export import export_onnx
 from edgemtl.exporting.simplify import simplify
 from edgemtl.files import write_json, write_text
+from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, compare
 from edgemtl.models.base import MultiTaskNetwork
@@ -144,7 +145,7 @@ def run_method(options: argparse.Namespace, method: str, rounds: int) -> Path:
     )
     data = training_data(options, options.oracle, options.calibration)
     started = time.monotonic()
-    result = prune(network, data, asked, tell, folder / "state")
+    result = prune(network, data, asked, folder / "state")
     tell(f"{method}: {(time.monotonic() - started) / 60:.1f} min in this session")
     for note in result.notes:
         tell(f"note: {note}")
@@ -189,7 +190,7 @@ def speed(dense: MultiTaskNetwork, pruned: MultiTaskNetwork) -> dict[str, Any]:
                 (folder / "artefact").mkdir()
                 made = backend.compile(folder / "model.onnx", target, folder / "artefact")
                 requests.append(BenchRequest(made))
-            result = compare(requests[0], requests[1], progress=None)
+            result = compare(requests[0], requests[1])
             found[label] = {
                 "speedup": result.speedup.value,
                 "low": result.speedup.low,
@@ -263,7 +264,7 @@ def further(options: argparse.Namespace) -> None:
     earlier = checkpoint.meta.get("further", [])
     # Other pictures than the training before drew, from the same slices.
     asked = replace(recovery_options(options, options.steps), seed=options.seed + 1 + len(earlier))
-    result = recover(network, dense, data.recovery, data.oracle, asked, state, tell)
+    result = recover(network, dense, data.recovery, data.oracle, asked, state)
     trained = {
         "command": "python tools/bench_pruning.py " + " ".join(sys.argv[1:]),
         "recovery": result.to_dict(),
@@ -285,7 +286,7 @@ def oracle_cost(options: argparse.Namespace) -> None:
             method=method, budgets=budgets, channel_multiple=options.multiple, seed=options.seed
         )
         data = training_data(options, options.images, options.calibration)
-        result = prune(network, data, asked, tell, folder / "state")
+        result = prune(network, data, asked, folder / "state")
         write_json(path, result.to_dict())
         spent = result.rounds[0].spent
         tell(
@@ -428,6 +429,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@Lines(tell).shown()
 def main() -> int:
     options = arguments()
     torch.set_num_threads(options.threads)

@@ -46,6 +46,7 @@ from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
+from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -192,7 +193,8 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
         compensate=cell.compensate,
     )
     began = time.monotonic()
-    result = prune(network, data, asked, lambda line: tell(f"  {line}"))
+    with Lines(lambda line: tell(f"  {line}")).shown():
+        result = prune(network, data, asked)
     seconds = time.monotonic() - began
     save_pruned(result, place / f"{cell.name}.pt", {"pruned_from": options.model.name})
     after = accuracy(result.network, options.data)
@@ -244,7 +246,8 @@ def oracle_cost(options: argparse.Namespace) -> None:
             compensate=cell.compensate,
         )
         began = time.monotonic()
-        result = prune(network, training_data(options, network, cell), asked, tell)
+        with Lines(tell).shown():
+            result = prune(network, training_data(options, network, cell), asked)
         after = accuracy(result.network, options.data)
         write_json(
             path,

@@ -17,6 +17,7 @@ from edgemtl.cli.console import (
     PlainFlag,
     ReferenceFlag,
     StageLines,
+    only_warnings,
     print_error,
     print_json,
     toml_list,
@@ -93,6 +94,7 @@ def compile_verb(
     from edgemtl.errors import ExitCode, UsageError, most_serious
     from edgemtl.pipeline.compile import CompileRequest
 
+    only_warnings(as_json)
     if not target:
         raise UsageError(
             "no target given", hint=f"--target, one or more of {', '.join(targets.names())}"
@@ -163,7 +165,7 @@ def _compile(request: CompileRequest, quiet: bool) -> RunResult:
     from edgemtl.pipeline.compile import compile_model
     from edgemtl.report.console import print_run
 
-    result = compile_model(request, StageLines(quiet))
+    result = compile_model(request, StageLines())
     if not quiet:
         print_run(result.folder)
     if result.error is not None:
@@ -182,20 +184,14 @@ def _on_farm(
     from edgemtl.pipeline.farm.members import open_farm
     from edgemtl.report.console import print_run
 
-    def tell(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stderr, flush=True)
-
     def show(result: RunResult) -> None:
         if not quiet and result.gates is not None:
             print_run(result.folder)
         if result.error is not None:
             print_error(result.error)
 
-    with open_farm(address, certificates, without_tls, tell) as farm:
-        return compile_on_farm(
-            requests, farm, show, lambda target, line: tell(f"{target:<12} {line}")
-        )
+    with open_farm(address, certificates, without_tls) as farm:
+        return compile_on_farm(requests, farm, show)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,20 +129,17 @@ def prune_verb(
         if patterns:
             assignments.append(f"prune.{key}={toml_list(patterns)}")
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     suited = targets.load(target)
     recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
     asked = PruneFile(model, output, suited, recipe, factory, resume)
     if farm is None:
-        pruned = prune_file(asked, tell)
+        pruned = prune_file(asked)
     else:
         from edgemtl.pipeline.farm.members import open_farm
         from edgemtl.pipeline.farm.pruning import on_workers
 
-        with open_farm(farm, certificates, without_tls, tell) as members:
-            pruned = prune_file(asked, tell, on_workers(members, factory, tell))
+        with open_farm(farm, certificates, without_tls) as members:
+            pruned = prune_file(asked, on_workers(members, factory))
     found = pruned.story()
     from edgemtl.report.prune_story import cost_table, read_story, sentences
 
@@ -227,12 +223,9 @@ def quantize_verb(
         if values:
             assignments.append(f"{key}={toml_list(map(str, values))}")
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr)
-
     suited = targets.load(target)
     recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
-    found = quantize_file(QuantizeFile(model, output, suited, recipe, factory), tell).to_dict()
+    found = quantize_file(QuantizeFile(model, output, suited, recipe, factory)).to_dict()
     if as_json:
         print_json(found)
     else:

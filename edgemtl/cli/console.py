@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgemtl.errors import EdgemtlError
+from edgemtl.logs import Lines
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
+
+_log = logging.getLogger(__name__)
 
 #: flags that several verbs have
 JsonFlag = Annotated[
@@ -85,35 +89,39 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
-class StageLines:
-    """Tells how a run goes, one line per stage; on a terminal the current one is shown too."""
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self._terminal = sys.stderr.isatty()
+
+#: what the product says while it works, on standard error; part of :func:`edgemtl.logs` while the
+#: command line runs
+TERMINAL = Lines(_print)
+
+
+def only_warnings(wanted: bool) -> None:
+    """Say nothing below a warning from now on, where that is wanted; ``-v`` goes before it."""
+    if wanted and TERMINAL.level > logging.DEBUG:
+        TERMINAL.show(logging.WARNING)
+
+
+class StageLines:
+    """Says how a run goes, one line per stage; on a terminal the current one is shown too."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty() and TERMINAL.level <= logging.INFO
         self._head = ""
 
     def started(self, position: int, total: int, stage: str) -> None:
         """A stage has begun."""
         self._head = f"[{position:>2}/{total}] {stage:<20}"
-        if self._terminal and not self.quiet:
+        if self._terminal:
             print(f"{self._head} ...", end="\r", file=sys.stderr, flush=True)
-
-    def note(self, line: str) -> None:
-        """Something worth knowing; the record of the finished stage carries it."""
-
-    def progress(self, line: str) -> None:
-        """What happens now."""
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
 
     def finished(self, record: StageRecord) -> None:
         """A stage has ended."""
-        if self.quiet:
-            return
-        told = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
-        how = told.get(record.status, f"{record.seconds:.1f} s")
+        words = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
+        how = words.get(record.status, f"{record.seconds:.1f} s")
         said = record.notes or ("",)
-        print(f"{self._head} {how:>8}  {said[0]}", file=sys.stderr)
+        _log.info(f"{self._head} {how:>8}  {said[0]}")
         for line in said[1:]:
-            print(f"{'':<28} {'':>8}  {line}", file=sys.stderr)
+            _log.info(f"{'':<28} {'':>8}  {line}")

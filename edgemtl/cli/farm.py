@@ -64,7 +64,7 @@ def scheduler_verb(
 
     where = FarmAddress.parse(address, without_tls)
     credentials = Credentials.of(where, certificates, "scheduler")
-    run_scheduler(where, credentials, folder or own_folder() / "scheduler", _tell)
+    run_scheduler(where, credentials, folder or own_folder() / "scheduler")
 
 
 @app.command("worker")
@@ -90,7 +90,7 @@ def worker_verb(
     credentials = Credentials.of(where, certificates, "worker")
     called = name or worker_name(device)
     place = folder or own_folder() / "worker"
-    run_worker(where, credentials, place, called, offered(device, called), _tell)
+    run_worker(where, credentials, place, called, offered(device, called))
 
 
 @app.command("status")
@@ -103,7 +103,7 @@ def status_verb(
     """List the workers of a farm, what they offer and what they are doing."""
     from edgemtl.pipeline.farm.members import open_farm
 
-    with open_farm(address, certificates, without_tls, _tell) as farm:
+    with open_farm(address, certificates, without_tls) as farm:
         workers = farm.workers()
     if as_json:
         print_json([{**w.__dict__, "resources": dict(w.resources)} for w in workers])
@@ -114,7 +114,3 @@ def status_verb(
         print(f"{worker.name:<28} {jobs:<10} {offers}")
     if not workers:
         print("no worker has joined", file=sys.stderr)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

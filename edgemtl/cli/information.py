@@ -62,9 +62,7 @@ def devices_verb(
 def _boards(address: str, certificates: Path | None, without_tls: bool) -> list[dict[str, str]]:
     from edgemtl.pipeline.farm.members import open_farm
 
-    with open_farm(
-        address, certificates, without_tls, lambda line: print(line, file=sys.stderr)
-    ) as farm:
+    with open_farm(address, certificates, without_tls) as farm:
         workers = farm.workers()
     return [
         {

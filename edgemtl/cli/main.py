@@ -32,7 +32,8 @@ from edgemtl.cli import (
     trend,
     tuning,
 )
-from edgemtl.cli.console import print_error
+from edgemtl.cli.console import TERMINAL, print_error
+from edgemtl.cli.verbosity import QuietFlag, VerboseFlag, add_verbosity
 from edgemtl.errors import EdgemtlError, UsageError
 from edgemtl.files import as_told
 
@@ -58,6 +59,7 @@ for module in (
     information,
 ):
     module.register(app)
+add_verbosity(app)
 
 
 def _version(wanted: bool) -> None:
@@ -68,11 +70,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    verbose: VerboseFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Every verb tells its flags with --help."""
+    context.with_resource(TERMINAL.shown())
 
 
 def _forget_flags(verbs: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,10 +108,7 @@ def mask_verb(
     suited = targets.load(target)
     recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    story = mask_file(MaskFile(model, output, suited, recipe, factory), tell)
+    story = mask_file(MaskFile(model, output, suited, recipe, factory))
     if as_json:
         print_json(story)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,15 +16,17 @@ from edgemtl.cli.console import (
     FarmFlag,
     JsonFlag,
     PlainFlag,
+    only_warnings,
     print_json,
 )
+from edgemtl.progress import Progress, listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgemtl.measure.results import Comparison, LatencyResult
     from edgemtl.measure.selfcheck import SelfCheck
     from edgemtl.pipeline.benchmarking import Timing
+
+_log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -117,10 +120,7 @@ def bench_verb(
         *(backend or REFERENCE, seed, cooldown),
     )
 
-    def tell(line: str) -> None:
-        if not as_json:
-            print(line, file=sys.stderr)
-
+    only_warnings(as_json)
     if reference is not None:
         if against is not None or self_check or device is not None or farm is not None:
             raise UsageError(
@@ -140,18 +140,19 @@ def bench_verb(
                 hint="--all-devices, or --device NAME",
             )
         where = (farm, certificates, without_tls)
-        _on_farm(bundle, None if device is None else [device], where, timing, output, as_json, tell)
+        _on_farm(bundle, None if device is None else [device], where, timing, output, as_json)
         return
     if all_devices:
         raise UsageError("--all-devices needs --farm", hint="--farm tls://HOST[:PORT]")
     if device is not None:
-        _on_device(bundle, against, device, device_python, timing, output, as_json, tell)
+        _on_device(bundle, against, device, device_python, timing, output, as_json)
         return
     result: LatencyResult | Comparison | SelfCheck
-    if self_check:
-        result = check_file(bundle, claim, timing, tell)
-    else:
-        result = bench_files(bundle, against, timing, tell, factory)
+    with listening(_show):
+        if self_check:
+            result = check_file(bundle, claim, timing)
+        else:
+            result = bench_files(bundle, against, timing, factory)
     data = result.to_dict()
     if output is not None:
         write_json(output, data)
@@ -164,6 +165,14 @@ def bench_verb(
         raise typer.Exit(int(ExitCode.UNSTABLE))
 
 
+def _show(progress: Progress) -> None:
+    """What happens now: a pair of blocks that begins, or a step without parts."""
+    if progress.total is None:
+        _log.info(progress.what)
+    elif progress.unit == "pairs":
+        _log.info(f"pair {progress.done + 1} of {progress.total}")
+
+
 def _on_device(
     bundle: Path,
     against: Path | None,
@@ -172,7 +181,6 @@ def _on_device(
     timing: Timing,
     output: Path | None,
     as_json: bool,
-    tell: Callable[[str], None],
 ) -> None:
     from edgemtl.errors import UsageError
     from edgemtl.files import write_json
@@ -180,7 +188,7 @@ def _on_device(
 
     if against is not None or timing.picture is not None:
         raise UsageError("--against and --picture do not go with --device")
-    run = bench_on_device(bundle, device, python, timing, tell)
+    run = bench_on_device(bundle, device, python, timing)
     if run.results is not None:
         if output is not None:
             write_json(output, run.results)
@@ -205,7 +213,6 @@ def _on_farm(
     timing: Timing,
     output: Path | None,
     as_json: bool,
-    tell: Callable[[str], None],
 ) -> None:
     from edgemtl.errors import most_serious
     from edgemtl.files import write_json
@@ -222,7 +229,7 @@ def _on_farm(
         if found.message:
             print(f"error: {found.device} ({found.worker}): {found.message}", file=sys.stderr)
 
-    with open_farm(*where, tell) as members:
+    with open_farm(*where) as members:
         results = bench_on_farm(bundle, devices, timing, members, show)
     data = {"devices": [found.to_dict() for found in results]}
     if output is not None:

@@ -16,6 +16,7 @@ from edgemtl.cli.console import (
     JsonFlag,
     PlainFlag,
     ReferenceFlag,
+    only_warnings,
     print_json,
 )
 from edgemtl.errors import UsageError
@@ -111,14 +112,9 @@ def eval_verb(
         from edgemtl.pipeline.farm.evaluating import evaluate_on_farm
         from edgemtl.pipeline.farm.members import open_farm
 
-        def tell(line: str) -> None:
-            if not as_json:
-                print(line, file=sys.stderr, flush=True)
-
-        with open_farm(farm, certificates, without_tls, tell) as members:
-            report = evaluate_on_farm(
-                model, data or [], split, layout, limit, factory, members, tell
-            )
+        only_warnings(as_json)
+        with open_farm(farm, certificates, without_tls) as members:
+            report = evaluate_on_farm(model, data or [], split, layout, limit, factory, members)
     compared = compare_report(report, model, reference, data or [], split, layout, limit, factory)
     if as_json:
         print_json(compared.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,12 @@ from edgemtl.cli.console import (
     FarmFlag,
     JsonFlag,
     PlainFlag,
+    only_warnings,
     print_json,
 )
+from edgemtl.progress import Progress, listening
+
+_log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +52,8 @@ def tune_verb(
     On a farm the operators are shared out over workers of one kind of processor (docs/farm.md).
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     from edgemtl.pipeline.farm.members import open_farm
     from edgemtl.pipeline.farm.tuning import tune_on_farm
@@ -55,24 +61,26 @@ def tune_verb(
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
+    only_warnings(as_json)
+    with Bar(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("exporting", total=None)
 
-        def quietly(line: str) -> None:
-            if not as_json:
-                console.print(line, markup=False, highlight=False)
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                description=progress.detail,
+            )
+            if not console.is_terminal and progress.detail:
+                _log.info(f"[{progress.done}/{progress.total}] {progress.detail}")
 
-        def tell(done: int, total: int, line: str) -> None:
-            bar.update(task, completed=done, total=total, description=line)
-            if not as_json and not console.is_terminal and line:
-                print(f"[{done}/{total}] {line}", file=sys.stderr)
-
-        asked = (model, target, output, tell)
-        if farm is None:
-            found = tune(*asked, factory, tiles, seconds)
-        else:
-            with open_farm(farm, certificates, without_tls, quietly) as members:
-                found = tune_on_farm(*asked, members, factory, tiles, seconds)
+        with listening(show):
+            if farm is None:
+                found = tune(model, target, output, factory, tiles, seconds)
+            else:
+                with open_farm(farm, certificates, without_tls) as members:
+                    found = tune_on_farm(model, target, output, members, factory, tiles, seconds)
     if as_json:
         print_json(found.to_dict())
         return

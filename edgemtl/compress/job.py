@@ -31,7 +31,6 @@ from edgemtl.compress.work import count_work
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
-Tell = Callable[[str], None]
 #: how much a task's loss may grow when the user names neither budgets nor a goal (design 6 i)
 DEFAULT_BUDGET = 1.5
 #: pictures per batch of the oracle: small batches let the sequential test stop early
@@ -155,7 +154,6 @@ class Job:
         goals: of this round, relative to ``dense``.
         dense: cost of the network before the first round.
         options: the user's.
-        tell: progress.
         latency: model of the target's latency; None when it is no goal.
         kept: what the method wants to find again when it is run once more on this job.
         pictures: held-out ones, and those of the calibration batch.
@@ -172,13 +170,12 @@ class Job:
         goals: Goals,
         dense: Cost | None,
         state: Path | None,
-        tell: Tell,
         latency: Latency | None,
         elsewhere: Callable[[Job], RemoteWorkers] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.options, self.goals, self.state, self.tell = options, goals, state, tell
+        self.options, self.goals, self.state = options, goals, state
         discovery = discover(network)
         everything = discovery.groups
         if not everything:

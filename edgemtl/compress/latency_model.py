@@ -6,8 +6,9 @@ elsewhere of the latencies of a few whole networks (latency/whole.py).
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from edgemtl.targets import Target
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 #: short turns: what is asked is a few per cent of the whole, over many groups
 RULE = InterleaveRule(pairs=16, min_pairs=6, block_seconds=0.08, max_seconds=6.0)
@@ -121,7 +124,6 @@ class Latency:
         multiple: widths are multiples of it.
         folder: of what was measured, for all networks; a run that was killed goes on from there.
         threads: of the runtime.
-        tell: progress.
         timer: how two networks are compared; by the target's backend by default.
         turns: how layers are timed; by the target's runtime by default, where it tells what they
             take. With a ``timer`` and without this whole networks are timed.
@@ -137,14 +139,13 @@ class Latency:
         multiple: int,
         folder: Path,
         threads: int = 1,
-        tell: Callable[[str], None] = lambda line: None,
         timer: Timer | None = None,
         turns: LayerTurns | None = None,
         precision: Precision = "fp32",
     ) -> None:
         self.target, self.threads, self.precision = target, threads, precision
         self._stand = Stand(target, threads, precision)
-        self._multiple, self._folder, self._tell = multiple, folder, tell
+        self._multiple, self._folder = multiple, folder
         if timer is None and turns is None:
             turns = RuntimeTurns(self._stand)
         self._turns = turns
@@ -168,10 +169,9 @@ class Latency:
             self.target.name,
             self._turns,
             ProfileStore(self._folder, self._stand.setting),
-            self._tell,
         )
         table = whole_table(asked, self._timer) if graph is None else layer_table(asked)
-        self._tell(describe(table))
+        _log.info(describe(table))
         if self._first is None:
             self._first = network, table.dense_ms
         else:

@@ -47,7 +47,7 @@ class Answers:
         options: PruneOptions | None = None,
     ) -> None:
         asked = options or PruneOptions()
-        self._job = Job(network, pictures, asked, Goals(), None, None, lambda line: None, None)
+        self._job = Job(network, pictures, asked, Goals(), None, None, None)
         if self._job.signature != expected:
             raise StageFailed(
                 "the network is another one on the worker",

@@ -9,6 +9,7 @@ a network that is really cut; widths are what the ratios give, without rounding.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,8 @@ from edgemtl.compress.search_cost import SearchCost
 from edgemtl.compress.taylor import keep_most_important
 from edgemtl.compress.tolerances import Tolerances
 from edgemtl.files import write_atomically
+
+_log = logging.getLogger(__name__)
 
 #: units are ordered by what removing this share of their channels saves
 PROBE_SHARE = 0.3
@@ -152,7 +155,7 @@ class PaperSearch:
                 loss_ratio=ratio_of,
             )
         )
-        job.tell(
+        _log.info(
             f"{name}: {group.width} -> {int(best[0].sum())}, "
             f"{100 * after.macs / job.dense.macs:.1f} % of MACs left"
         )

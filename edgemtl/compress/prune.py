@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from edgemtl.compress.compensation.method import compensate
 from edgemtl.compress.compensation.solve import compensated
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, Tell, exportable
+from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, exportable
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult, Round
@@ -37,6 +38,8 @@ from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, save, weights_hash
 from edgemtl.plugins import loaded, points, refused
+
+_log = logging.getLogger(__name__)
 
 #: steps of the recovery that the rounds before the last get, together
 EARLY_ROUNDS_SHARE = 0.4
@@ -80,7 +83,6 @@ def prune(
     network: MultiTaskNetwork,
     data: DataSplits,
     options: PruneOptions,
-    tell: Tell = lambda line: None,
     state_dir: Path | None = None,
     latency: Latency | None = None,
     elsewhere: Callable[[Job], RemoteWorkers] | None = None,
@@ -92,7 +94,6 @@ def prune(
             before (a record of a pruned network speaks of its unfolded layers).
         data: slices of training data.
         options: see :class:`PruneOptions`.
-        tell: receives a sentence now and then.
         state_dir: where to keep what is needed to go on after a kill; the same call goes on.
         latency: orders steps by what they save on the target; needed for a latency goal.
         elsewhere: opens processes that look at the held-out pictures for the search of a round; the
@@ -147,17 +148,17 @@ def prune(
         goals = _goals_of_round(options, number)
         where = None if folder is None else folder / f"round{number + 1}"
         if options.rounds > 1:
-            tell(f"round {number + 1} of {options.rounds}")
+            _log.info(f"round {number + 1} of {options.rounds}")
         started = time.monotonic()
-        job = Job(current, prepared, options, goals, dense, where, tell, latency, elsewhere)
+        job = Job(current, prepared, options, goals, dense, where, latency, elsewhere)
         dense = job.dense
         if job.left_whole and not whole:
-            tell(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
+            _log.info(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
         whole = job.left_whole
         if reach is None:
             reach = job.reach
             for line in reach.sentences():
-                tell(line)
+                _log.info(line)
         try:
             found, seconds = run_or_resume(job, where, started, compensate)
         finally:
@@ -167,7 +168,7 @@ def prune(
             notes.append(
                 f"round {number + 1} removed nothing more within the budgets, only trained"
             )
-            tell(notes[-1])
+            _log.info(notes[-1])
         else:
             smaller = _cut(job, found)
         # counted anew: the search takes products of activations (attention) for as large as before
@@ -189,7 +190,6 @@ def prune(
                 data.oracle,
                 _recovery_of_round(options, number),
                 None if where is None else where / "recovery.pt",
-                tell,
             )
         rounds.append(
             Round(
@@ -216,7 +216,7 @@ def prune(
         if inside.network is not None:
             kept, current, cost = inside.round, inside.network, rounds[inside.round - 1].cost
         notes.append(inside.note(len(rounds), cost.macs / dense.macs, options.flops))
-        tell(notes[-1])
+        _log.info(notes[-1])
     final = _goals_of_round(options, options.rounds - 1)
     reached = final.reached(cost, dense) if final.given else None
     outcome = goals_of(final.shares(cost, dense))

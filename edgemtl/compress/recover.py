@@ -8,9 +8,10 @@ pictures, be it the one the training started from.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from edgemtl.errors import StageFailed
 from edgemtl.files import write_atomically
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.progress import Progress, report
+
+_log = logging.getLogger(__name__)
 
 #: learning rate at the end of the cosine, relative to the peak
 LAST_RATE = 0.02
@@ -117,7 +121,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 @dataclass
-class Progress:
+class RecoverState:
     """Where training is; with the weights, all that is needed to go on."""
 
     step: int = 0
@@ -141,7 +145,6 @@ class Recovery:
         held_out: pictures to judge by.
         options: see :class:`RecoverOptions`.
         state: file from which training goes on when it is there; None keeps nothing.
-        tell: receives a sentence now and then.
     """
 
     def __init__(
@@ -152,13 +155,11 @@ class Recovery:
         held_out: Dataset,
         options: RecoverOptions,
         state: Path | None = None,
-        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.options, self._state, self._tell = options, state, tell
-        self._held_out = held_out
+        self.options, self._state, self._held_out = options, state, held_out
         spec = replace(network.input_spec, size=options.size or network.input_spec.size)
         self._pictures = TrainLoader(training, network.tasks, spec, options.batch, options.seed)
         self._names = [task.name for task in network.tasks]
@@ -172,7 +173,7 @@ class Recovery:
                 {"params": plain, "weight_decay": 0.0},
             ]
         )
-        self.progress = Progress()
+        self.progress = RecoverState()
         self._resume()
 
     def run(self) -> RecoverResult:
@@ -194,9 +195,10 @@ class Recovery:
                 step = self.progress.step
                 if step % SAVE_EVERY == 0:
                     self._save()
+                report(Progress("recovery training", step, self.options.steps, "steps"))
                 if step % 50 == 0:
                     rate = (step - since) * self.options.batch / (time.monotonic() - started)
-                    self._tell(f"recovery step {step}/{self.options.steps}, {rate:.1f} images/s")
+                    _log.info(f"recovery step {step}/{self.options.steps}, {rate:.1f} images/s")
                 self.progress.seconds += time.monotonic() - began
                 if step % self.options.evaluate_every == 0 or step == self.options.steps:
                     self._judge(step)
@@ -359,7 +361,7 @@ class Recovery:
             progress.metrics["best"] = now
             self.best = copy.deepcopy(self.average.state_dict())
         shown = ", ".join(f"{name} {100 * drop:+.1f} %" for name, drop in drops.items())
-        self._tell(f"recovery step {step}: held-out drop {shown}")
+        _log.info(f"recovery step {step}: held-out drop {shown}")
         self._save()
 
     def _save(self) -> None:
@@ -382,8 +384,8 @@ class Recovery:
         self.average.load_state_dict(state["average"])
         self.best = state["best"]
         self._optimiser.load_state_dict(state["optimiser"])
-        self.progress = Progress(**state["progress"])
-        self._tell(f"recovery goes on from step {self.progress.step}")
+        self.progress = RecoverState(**state["progress"])
+        _log.info(f"recovery goes on from step {self.progress.step}")
 
 
 def recover(
@@ -393,7 +395,6 @@ def recover(
     held_out: Dataset,
     options: RecoverOptions,
     state: Path | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> RecoverResult:
     """Train ``network`` in place; see :class:`Recovery`."""
-    return Recovery(network, teacher, training, held_out, options, state, tell).run()
+    return Recovery(network, teacher, training, held_out, options, state).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +18,8 @@ from edgemtl.compress.latency_model import LatencyModel, Measured
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import read_json, write_atomically, write_json
+
+_log = logging.getLogger(__name__)
 
 #: how often the search goes on because what was measured missed the latency goal
 MOST_CORRECTIONS = 6
@@ -44,7 +47,7 @@ def run_or_resume(
     path = None if where is None else where / "found.pt"
     if path is not None and path.is_file():
         stored: dict[str, Any] = torch.load(path, weights_only=True)
-        job.tell("the search of this round was finished before")
+        _log.info("the search of this round was finished before")
         return _found_from(stored), float(stored["seconds"])
     if job.latency is None:
         found = METHODS[job.options.method](job)
@@ -78,7 +81,7 @@ def _measured(job: Job, model: LatencyModel, path: Path | None) -> ChannelSelect
         measured.append(now)
         if path is not None:
             write_json(path, {"measured": [one.to_dict() for one in measured]})
-        job.tell(
+        _log.info(
             f"latency: {now.predicted:.1%} of the dense network's predicted, {now.ratio:.1%} "
             f"measured (+- {now.half:.1%})"
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import Batch
+from edgemtl.progress import Progress, report
 from edgemtl.tasks.base import Task
 
 #: group -> (tasks, width) scores
@@ -27,7 +28,6 @@ def taylor_scores(
     gates: Mapping[str, Tensor],
     tasks: Sequence[Task],
     batches: Sequence[Batch],
-    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Scores of every channel of every group for every task.
 
@@ -55,8 +55,7 @@ def taylor_scores(
             for name, gradient in zip(names, found, strict=True):
                 if gradient is not None:
                     scores[name][row] += gradient.abs().double().numpy()
-        if progress is not None:
-            progress(done + 1, len(batches))
+        report(Progress("importance of channels", done + 1, len(batches), "batches"))
     return {name: value / np.maximum(counts, 1)[:, None] for name, value in scores.items()}
 
 

@@ -9,13 +9,14 @@ and a run that is killed there is noticed at the next look.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from edgemtl.devices.results import MOST_BYTES, check_exit, parse_results, print
 from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
 from edgemtl.processes import run_bounded
+
+_log = logging.getLogger(__name__)
 
 #: on the device, below its home folder; bundles stay there under their hash, so that none is
 #: copied twice
@@ -144,7 +147,6 @@ class SshDevice:
         self,
         bundle: Path,
         arguments: Sequence[str],
-        tell: Callable[[str], None],
         limit_seconds: float = 3600.0,
     ) -> DeviceRun:
         """Copy the bundle, run its runner, bring the results back, clean up.
@@ -152,7 +154,6 @@ class SshDevice:
         Args:
             bundle: checked by the runner there, byte by byte.
             arguments: of the runner's ``bench``.
-            tell: for progress.
             limit_seconds: the run is ended after that.
 
         Raises:
@@ -161,11 +162,11 @@ class SshDevice:
             StageFailed: the copy arrives damaged, or the device has no room or no time left.
         """
         digest = sha256_file(bundle)
-        copied = self._send(bundle, digest, tell)
+        copied = self._send(bundle, digest)
         job = f"run-{secrets.token_hex(8)}"
         try:
             self._start(digest, job, arguments)
-            tell(f"running on {self.address}")
+            _log.info(f"running on {self.address}")
             code = self._wait(job, limit_seconds)
             results = self._read(f"{job}.json", MOST_BYTES)
             message = self._read(f"{job}.err", _MOST_SAID).decode("utf-8", "replace")
@@ -184,7 +185,7 @@ class SshDevice:
         last = printable((message.strip().splitlines() or [""])[-1])
         return DeviceRun(code, document, last.removeprefix("error: "), copied)
 
-    def _send(self, bundle: Path, digest: str, tell: Callable[[str], None]) -> int:
+    def _send(self, bundle: Path, digest: str) -> int:
         """Copy by hash, going on where an earlier copy stopped; returns the bytes sent."""
         size, sent, copies = bundle.stat().st_size, 0, 0
         name = f"{digest}.edgemtl"
@@ -202,7 +203,7 @@ class SshDevice:
             offset = int(found) if found.isdigit() and int(found) <= size else 0
             if offset > before:  # an attempt that was cut off got somewhere
                 before, ends = offset, time.monotonic() + self._patience
-            tell(f"copying {size - offset:,} bytes to {self.address}")
+            _log.info(f"copying {size - offset:,} bytes to {self.address}")
             how = ">>" if offset else ">"
             try:
                 with bundle.open("rb") as stream:

@@ -7,6 +7,7 @@ neither encrypted nor does it know who calls: it is for a network that belongs t
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from edgemtl.devices.runner.latency import instability, summary
 from edgemtl.devices.runner.selftest import compare, failure
 from edgemtl.devices.ssh import DeviceRun
 from edgemtl.errors import ExitCode, StageFailed, TargetUnavailable, UsageError
+
+_log = logging.getLogger(__name__)
 
 SCHEME = "tvm-rpc"
 _FORM = "tvm-rpc://host:port, or tvm-rpc://host:port?key=NAME for a tracker"
@@ -94,7 +97,6 @@ class RpcJob:
 def bench(
     address: RpcAddress,
     job: RpcJob,
-    tell: Callable[[str], None],
     setup_seconds: float = SETUP_SECONDS,
 ) -> DeviceRun:
     """Run the self-test on the server, then time the network by the server's clock.
@@ -102,7 +104,6 @@ def bench(
     Args:
         address: where it is.
         job: what runs.
-        tell: for progress.
         setup_seconds: for all but the measurement.
 
     Raises:
@@ -127,7 +128,7 @@ def bench(
             "min_seconds": job.min_seconds,
             "min_runs": job.min_runs,
         }
-        tell(f"running on {address}")
+        _log.info(f"running on {address}")
         try:
             found = child.ask("edgemtl.backends.tvm.remote", request, limit, doing="run there")
         except StageFailed as error:

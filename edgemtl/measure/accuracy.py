@@ -15,11 +15,11 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.diagnostics import meaning, raised
+from edgemtl.progress import Progress, report
 from edgemtl.tasks.base import Metric, Task
 
 #: (1, 3, H, W) float32 -> output name -> (1, ...) float32
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,6 @@ def evaluate(
     tasks: Sequence[Task],
     input_spec: InputSpec,
     dataset: Dataset,
-    progress: Progress | None = None,
 ) -> AccuracyReport:
     """Measure every task on a data set, one letterboxed picture at a time.
 
@@ -141,12 +140,11 @@ def evaluate(
         tasks: tasks to measure, with those they require.
         input_spec: the network's input.
         dataset: labelled pictures; those that do not decode are counted and named.
-        progress: called with (done, total) after each picture.
 
     Raises:
         InputRefused: no picture of the data set decodes.
     """
-    part = measure(run, tasks, input_spec, dataset, progress)
+    part = measure(run, tasks, input_spec, dataset)
     return accuracy_of([part], input_spec, dataset.name)
 
 
@@ -172,7 +170,6 @@ def measure(
     tasks: Sequence[Task],
     input_spec: InputSpec,
     dataset: Dataset,
-    progress: Progress | None = None,
 ) -> Part:
     """Let every task's metric see the pictures; arguments as for :func:`evaluate`."""
     metrics = {task.name: task.new_metric() for task in tasks}
@@ -185,8 +182,7 @@ def measure(
         for metric in metrics.values():
             metric.update(decoded, sample)
         images += 1
-        if progress is not None:
-            progress(images, len(dataset))
+        report(Progress("accuracy", images, len(dataset), "pictures"))
     return Part(metrics, images, lost, tuple(dataset.problems))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgemtl.measure.results import (
 from edgemtl.measure.statistics import FEWEST_FOR_DRIFT, drift, ratio_of_medians, summarise
 from edgemtl.measure.telemetry import Reading, readings_from, summarise_readings
 from edgemtl.measure.workerlink import WorkerLink
+from edgemtl.progress import Progress, report
 
 __all__ = [
     "BenchRequest",
@@ -38,9 +39,6 @@ __all__ = [
     "compare",
 ]
 
-#: told what happens now, in a few words
-Progress = Callable[[str], None]
-
 #: pause before a turn when the other worker has a thread pool, whose threads spin for a while
 #: after their last run
 SPIN_PAUSE_SECONDS = 0.05
@@ -49,7 +47,7 @@ FEWEST_RUNS_PER_BLOCK = 3
 MOST_RUNS_PER_BLOCK = 500
 
 
-def bench(request: BenchRequest, progress: Progress | None = None) -> LatencyResult:
+def bench(request: BenchRequest) -> LatencyResult:
     """Measure one artefact in a process of its own.
 
     An unstable measurement is repeated up to ``request.attempts`` times; the last one is what is
@@ -60,17 +58,16 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> LatencyRes
         InputRefused: the picture or the input array cannot be used.
         TargetUnavailable: the artefact's backend does not work here.
     """
-    tell = progress or (lambda what: None)
     stop = request.stop
     with _worker(request) as worker:
-        tell("loading")
+        report(Progress("loading"))
         loaded = worker.ask("load", request=request.to_dict())
-        tell("warming up")
+        report(Progress("warming up"))
         warm = worker.ask("warm", runs=stop.warmup_runs, seconds=stop.warmup_seconds)["runs"]
         attempts = 0
         while True:
             attempts += 1
-            tell("measuring" if attempts == 1 else f"measuring again ({attempts})")
+            report(Progress("measuring" if attempts == 1 else f"measuring again ({attempts})"))
             answer = worker.ask(
                 "measure",
                 min_runs=stop.min_runs,
@@ -95,7 +92,6 @@ def compare(
     b: BenchRequest,
     rule: InterleaveRule | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Comparison:
     """Measure how much faster A is than B, in turns.
 
@@ -111,7 +107,6 @@ def compare(
         InputRefused: a picture or an input array cannot be used.
         TargetUnavailable: a backend does not work here.
     """
-    tell = progress or (lambda what: None)
     rule = rule or InterleaveRule()
     requests = [_with_known_threads(request) for request in (a, b)]
     pause = SPIN_PAUSE_SECONDS if any(r.options.threads > 1 for r in requests) else 0.0
@@ -119,7 +114,7 @@ def compare(
         workers = (worker_a, worker_b)
         loaded, warm, medians = [], [], []
         for name, worker, request in zip("AB", workers, requests, strict=True):
-            tell(f"loading and warming up {name}")
+            report(Progress(f"loading and warming up {name}"))
             loaded.append(worker.ask("load", request=request.to_dict()))
             stop = request.stop
             runs = worker.ask("warm", runs=stop.warmup_runs, seconds=stop.warmup_seconds)["runs"]
@@ -137,7 +132,7 @@ def compare(
                 late = time.monotonic() - began > rule.max_seconds
                 if done >= rule.min_pairs and late:
                     break
-                tell(f"pair {done + 1} of {rule.pairs}")
+                report(Progress("turns", done, rule.pairs, "pairs"))
             time.sleep(pause)
             which = "AB".index(turn)
             blocks[which].append(_block(workers[which], per_block, rule.settle_runs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,7 +87,6 @@ def self_check(
     request: BenchRequest,
     claim: float,
     rule: InterleaveRule | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> SelfCheck:
     """Measure one artefact twice in a row, then in turns with itself.
 
@@ -96,14 +94,13 @@ def self_check(
         request: what to measure, and how long.
         claim: largest difference, as a share, that may be left between the two.
         rule: how they take turns.
-        progress: told what happens.
 
     Raises:
         StageFailed, InputRefused, TargetUnavailable: as :func:`edgemtl.measure.latency.bench`.
     """
-    first = bench(request, progress)
+    first = bench(request)
     time.sleep(request.stop.cooldown_seconds)
-    second = bench(request, progress)
+    second = bench(request)
     median, p99 = quantile_ratios(second.samples_ms, first.samples_ms, (50, 99), seed=request.seed)
-    interleaved = compare(request, request, rule, request.seed, progress)
+    interleaved = compare(request, request, rule, request.seed)
     return SelfCheck(first, second, median, p99, interleaved, claim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Timing:
     cooldown: float = 1.0
 
 
-def check_file(path: Path, claim: float, timing: Timing, tell: Callable[[str], None]) -> SelfCheck:
+def check_file(path: Path, claim: float, timing: Timing) -> SelfCheck:
     """Measure one file twice, and in turns with itself: how much noise there is here.
 
     Raises:
@@ -55,14 +55,13 @@ def check_file(path: Path, claim: float, timing: Timing, tell: Callable[[str], N
     """
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         request = _request(path, timing, Path(folder) / "a")
-        return self_check(request, claim, InterleaveRule(max_seconds=timing.max_seconds), tell)
+        return self_check(request, claim, InterleaveRule(max_seconds=timing.max_seconds))
 
 
 def bench_files(
     path: Path,
     against: Path | None,
     timing: Timing,
-    tell: Callable[[str], None],
     factory: str | None = None,
 ) -> LatencyResult | Comparison:
     """Measure one file, or two in turns.
@@ -71,7 +70,6 @@ def bench_files(
         path: bundle or ONNX file.
         against: the same, or a checkpoint, which is built as ``path`` was.
         timing: how to measure.
-        tell: progress.
         factory: builds the user's own network.
 
     Raises:
@@ -81,13 +79,13 @@ def bench_files(
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         first = _request(path, timing, Path(folder) / "a")
         if against is None:
-            return bench(first, tell)
+            return bench(first)
         if kind_of(against) == "checkpoint":
             second = _dense_request(path, against, timing, Path(folder) / "b", factory)
         else:
             second = _request(against, timing, Path(folder) / "b")
         rule = InterleaveRule(max_seconds=timing.max_seconds)
-        return compare(first, second, rule, timing.seed, tell)
+        return compare(first, second, rule, timing.seed)
 
 
 def _dense_request(

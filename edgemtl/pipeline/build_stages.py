@@ -20,7 +20,7 @@ from edgemtl.models.checkpoint import from_network, save, weights_hash
 from edgemtl.pipeline.export import ExportOutcome, ExportRequest, export_model
 from edgemtl.pipeline.reference import Reference
 from edgemtl.pipeline.routed_set import routed_folder
-from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context, Stage
 from edgemtl.tasks.base import Task
 
 MODEL_FACTS = "model.json"
@@ -79,7 +79,7 @@ class CheckModel(Stage):
             "compared with": context.against.note,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> ModelFacts:
+    def run(self, context: Context, folder: Path) -> ModelFacts:
         """Say what the network is.
 
         Raises:
@@ -128,7 +128,7 @@ class TakeReference(Stage):
             "tasks": context.task_names,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> TakenReference:
+    def run(self, context: Context, folder: Path) -> TakenReference:
         """Run it once and write it.
 
         Raises:
@@ -192,7 +192,7 @@ class Export(Stage):
             asked["calibration"] = context.calibration_fingerprint
         return asked
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> ExportOutcome:
+    def run(self, context: Context, folder: Path) -> ExportOutcome:
         """Write the graph as exported, simplified, and the map from its nodes to torch modules."""
         network = context.network(self.reads["network"])
         return export_model(self.request(context, network), folder)
@@ -253,7 +253,7 @@ class Compile(Stage):
             return {}
         return {task.name: task.outputs for task in context.tasks}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> CompiledArtefact:
+    def run(self, context: Context, folder: Path) -> CompiledArtefact:
         """Compile into a folder of its own."""
         backend, onnx = context.backend, self.folder_of(context, "graph") / ONNX
         if "routed" in self.reads and (networks := routed_folder(context)) is not None:

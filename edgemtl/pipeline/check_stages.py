@@ -24,7 +24,7 @@ from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.pipeline.datasets import first_images
 from edgemtl.pipeline.gate import Verdicts, judge_measured
-from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage, Tell
+from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage
 from edgemtl.record.run_record import (
     ACCURACY,
     COMPARISON,
@@ -100,7 +100,7 @@ class Accuracy(Stage):
             "of": context.against.note if "network" in self.reads else "",
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> Evaluation:
+    def run(self, context: Context, folder: Path) -> Evaluation:
         """Evaluate on the pictures that accuracy is measured on."""
         if "network" in self.reads:
             network = context.network(self.reads["network"])
@@ -162,7 +162,7 @@ class Cost(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> CountedCost:
+    def run(self, context: Context, folder: Path) -> CountedCost:
         """Count what the graph computes and what the artefact takes."""
         graph, artefact = self.folder_of(context, "graph"), self.folder_of(context, "artefact")
         return CountedCost(
@@ -260,7 +260,7 @@ class Bench(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {"bench": context.recipe.bench.model_dump()}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> Timed:
+    def run(self, context: Context, folder: Path) -> Timed:
         """Measure."""
         recipe = context.recipe.bench
         if not recipe.enabled:
@@ -358,7 +358,7 @@ class Gates(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {"gates": context.recipe.gates.model_dump(mode="json")}
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> Verdicts:
+    def run(self, context: Context, folder: Path) -> Verdicts:
         """Judge; never raises for a failed gate. ``junit.xml`` says the same."""
         recipe = context.recipe
         verdicts = judge_measured(recipe.gates, self._measured(context), recipe.prune)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,7 +28,6 @@ from edgemtl.pipeline.stage import (
     Decision,
     Stage,
     StageRecord,
-    Tell,
 )
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import (
@@ -35,15 +35,13 @@ from edgemtl.record.run_record import (
 )
 from edgemtl.targets import Target
 
+_log = logging.getLogger(__name__)
+
 
 class Reporter(Protocol):
     """Told how a run goes; the command line prints it."""
 
     def started(self, position: int, total: int, stage: str) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-    def progress(self, line: str) -> None: ...
 
     def finished(self, record: StageRecord) -> None: ...
 
@@ -106,7 +104,7 @@ def compile_model(request: CompileRequest, reporter: Reporter) -> RunResult:
     Raises:
         EdgemtlError: before any stage began (recipe, model, output folder).
     """
-    context = _context(request, reporter.progress)
+    context = _context(request)
     stages = chosen(request, context)
     check_inputs(context, stages)
     context.backend.require()
@@ -208,7 +206,7 @@ def folder_of(request: CompileRequest) -> Path:
     return request.output or Path("runs") / new_name(request.model, key_of(asked))
 
 
-def _context(request: CompileRequest, on_progress: Tell = lambda line: None) -> Context:
+def _context(request: CompileRequest) -> Context:
     folder = folder_of(request)
     cache_folder = request.cache or default_folder()
     return Context(
@@ -218,7 +216,6 @@ def _context(request: CompileRequest, on_progress: Tell = lambda line: None) -> 
         _built_for(request),
         StageCache(cache_folder / "stages", fresh=not request.use_cache),
         folder / PRIVATE,
-        on_progress,
         reference=request.reference,
     )
 
@@ -279,13 +276,13 @@ def _run(
                 run.update(recipe=context.recipe.to_dict(), pruning=decision.reason)
                 _write_recipe(run, context.recipe)
                 if decision.run:
-                    reporter.progress(decision.reason)
+                    _log.info(decision.reason)
                     continue
                 seconds = time.monotonic() - began
                 record = StageRecord(stage.name, "skipped", seconds, "", (decision.reason,))
             else:
                 ran.append(stage.name)
-                record = stage.execute(context, reporter.note)
+                record = stage.execute(context)
         except Exception as problem:  # a defect of ours, too, leaves a record and a report
             error = as_told(problem)
             key = context.keys.get(stage.name, "")

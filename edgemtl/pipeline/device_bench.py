@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from edgemtl.backends import registry
@@ -18,9 +17,7 @@ from edgemtl.pipeline.benchmarking import Timing
 from edgemtl.pipeline.loaded_model import kind_of
 
 
-def bench_on_device(
-    path: Path, device: str, python: str, timing: Timing, tell: Callable[[str], None]
-) -> DeviceRun:
+def bench_on_device(path: Path, device: str, python: str, timing: Timing) -> DeviceRun:
     """Measure a bundle on a device.
 
     Args:
@@ -28,7 +25,6 @@ def bench_on_device(
         device: ``ssh://[user@]host[:port]``, or ``tvm-rpc://host:port[?key=NAME]``.
         python: interpreter on the device; a TVM server needs none.
         timing: threads, least runs and seconds; the rest does not reach the device.
-        tell: for progress.
 
     The environment variable ``EDGEMTL_SSH_CONFIG`` names another configuration for OpenSSH.
 
@@ -39,7 +35,7 @@ def bench_on_device(
         StageFailed: the results are those of another bundle, or none.
     """
     if device.startswith(f"{SCHEME}:"):
-        return _bench_on_server(path, RpcAddress.parse(device), timing, tell)
+        return _bench_on_server(path, RpcAddress.parse(device), timing)
     address = Address.parse(device)
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
@@ -53,15 +49,13 @@ def bench_on_device(
     if timing.threads is not None:  # else the bundle says
         flags["--threads"] = str(timing.threads)
     arguments = [part for pair in flags.items() for part in pair]
-    run = SshDevice(address, python, Path(config) if config else None).bench(path, arguments, tell)
+    run = SshDevice(address, python, Path(config) if config else None).bench(path, arguments)
     if run.results is not None and run.results.get("manifest_sha256") != wanted:
         raise StageFailed("the device answered about another bundle", where=str(address))
     return run
 
 
-def _bench_on_server(
-    path: Path, address: RpcAddress, timing: Timing, tell: Callable[[str], None]
-) -> DeviceRun:
+def _bench_on_server(path: Path, address: RpcAddress, timing: Timing) -> DeviceRun:
     """The same on a TVM server, which runs the library itself: bundles for TVM only."""
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
@@ -88,7 +82,7 @@ def _bench_on_server(
             timing.seconds,
             timing.min_runs,
         )
-        run = bench(address, job, tell)
+        run = bench(address, job)
     assert run.results is not None
     run = dataclasses.replace(run, results=checked_results(run.results, str(address)))
     check_exit(run.exit_code, run.results, str(address))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from edgemtl.pipeline.routed_set import folded, prototype_file
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import MASK
 from edgemtl.targets import Target
+
+_log = logging.getLogger(__name__)
 
 #: pictures for saliency: one backward pass per task and four pictures
 SALIENCY = 32
@@ -141,7 +144,6 @@ def mask_network(
     request: MaskRequest,
     folder: Path | None,
     state: Path | None,
-    on_progress: Callable[[str], None],
 ) -> MaskOutcome:
     """Ask whether pictures differ enough for networks of their own; make them where they do.
 
@@ -150,7 +152,6 @@ def mask_network(
         folder: for checkpoints and graphs (``routing.json`` and what it names); None for the
             analysis alone.
         state: where killed trainings go on.
-        on_progress: told what goes on.
 
     Raises:
         UsageError: no training pictures, or a budget that cannot be met.
@@ -164,14 +165,14 @@ def mask_network(
         [prepare(sample, network.tasks, network.input_spec) for sample in part]
         for part in (slices.calibration, slices.oracle)
     )
-    on_progress("what each channel matters to each task")
+    _log.info("what each channel matters to each task")
     subject = Subject(network, saliency_pictures(calibration))
-    on_progress(f"activations of {len(calibration) + len(held_out)} pictures")
-    found = analyse(Observed(subject, calibration, held_out), request.masks, on_progress)
+    _log.info(f"activations of {len(calibration) + len(held_out)} pictures")
+    found = analyse(Observed(subject, calibration, held_out), request.masks)
     if folder is None or not (found.worth_it or asked.force):
         return MaskOutcome(found, None, None, held_out)
-    routed = build(subject, slices, calibration, held_out, request.build, state, on_progress)
-    on_progress("exporting")
+    routed = build(subject, slices, calibration, held_out, request.build, state)
+    _log.info("exporting")
     for index, prototype in enumerate(routed.prototypes):
         facts = {"prototype": index + 1, "of": request.source}
         save(from_network(prototype, facts), folder / prototype_file(index))

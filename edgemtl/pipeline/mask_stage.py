@@ -8,7 +8,7 @@ from typing import Any
 from edgemtl.pipeline.export import ExportRequest
 from edgemtl.pipeline.mask import MaskOutcome, MaskRequest, mask_network
 from edgemtl.pipeline.prune import training_data
-from edgemtl.pipeline.stage import Context, Stage, Tell
+from edgemtl.pipeline.stage import Context, Stage
 
 
 class Mask(Stage):
@@ -17,6 +17,8 @@ class Mask(Stage):
     Without a gain on held-out pictures the simpler network goes on, and nothing else is left. A
     killed training goes on where it stopped.
     """
+
+    keeps_log = False
 
     def request(self, context: Context) -> MaskRequest:
         """What this run masks, and for what."""
@@ -34,7 +36,7 @@ class Mask(Stage):
             "export": ExportRequest(context.dense, target, recipe).to_dict(),
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> MaskOutcome:
+    def run(self, context: Context, folder: Path) -> MaskOutcome:
         """Analyse, decide, build."""
         state = context.cache.work_folder(self.name, self.key(context))
-        return mask_network(self.request(context), folder, state, context.progress)
+        return mask_network(self.request(context), folder, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import MASK
 from edgemtl.targets import Target
 
+_log = logging.getLogger(__name__)
+
 #: pictures on which the dispatched network is compared with torch
 PARITY_PICTURES = 8
 #: largest difference between torch and the runtime, relative to an output's range
@@ -54,7 +57,7 @@ class MaskFile:
     factory: str | None = None
 
 
-def mask_file(asked: MaskFile, on_progress: Callable[[str], None]) -> dict[str, Any]:
+def mask_file(asked: MaskFile) -> dict[str, Any]:
     """Analyse, decide, and build when it is worth it (or forced).
 
     Returns:
@@ -70,12 +73,12 @@ def mask_file(asked: MaskFile, on_progress: Callable[[str], None]) -> dict[str, 
     network = load_network(asked.model, asked.factory)
     request = MaskRequest(network, asked.recipe, asked.target, asked.model.name)
     if output is None:
-        return mask_network(request, None, None, on_progress).story()
+        return mask_network(request, None, None).story()
     state = output.with_name(f"{output.name}.mask-state")
-    outcome = mask_network(request, output, state, on_progress)
+    outcome = mask_network(request, output, state)
     story = outcome.story()
     if outcome.routed is not None:
-        story["files"].append(_bundle(asked, outcome, outcome.routed, output, on_progress))
+        story["files"].append(_bundle(asked, outcome, outcome.routed, output))
         shutil.rmtree(state, ignore_errors=True)
     write_json(output / MASK, story)
     return story
@@ -86,7 +89,6 @@ def _bundle(
     outcome: MaskOutcome,
     routed: Routed,
     folder: Path,
-    on_progress: Callable[[str], None],
 ) -> str:
     """Compile the set, hold it against torch, and write the bundle; its name."""
     target, held_out = asked.target, outcome.held_out
@@ -94,7 +96,7 @@ def _bundle(
     compiled = folder / "compiled"
     shutil.rmtree(compiled, ignore_errors=True)
     compiled.mkdir()
-    on_progress(f"compiling for {target.name}")
+    _log.info(f"compiling for {target.name}")
     artefact = backend.compile(folder / ROUTING, target, compiled)
     options = session_options(target, asked.recipe.bench.threads)
     session = backend.load(artefact, options)

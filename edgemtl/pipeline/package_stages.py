@@ -20,7 +20,7 @@ from edgemtl.models.checkpoint import weights_hash
 from edgemtl.pipeline.check_stages import open_session, real_inputs, same_artefact
 from edgemtl.pipeline.predictions import predict
 from edgemtl.pipeline.routed_set import routed_folder
-from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+from edgemtl.pipeline.stage import ONNX, Context, Stage
 from edgemtl.record.run_record import ACCURACY, COST, PARITY, QUANTIZE
 
 BUNDLE = "bundle.edgemtl"
@@ -30,17 +30,18 @@ SELFTEST_CASES = 1
 
 @dataclass(frozen=True)
 class WrittenBundle:
-    """A bundle, in its stage's folder."""
+    """A bundle, in its stage's folder, and what its user must know of it."""
 
     path: Path
+    notes: tuple[str, ...] = ()
 
     def documents(self) -> dict[str, Any]:
         """None: the bundle says what it is."""
         return {}
 
     def summary(self) -> list[str]:
-        """How large it is."""
-        return [f"{self.path.stat().st_size / 1e6:.2f} MB"]
+        """What its user must know, and how large it is."""
+        return [*self.notes, f"{self.path.stat().st_size / 1e6:.2f} MB"]
 
 
 class MakeBundle(Stage):
@@ -62,7 +63,7 @@ class MakeBundle(Stage):
             "tools": tool_versions(),
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> WrittenBundle:
+    def run(self, context: Context, folder: Path) -> WrittenBundle:
         """Record the self-test and write the bundle."""
         compiled, dense = self.reads["artefact"], self.reads["dense"]
         alone = context.target.measured_here or same_artefact(context, compiled, dense)
@@ -101,10 +102,11 @@ class MakeBundle(Stage):
         )
         write_bundle(folder / BUNDLE, contents)
         if not context.backend.capabilities.runner:
-            tell(
+            note = (
                 f"the bundle cannot run itself: backend '{context.backend.name}' brings no module "
                 "for the runner inside it (edgemtl run and bench work where the backend is)"
             )
+            return WrittenBundle(folder / BUNDLE, (note,))
         return WrittenBundle(folder / BUNDLE)
 
     def _tolerance(self, context: Context) -> Tolerance:
@@ -135,7 +137,7 @@ class PredictionImages(Stage):
             "threads": context.recipe.bench.threads,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> DrawnPredictions:
+    def run(self, context: Context, folder: Path) -> DrawnPredictions:
         """Write ``NAME.before.png`` and ``NAME.after.png``."""
         spec, names = context.dense.input_spec, []
         with open_session(context, self.reads["artefact"]) as session:

@@ -21,7 +21,7 @@ from edgemtl.pipeline.parity import (
     check_parity,
 )
 from edgemtl.pipeline.routed_set import Dispatched, routed_folder
-from edgemtl.pipeline.stage import ONNX, Context, Stage, Tell
+from edgemtl.pipeline.stage import ONNX, Context, Stage
 from edgemtl.record.run_record import PARITY, QUANTIZE
 
 #: pictures looked at for each that parity is checked on, where a router must be sure of it
@@ -45,7 +45,7 @@ class Parity(Stage):
             "threads": context.recipe.bench.threads,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> ParityOutcome:
+    def run(self, context: Context, folder: Path) -> ParityOutcome:
         """Compare, whatever the verdict."""
         if "routed" in self.reads and (networks := routed_folder(context)) is not None:
             return self._routed(context, networks)

@@ -148,9 +148,7 @@ class PruneOutcome:
         save(from_network(self.result.network, meta), checkpoint)
 
 
-def prune_network(
-    request: PruneRequest, on_progress: Callable[[str], None] = lambda line: None
-) -> PruneOutcome:
+def prune_network(request: PruneRequest) -> PruneOutcome:
     """Search, cut and recover, on training pictures only; goes on where a killed run stopped.
 
     Raises:
@@ -164,10 +162,8 @@ def prune_network(
     data = DataSplits.split(
         training_data(recipe), asked.oracle_images, asked.calibration_images, recipe.data.seed
     )
-    latency = latency_on(recipe, request.target, options, on_progress)
-    result = prune(
-        request.network, data, options, on_progress, request.state, latency, request.workers
-    )
+    latency = latency_on(recipe, request.target, options)
+    result = prune(request.network, data, options, request.state, latency, request.workers)
     dense = request.dense or Origin(request.source, weights_hash(request.network))
     return PruneOutcome(result, options, request.source, goal_comes_first(recipe.prune), dense)
 
@@ -250,7 +246,6 @@ def latency_on(
     recipe: Recipe,
     target: Target,
     options: PruneOptions,
-    on_progress: Callable[[str], None],
 ) -> Latency | None:
     """The target's stopwatch where the recipe asks for milliseconds; it remembers in the cache.
 
@@ -269,6 +264,5 @@ def latency_on(
         options.channel_multiple,
         known,
         threads,
-        on_progress,
         precision="int8" if ships_int8 else "fp32",
     )

@@ -17,11 +17,13 @@ from edgemtl.pipeline.prune import (
     training_data,
 )
 from edgemtl.pipeline.prune_default import decide
-from edgemtl.pipeline.stage import CHECKPOINT, Context, Decision, Stage, Tell
+from edgemtl.pipeline.stage import CHECKPOINT, Context, Decision, Stage
 
 
 class Prune(Stage):
     """Leave a smaller checkpoint; goes on where a killed run stopped."""
+
+    keeps_log = False
 
     def decide(self, context: Context) -> Decision | None:
         """Whether to prune, and why; None where the recipe says so."""
@@ -54,9 +56,9 @@ class Prune(Stage):
             else None,
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> PruneOutcome:
+    def run(self, context: Context, folder: Path) -> PruneOutcome:
         """Search, cut, recover; write the checkpoint."""
         state = context.cache.work_folder(self.name, self.key(context))
-        pruned = prune_network(self.request(context, state), context.progress)
+        pruned = prune_network(self.request(context, state))
         pruned.save(folder / CHECKPOINT)
         return pruned

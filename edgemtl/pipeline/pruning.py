@@ -43,7 +43,6 @@ class PruneFile:
 
 def prune_file(
     asked: PruneFile,
-    on_progress: Callable[[str], None],
     workers: Callable[[Job], RemoteWorkers] | None = None,
 ) -> PruneOutcome:
     """Prune, write the checkpoint and, beside it, ``OUTPUT.prune.json`` with the whole story.
@@ -67,7 +66,7 @@ def prune_file(
     request = PruneRequest(
         network, asked.recipe, asked.target, recorded_name(asked.model), state, workers, dense
     )
-    pruned = prune_network(request, on_progress)
+    pruned = prune_network(request)
     pruned.save(output)
     write_json(output.with_name(f"{output.name}.{PRUNE}"), pruned.story())
     shutil.rmtree(state, ignore_errors=True)

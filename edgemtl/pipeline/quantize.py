@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ from edgemtl.record.run_record import QUANTIZE
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
 
+_log = logging.getLogger(__name__)
+
 #: seconds that one comparison of speed may take, in pairs of blocks
 COMPARE = InterleaveRule(pairs=16, min_pairs=6, block_seconds=0.2, max_seconds=15.0)
 ORDER = ("fp32", "fp16", "int8")
@@ -48,7 +51,6 @@ class QuantizeRequest:
         target: what it is for.
         recipe: resolved.
         calibration: pictures of the training data.
-        on_progress: told what goes on.
     """
 
     onnx: Path
@@ -57,7 +59,6 @@ class QuantizeRequest:
     target: Target
     recipe: Recipe
     calibration: Dataset
-    on_progress: Callable[[str], None]
 
     @property
     def real(self) -> bool:
@@ -119,8 +120,12 @@ class QuantizeOutcome:
         return {QUANTIZE: self.to_dict()}
 
     def summary(self) -> list[str]:
-        """What came of it, in sentences."""
-        return list(self.notes)
+        """What was decided and what came of it, in sentences."""
+        decided = []
+        if self.choice is not None:
+            decided = [f"{self.choice.precision}: {self.choice.reason}"]
+            decided += [f"not {name}: {why}" for name, why in self.choice.rejected.items()]
+        return [*(self.result.notes if self.result else ()), *decided, *self.notes]
 
 
 def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
@@ -139,9 +144,6 @@ def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
             candidates = _candidates(request, Path(place), results)
             choice = choose_precision(candidates)
             taken = choice.precision
-            request.on_progress(f"{taken}: {choice.reason}")
-            for name, why in choice.rejected.items():
-                request.on_progress(f"not {name}: {why}")
         else:
             taken = asked
             if taken in ("fp16", "int8"):
@@ -202,7 +204,6 @@ def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> Quantize
         request.spec,
         request.calibration,
         options,
-        tell=request.on_progress,
     )
 
 
@@ -251,7 +252,7 @@ def _candidates(
             found[name] = Candidate(name, None, False, error.message)
             continue
         base_ms = base_ms or slow_ms
-        request.on_progress(f"{name}: {speedup:.2f} x fp32")
+        _log.info(f"{name}: {speedup:.2f} x fp32")
         found[name] = Candidate(name, base_ms / speedup, True)
     found["fp32"] = Candidate("fp32", base_ms, True)
     wanted = order if timed else [n for n in request.target.precisions if n in found]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import QUANTIZE
 from edgemtl.targets import Target
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class QuantizeFile:
     factory: str | None = None
 
 
-def quantize_file(asked: QuantizeFile, on_progress: Callable[[str], None]) -> QuantizeOutcome:
+def quantize_file(asked: QuantizeFile) -> QuantizeOutcome:
     """Quantise, write the file and, beside it, ``OUTPUT.quantize.json`` with the whole story.
 
     Raises:
@@ -62,13 +64,13 @@ def quantize_file(asked: QuantizeFile, on_progress: Callable[[str], None]) -> Qu
         source, written = _graph(asked, Path(folder)), Path(folder) / "written.onnx"
         tasks, spec = read_metadata(source)
         pictures = split_of(recipe.data, recipe.data.calibration, tasks)
-        request = QuantizeRequest(source, tasks, spec, target, recipe, pictures, on_progress)
+        request = QuantizeRequest(source, tasks, spec, target, recipe, pictures)
         outcome = quantize_graph(request, written)
         content = written.read_bytes()
     write_atomically(output, lambda stream: stream.write(content))
     write_json(output.with_name(f"{output.name}.{QUANTIZE}"), outcome.to_dict())
     for line in outcome.summary():
-        on_progress(line)
+        _log.info(line)
     return outcome
 
 

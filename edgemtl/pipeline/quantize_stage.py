@@ -8,7 +8,7 @@ from typing import Any
 from edgemtl.data.groups import groups_hash
 from edgemtl.pipeline.quantize import QuantizeOutcome, QuantizeRequest, quantize_graph
 from edgemtl.pipeline.routed_set import routed_folder
-from edgemtl.pipeline.stage import ONNX, Context, Decision, Stage, Tell
+from edgemtl.pipeline.stage import ONNX, Context, Decision, Stage
 from edgemtl.pipeline.task_limits import task_budgets
 
 
@@ -46,7 +46,7 @@ class Quantize(Stage):
             "runtime": context.backend.availability().version if timed else "",
         }
 
-    def run(self, context: Context, folder: Path, tell: Tell) -> QuantizeOutcome:
+    def run(self, context: Context, folder: Path) -> QuantizeOutcome:
         """Write the graph."""
         request = QuantizeRequest(
             self.folder_of(context, "graph") / ONNX,
@@ -55,6 +55,5 @@ class Quantize(Stage):
             context.target,
             context.recipe,
             context.calibration,
-            tell,
         )
         return quantize_graph(request, folder / ONNX)

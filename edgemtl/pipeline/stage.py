@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgemtl.backends.base import Backend
 from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file, write_json
+from edgemtl.logs import kept
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.cache import StageCache, key_of
@@ -35,7 +37,6 @@ ARTEFACT_FOLDER = "artefact"
 #: what the stage said
 LOG = "log.txt"
 
-Tell = Callable[[str], None]
 StageStatus = Literal["done", "cached", "failed", "skipped"]
 
 
@@ -76,7 +77,6 @@ class Context:
         target: what it is built for.
         cache: where results are kept.
         private: folder of this run alone, for what is never cached.
-        progress: told what a long stage is doing; unlike its notes this is not kept.
         folders: stage name -> folder of its result, filled as the run goes on.
         keys: stage name -> key of its result.
         reference: the network that the user wants to be held against, if any.
@@ -88,7 +88,6 @@ class Context:
     target: Target
     cache: StageCache
     private: Path
-    progress: Tell = lambda line: None
     folders: dict[str, Path] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     reference: Path | None = None
@@ -216,6 +215,9 @@ class Stage(ABC):
     cacheable: ClassVar[bool] = True
     #: True for what reads the recipe's pictures
     needs_data: ClassVar[bool] = False
+    #: False for what works for hours and talks meanwhile: that is for who watches, and only what
+    #: came of it is kept
+    keeps_log: ClassVar[bool] = True
 
     def __init__(self, name: str, **reads: str) -> None:
         self.name = name
@@ -235,7 +237,7 @@ class Stage(ABC):
         """Plain data: everything beyond ``after`` and the code that can change the result."""
 
     @abstractmethod
-    def run(self, context: Context, folder: Path, tell: Tell) -> StageResult:
+    def run(self, context: Context, folder: Path) -> StageResult:
         """Do the work; what is no JSON goes into ``folder``.
 
         Raises:
@@ -268,7 +270,7 @@ class Stage(ABC):
             }
         )
 
-    def execute(self, context: Context, tell: Tell) -> StageRecord:
+    def execute(self, context: Context) -> StageRecord:
         """Run, or take the result, and what was said when it was made, from the cache."""
         began = time.monotonic()
 
@@ -277,9 +279,9 @@ class Stage(ABC):
 
                 def note(line: str) -> None:
                     log.write(line.replace("\n", " ") + "\n")
-                    tell(line)
 
-                result = self.run(context, folder, note)
+                with kept(note) if self.keeps_log else contextlib.nullcontext():
+                    result = self.run(context, folder)
                 for name, data in result.documents().items():
                     write_json(folder / name, data)
                 for line in result.summary():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edgemtl.errors import InputRefused, UsageError
 from edgemtl.files import write_text
 from edgemtl.pipeline.exporting import export_file
 from edgemtl.pipeline.loaded_model import kind_of
+from edgemtl.progress import Progress, report
 from edgemtl.targets import Target
 
 
@@ -47,18 +48,18 @@ def tune(
     model: Path,
     target_name: str,
     output: Path,
-    tell: Callable[[int, int, str], None],
     factory: str | None = None,
     tiles: int = 6,
     seconds: float = 1.0,
 ) -> Tuning:
     """Measure tiles; what ``output`` holds already is not measured again.
 
+    Every operator is reported (:mod:`edgemtl.progress`), with what was found.
+
     Args:
         model: checkpoint or ONNX file.
         target_name: of a target of TVM that this machine is.
         output: JSON lines; the target file is written beside it.
-        tell: called with operators done, operators in all, and what was found.
         factory: of the user's own network.
         tiles: measured per operator, the likeliest first.
         seconds: of timing per operator.
@@ -77,11 +78,13 @@ def tune(
         onnx = onnx_of(model, Path(folder), target_name, factory)
         operators, measurements = measuring(onnx, options, machine, have, None, tiles, seconds)
         begun = done = len(have.intersection(operators))
-        tell(done, len(operators), "")
+        report(Progress("measuring tiles", done, len(operators), "operators"))
         for found in measurements:
             log.add(found)
             done += 1
-            tell(done, len(operators), told(found))
+            report(
+                Progress("measuring tiles", done, len(operators), "operators", detail=told(found))
+            )
     written = None
     if done == len(operators):
         written = log.write_target(target, options.mcpu, machine)

@@ -138,12 +138,8 @@ def bundle(tmp_path: Path) -> Path:
     return path
 
 
-def quiet(line: str) -> None:
-    """Progress that nobody reads."""
-
-
 def test_copied_run_and_brought_back(server: Server, bundle: Path) -> None:
-    run = server.device().bench(bundle, QUICK, quiet)
+    run = server.device().bench(bundle, QUICK)
     assert run.results is not None
     assert run.exit_code == (0 if run.results["latency"]["stable"] else 9)
     assert run.results["latency"]["count"] == 30
@@ -151,7 +147,7 @@ def test_copied_run_and_brought_back(server: Server, bundle: Path) -> None:
     # The bundle stays under its hash; nothing else does. It is not sent twice.
     name = f"{sha256_file(bundle)}.edgemtl"
     assert [path.name for path in server.place.iterdir()] == [name]
-    assert server.device().bench(bundle, QUICK, quiet).copied == 0
+    assert server.device().bench(bundle, QUICK).copied == 0
 
 
 def test_a_copy_that_was_cut_off_goes_on(server: Server, bundle: Path, tmp_path: Path) -> None:
@@ -159,7 +155,7 @@ def test_a_copy_that_was_cut_off_goes_on(server: Server, bundle: Path, tmp_path:
     server.place.mkdir(parents=True, exist_ok=True)
     part = server.place / f"{sha256_file(bundle)}.edgemtl.part"
     part.write_bytes(bundle.read_bytes()[:1000])
-    assert server.device().bench(bundle, QUICK, quiet).copied == bundle.stat().st_size - 1000
+    assert server.device().bench(bundle, QUICK).copied == bundle.stat().st_size - 1000
 
 
 def test_a_damaged_part_is_sent_anew(server: Server, bundle: Path, tmp_path: Path) -> None:
@@ -167,7 +163,7 @@ def test_a_damaged_part_is_sent_anew(server: Server, bundle: Path, tmp_path: Pat
     server.place.mkdir(parents=True, exist_ok=True)
     part = server.place / f"{sha256_file(bundle)}.edgemtl.part"
     part.write_bytes(b"x" * 1000)
-    run = server.device().bench(bundle, QUICK, quiet)
+    run = server.device().bench(bundle, QUICK)
     assert run.copied == 2 * bundle.stat().st_size - 1000
     assert run.results is not None
 
@@ -175,11 +171,11 @@ def test_a_damaged_part_is_sent_anew(server: Server, bundle: Path, tmp_path: Pat
 @pytest.mark.parametrize("config", ["stranger", "imposter"])
 def test_a_host_key_that_is_not_the_known_one(server: Server, bundle: Path, config: str) -> None:
     with pytest.raises(TargetUnavailable, match="host key"):
-        server.device(config).bench(bundle, QUICK, quiet)
+        server.device(config).bench(bundle, QUICK)
 
 
 def test_the_runner_s_refusal_comes_back(server: Server, bundle: Path) -> None:
-    run = server.device().bench(bundle, ["--min-runs", "0"], quiet)
+    run = server.device().bench(bundle, ["--min-runs", "0"])
     assert (run.exit_code, run.results) == (2, None)
     assert "--min-runs must be at least 1" in run.message
 
@@ -198,7 +194,7 @@ def test_a_lost_connection_is_taken_up_again(
         return answer
 
     monkeypatch.setattr(SshDevice, "_once", flaky)
-    run = device.bench(bundle, QUICK, quiet)
+    run = device.bench(bundle, QUICK)
     assert run.results is not None and run.results["latency"]["count"] == 30
 
 
@@ -240,7 +236,7 @@ def test_a_run_that_takes_too_long_is_ended(server: Server, bundle: Path) -> Non
     worker: list[int] = []
     thread = once_it_runs(server, lambda shell: worker.extend(children(shell)))
     with pytest.raises(StageFailed, match="took more than"):
-        server.device().bench(bundle, LONG, quiet, limit_seconds=4.0)
+        server.device().bench(bundle, LONG, limit_seconds=4.0)
     thread.join()
     assert server.runs() == []
     assert all(ended(pid) for pid in worker)
@@ -256,7 +252,7 @@ def test_a_run_that_is_killed_is_noticed(server: Server, bundle: Path, victim: s
 
     thread = once_it_runs(server, kill)
     with pytest.raises(TargetUnavailable, match=r"by signal 9|was killed") as error:
-        server.device().bench(bundle, LONG, quiet, limit_seconds=60.0)
+        server.device().bench(bundle, LONG, limit_seconds=60.0)
     thread.join()
     assert int(error.value.exit_code) == 8
     assert server.runs() == []
@@ -272,7 +268,7 @@ def test_a_server_that_comes_back_is_found_again(server: Server, bundle: Path) -
 
     thread = once_it_runs(server, restart)
     slow = ["--warm-up", "2.5", "--min-seconds", "0", "--min-runs", "30"]
-    run = server.device().bench(bundle, slow, quiet)
+    run = server.device().bench(bundle, slow)
     thread.join()
     assert run.results is not None and run.results["latency"]["count"] >= 30
     assert server.runs() == []
@@ -288,7 +284,7 @@ def test_a_server_that_does_not_come_back_is_exit_code_8(server: Server, bundle:
     thread = once_it_runs(server, stop)
     try:
         with pytest.raises(TargetUnavailable, match="refused") as error:
-            server.device(patience=0.5).bench(bundle, LONG, quiet)
+            server.device(patience=0.5).bench(bundle, LONG)
         assert int(error.value.exit_code) == 8
     finally:
         thread.join()
@@ -304,7 +300,7 @@ def test_old_bundles_are_removed(server: Server, bundle: Path) -> None:
     old.write_bytes(b"old")
     long_ago = time.time() - 40 * 86400
     os.utime(old, (long_ago, long_ago))
-    server.device().bench(bundle, QUICK, quiet)
+    server.device().bench(bundle, QUICK)
     assert not old.exists()
     assert (server.place / f"{sha256_file(bundle)}.edgemtl").exists()
 
@@ -322,7 +318,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 
     monkeypatch.setattr(SshDevice, "_once", full)
     with pytest.raises(StageFailed, match="No space left"):
-        server.device().bench(bundle, QUICK, quiet)
+        server.device().bench(bundle, QUICK)
     assert list(server.place.glob("*.part")) == []
 
 
@@ -338,7 +334,7 @@ def test_a_connection_lost_for_good_is_exit_code_8(
         pause_seconds=0.0,
     )
     with pytest.raises(TargetUnavailable, match="refused") as error:
-        gone.bench(bundle, QUICK, quiet)
+        gone.bench(bundle, QUICK)
     assert int(error.value.exit_code) == 8
 
 

@@ -159,7 +159,7 @@ def run(work: Work, tell: Tell) -> None:
     made: Made | None = None
     if not (work.routed / STORY).is_file():
         made = Made(work, tell)
-        _routed(work, made, tell)
+        _routed(work, made)
     built = json.loads((work.routed / STORY).read_text("utf-8"))["built"]
     macs = built["macs"]
     wanted = [work.kept]
@@ -180,11 +180,9 @@ def run(work: Work, tell: Tell) -> None:
     _measure(work, "routed, always sure", work.routed / ROUTING, own, tell)
 
 
-def _routed(work: Work, made: Made, tell: Tell) -> None:
+def _routed(work: Work, made: Made) -> None:
     request, state = made.request, work.folder / f"{work.routed.name}.state"
-    routed = build(
-        made.subject, made.slices, made.calibration, made.held_out, request.build, state, tell
-    )
+    routed = build(made.subject, made.slices, made.calibration, made.held_out, request.build, state)
     work.routed.mkdir(parents=True, exist_ok=True)
     read_as = ExportRequest(made.network, request.target, request.recipe).read_as
     sharing = export_routed(
@@ -219,7 +217,7 @@ def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
         smaller.requires_grad_(True)
         pictures = _spread(pictures, request.build.router_images, request.masks.seed)
         state = path.with_suffix(".state")
-        found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state, tell)
+        found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state)
         trained = found.to_dict()
     smaller.eval().requires_grad_(False)
     _export(smaller, path)

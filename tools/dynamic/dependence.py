@@ -49,7 +49,7 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
         options = AnalyseOptions(share, PROTOTYPES, multiple=MULTIPLE, nested=nested)
         tell(f"{checkpoint.stem}: {share:g} of the work kept{', nested' if nested else ''}")
         try:
-            found = analyse(observed, options, tell).to_dict()
+            found = analyse(observed, options).to_dict()
         except UsageError as error:
             found = {"refused": error.message}
         write_json(path, {"checkpoint": key, "kept": share, "nested": nested, **found})

@@ -167,18 +167,18 @@ def _row(
     started = time.monotonic()
     if mode == "static":
         _set_static(dynamic, calibration.masks(threshold))
-        train(dynamic, Drawing(crops["train"], 1), train_options, tell, "given")
+        train(dynamic, Drawing(crops["train"], 1), train_options, "given")
         kept = {name: mask[None] for name, mask in dynamic.given.items()}
         found["kept"] = _share(model, kept)
     else:
         start_at_rates(dynamic, calibration.masks(threshold))
         half = replace(train_options, steps=steps // 2, head_share=1.0)
-        found |= train(dynamic, Drawing(crops["train"], 1), half, tell)
+        found |= train(dynamic, Drawing(crops["train"], 1), half)
         report = measure_masks(dynamic, batches_of(crops["val"]), model)
         found["kept_before_holding"] = report.kept
         hold_widths(dynamic, batches_of(crops["train"])[::4], estimate.widths)
         half = replace(half, head_share=0.0, learning_rate=half.learning_rate / 4)
-        train(dynamic, Drawing(crops["train"], 2), half, tell)
+        train(dynamic, Drawing(crops["train"], 2), half)
         final = measure_masks(dynamic, batches_of(crops["val"]), model).to_dict()
         found |= {**final, "accuracy_of_masks": final["accuracy"]}
     found["accuracy"] = accuracy(dynamic, crops["val"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from edgemtl.compress.job import Job
 from edgemtl.compress.remote import remote_verdicts
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Checks:
         for key, one in stored.items():
             judged = Judged(*(one[part].numpy() for part in ("losses", "distances", "figures")))
             self._known[key] = judged, SearchCost.from_dict(one["spent"])
-        self._job.tell(f"the search goes on after {len(stored)} looks at held-out pictures")
+        _log.info(f"the search goes on after {len(stored)} looks at held-out pictures")
 
     def _afresh(
         self, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]

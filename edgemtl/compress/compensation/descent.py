@@ -8,6 +8,7 @@ the goal, so neither does the way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from edgemtl.compress.compensation.check import Checks, Place
 from edgemtl.compress.compensation.evidence import Evidence
 from edgemtl.compress.compensation.path import Path, Price
 from edgemtl.compress.job import Job
+
+_log = logging.getLogger(__name__)
 
 #: shares of the dense network's cost at which held-out pictures are looked at
 RUNGS = (0.7, 0.55, 0.45, 0.35, 0.25, 0.15, 0.08)
@@ -102,7 +105,7 @@ class Descent:
             for task, ratio in zip(self.job.network.tasks, self.place.loss_ratio, strict=True)
         )
         left = self.path.costs[self._looked]
-        self.job.tell(f"{left:.1%} of the cost left, compensated: held-out loss {shown}")
+        _log.info(f"{left:.1%} of the cost left, compensated: held-out loss {shown}")
         return self.place
 
     def _over(self, place: Place) -> str:

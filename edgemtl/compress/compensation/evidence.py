@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from edgemtl.compress.compensation.curves import Curve, curve
 from edgemtl.compress.compensation.layouts import Layout
 from edgemtl.compress.compensation.moments import Moments, collect
-from edgemtl.compress.compensation.progress import Progress
 from edgemtl.compress.compensation.readers import Reader
+from edgemtl.compress.compensation.timed_loop import TimedLoop
 from edgemtl.compress.job import Job
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
+
+_log = logging.getLogger(__name__)
 
 #: curves that are made between two looks at the disk
 SAVE_EVERY = 8
@@ -41,12 +44,11 @@ def moments_of(job: Job) -> tuple[Moments, SearchCost]:
     """The moments of a job's network: from disk, or from one pass over its calibration pictures."""
     path = None if job.state is None else job.state / "moments.pt"
     if path is not None and path.is_file():
-        job.tell("the search goes on behind the pass over the calibration pictures")
+        _log.info("the search goes on behind the pass over the calibration pictures")
         stored: dict[str, Any] = torch.load(path, weights_only=True)
         return _moments_from(stored), SearchCost.from_dict(stored["spent"])
     started = time.monotonic()
-    progress = Progress("calibration pictures", job.tell)
-    found = collect(job.network, job.groups, job.calibration_pictures, job.options.seed, progress)
+    found = collect(job.network, job.groups, job.calibration_pictures, job.options.seed)
     images = found.images
     passes = 1 + 2 * len(job.network.tasks)  # a backward pass counts two
     spent = SearchCost(
@@ -86,8 +88,8 @@ def evidence_of(job: Job) -> Evidence:
         write_atomically(path, lambda stream: torch.save(content, stream))
 
     scale = torch.from_numpy(1 / moments.losses)
-    progress = Progress("groups of channels", job.tell)
-    progress.start(len(curves))
+    loop = TimedLoop("groups of channels")
+    loop.start(len(curves))
     new = 0
     for group in job.groups:
         if group.name in curves:
@@ -95,7 +97,7 @@ def evidence_of(job: Job) -> Evidence:
         narrowest = min(job.choices[group.name])
         curves[group.name] = curve(job.network, group, moments, scale, narrowest)
         new += 1
-        progress(len(curves), len(job.groups))
+        loop(len(curves), len(job.groups))
         if new % SAVE_EVERY == 0:
             save()
     if new:

@@ -6,6 +6,7 @@ and what is judged is held-out performance. What is judged is the compensated ne
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from edgemtl.compress.compensation.allowance import Allowance
@@ -18,6 +19,8 @@ from edgemtl.compress.job import DEFAULT_BUDGET, ChannelSelection, Job, register
 from edgemtl.compress.results import Refusal
 from edgemtl.compress.search_cost import peak_mib
 from edgemtl.errors import EdgemtlError
+
+_log = logging.getLogger(__name__)
 
 #: a loss of nothing, to divide by
 TINY = 1e-30
@@ -51,7 +54,7 @@ def pagcp(job: Job) -> ChannelSelection:
             break
         refused.append(refusal)
         frozen[refusal.group] = refusal.width
-        job.tell(
+        _log.info(
             f"{refusal.group}: {refusal.width} -> {refusal.width_tried} taken back, "
             f"{refusal.problem}"
         )

@@ -22,6 +22,7 @@ from edgemtl.compress.answers import probe
 from edgemtl.compress.batches import Prepared, batches
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.compress.compensation.readers import Call, Reader, find_readers
+from edgemtl.compress.compensation.timed_loop import TimedLoop
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.layers import DeformableConv2d
 
@@ -72,7 +73,6 @@ def collect(
     groups: Sequence[ChannelGroup],
     pictures: Sequence[Prepared],
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, of: None,
     minded: float = MINDED,
 ) -> Moments:
     """Go once over the pictures.
@@ -82,11 +82,10 @@ def collect(
         groups: of it.
         pictures: with labels where there are any.
         seed: of the places that rows are taken at.
-        progress: told (done, all) pictures.
         minded: see :data:`MINDED`.
     """
     own = contiguous_copy(network)
-    tally = _Tally(own, groups, len(pictures), minded)
+    tally, loop = _Tally(own, groups, len(pictures), minded), TimedLoop("calibration pictures")
     for number, batch in enumerate(
         batches(pictures, own.tasks, own.input_spec.size, min(BATCH, len(pictures)))
     ):
@@ -103,7 +102,7 @@ def collect(
             tally.minding(row, labelled, value)
             torch.autograd.grad(loss, images, retain_graph=True, allow_unused=True)
         tally.add(taken, len(batch.images))
-        progress(min((number + 1) * BATCH, len(pictures)), len(pictures))
+        loop(min((number + 1) * BATCH, len(pictures)), len(pictures))
     return tally.found()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from edgemtl.compress.dynamic.subnets import losses, subnet
 from edgemtl.compress.dynamic.targets import target_mask
 from edgemtl.compress.taylor import taylor_scores
 from edgemtl.models.base import MultiTaskNetwork
+
+_log = logging.getLogger(__name__)
 
 #: pictures per batch of all passes
 BATCH = 8
@@ -229,14 +232,12 @@ class Observed:
 def analyse(
     observed: Observed,
     options: AnalyseOptions,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Analysis:
     """Answer the three questions.
 
     Args:
         observed: the network and what its pictures do in it.
         options: see :class:`AnalyseOptions`.
-        tell: receives a sentence now and then.
 
     Raises:
         UsageError: the budget cannot be met.
@@ -258,7 +259,9 @@ def analyse(
     static, several = found[1], found[options.prototypes]
     added, macs = {}, {}
     for name, made in (("static", static), ("prototypes", several)):
-        tell(f"{name}: {len(made.keep)} network(s), {made.mean_macs / _dense(subject):.0%} of MACs")
+        _log.info(
+            f"{name}: {len(made.keep)} network(s), {made.mean_macs / _dense(subject):.0%} of MACs"
+        )
         nearest = made.nearest(others)
         chosen = _losses_of(observed, made, nearest)
         added[name] = _relative(subject.network, observed.dense, chosen)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 
-Tell = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
 #: pictures that batch norms are calibrated on, at most
 CALIBRATION = 64
 #: a prototype that fewer pictures need is left out, and fewer do not judge one
@@ -102,7 +104,6 @@ def build(
     held_out: Sequence[Prepared],
     options: BuildOptions,
     state: Path | None = None,
-    tell: Tell = lambda line: None,
 ) -> Routed:
     """Make the prototypes and the router.
 
@@ -113,7 +114,6 @@ def build(
         held_out: prepared pictures that the router is judged on.
         options: see :class:`BuildOptions`.
         state: folder in which killed trainings go on.
-        tell: receives a sentence now and then.
 
     Raises:
         UsageError: there are no training pictures, or the budget cannot be met.
@@ -148,7 +148,7 @@ def build(
     networks, recovered = [], []
     for index, keep in enumerate(made.keep):
         mine = np.flatnonzero(labels == index)
-        tell(f"prototype {index + 1}: {len(mine)} pictures, {made.macs[index] / 1e6:.0f} MMAC")
+        _log.info(f"prototype {index + 1}: {len(mine)} pictures, {made.macs[index] / 1e6:.0f} MMAC")
         # Of all pictures; its own statistics come with its training.
         network = subnet(subject.network, keep, subject.groups, images)
         result = None
@@ -157,10 +157,10 @@ def build(
             _let_train(network, options.shared)
             where = None if state is None else state / f"prototype-{index + 1}.pt"
             training = chosen.subset(mine.tolist())
-            result = recover(network, subject.network, training, own, options.recovery, where, tell)
+            result = recover(network, subject.network, training, own, options.recovery, where)
         networks.append(network.eval().requires_grad_(False))
         recovered.append(result)
-    router = train_router(pictures, labels, count, options.router, tell)
+    router = train_router(pictures, labels, count, options.router)
     right = made.nearest(subject.importance(held_out))
     predicted = probabilities(router, held_out)
     report = judge(predicted, right, options.router.precision)

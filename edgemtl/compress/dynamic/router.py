@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from edgemtl.compress.batches import Prepared, images_of
 from edgemtl.errors import UsageError
+from edgemtl.progress import Progress, report
+
+_log = logging.getLogger(__name__)
 
 #: pictures are averaged down to about this many pixels a side before anything is multiplied
 LOOK = 80
@@ -110,7 +114,6 @@ def train_router(
     labels: NDArray[np.int64],
     count: int,
     options: RouterOptions,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Router:
     """Learn which prototype a picture belongs to; every prototype counts equally.
 
@@ -119,7 +122,6 @@ def train_router(
         labels: (pictures,) index of each one's prototype.
         count: prototypes.
         options: see :class:`RouterOptions`.
-        tell: receives a sentence now and then.
     """
     rng = np.random.default_rng(options.seed)
     height, width = pictures[0].canvas.shape[1:]
@@ -145,8 +147,9 @@ def train_router(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
+        report(Progress("router", step + 1, options.steps, "steps"))
         if (step + 1) % 100 == 0:
-            tell(f"router step {step + 1}/{options.steps}: loss {float(loss.detach()):.3f}")
+            _log.info(f"router step {step + 1}/{options.steps}: loss {float(loss.detach()):.3f}")
     return router.eval()
 
 

@@ -8,6 +8,7 @@ masks are multiplied as constants.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from edgemtl.compress.cost import CostModel
 from edgemtl.compress.dynamic.accounting import sample_macs
 from edgemtl.compress.dynamic.network import DynamicNetwork, Mode
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.progress import Progress, report
+
+_log = logging.getLogger(__name__)
 
 #: outputs, names of the requested tasks -> the tasks' loss
 Loss = Callable[[Mapping[str, Tensor], Sequence[str]], Tensor]
@@ -133,7 +137,6 @@ def train(
     dynamic: DynamicNetwork,
     draw: Draw,
     options: TrainOptions,
-    tell: Callable[[str], None] = lambda line: None,
     mode: Mode = "predicted",
 ) -> dict[str, float]:
     """Train network and heads in place.
@@ -145,7 +148,6 @@ def train(
         dynamic: the network with heads; left in eval mode, predicting.
         draw: the pictures of a step.
         options: see :class:`TrainOptions`.
-        tell: receives a sentence now and then.
         mode: what multiplies; ``given`` trains the network with fixed masks and no heads.
 
     Returns:
@@ -193,9 +195,10 @@ def train(
             for parameter in heads:  # momentum would go on moving them
                 parameter.grad = None
         optimiser.step()
+        report(Progress("training with masks", step + 1, options.steps, "steps"))
         if (step + 1) % 50 == 0:
             shown = f", heads {history[-1]:.3f}" if history else ""
-            tell(f"step {step + 1}/{options.steps}: loss {float(own.detach()):.4f}{shown}")
+            _log.info(f"step {step + 1}/{options.steps}: loss {float(own.detach()):.4f}{shown}")
     dynamic.eval()
     part = max(1, len(history) // 10)
     return {

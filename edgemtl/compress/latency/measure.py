@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,12 @@ from edgemtl.compress.latency.turns import LayerTurns, Turns
 from edgemtl.compress.latency.widths import GraphWidths
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
+from edgemtl.progress import Progress, report
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 #: cuts that are measured of a network none of whose layers are known, and of one whose are
 CUTS, FEW_CUTS = 16, 4
@@ -53,7 +57,6 @@ class Measurement:
         target: name of the target, for the record.
         turns: times layers.
         store: of profiles.
-        tell: progress.
         seed: of the drawn cuts.
     """
 
@@ -65,7 +68,6 @@ class Measurement:
     target: str
     turns: LayerTurns | None
     store: ProfileStore
-    tell: Callable[[str], None] = lambda line: None
     seed: int = 0
 
 
@@ -92,14 +94,15 @@ def layer_table(asked: Measurement) -> LayerTable:
             if known is not None:
                 table = fit_table(found, asked.block, asked.target, known)
                 if table.error is None or table.error <= STRANGE:
-                    asked.tell("the layers of this network are known from others")
+                    _log.info("the layers of this network are known from others")
                     return table
         found = _with_cut(asked, found, cuts[done])
         asked.store.write(found)
         done += 1
+        report(Progress(f"timing layers on {asked.target}", done, len(cuts), "cuts"))
         if done == before + 1 and done < len(cuts):
             left = (time.monotonic() - began) * (len(cuts) - done)
-            asked.tell(
+            _log.info(
                 f"timing the layers on {asked.target} in {len(cuts) - before} cuts of the network: "
                 f"about {duration(left)}"
             )

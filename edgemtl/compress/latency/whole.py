@@ -9,6 +9,7 @@ than unknowns.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +30,12 @@ from edgemtl.compress.latency.profiles import CutTimes, Profile
 from edgemtl.compress.latency.widths import GraphWidths
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
+from edgemtl.progress import Progress, report
 
 if TYPE_CHECKING:
     from onnx import NodeProto
+
+_log = logging.getLogger(__name__)
 
 #: times one network against another: (a, b) -> (median ms of a, a's latency relative to b, half
 #: width of the interval)
@@ -98,9 +102,10 @@ def whole_table(asked: Measurement, timer: Timer) -> LayerTable:
         found = found.plus(CutTimes(widths, {}, (0.0, 0.0), (ms, ms / ratio)))
         asked.store.write(found)
         done += 1
+        report(Progress(f"timing cuts on {asked.target}", done, len(cuts), "cuts"))
         if done == before + 1 and done < len(cuts):
             left = (time.monotonic() - began) * (len(cuts) - done)
-            asked.tell(
+            _log.info(
                 f"timing {len(cuts) - before} cuts of the network on {asked.target}: about "
                 f"{duration(left)}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,9 @@ from edgemtl.compress.quantize.judge import Judge
 from edgemtl.compress.quantize.layers import Layer, regions
 from edgemtl.compress.quantize.results import Culprit, QuantizeOptions, TaskVerdict
 from edgemtl.compress.quantize.search import excess, failing, fewest, rank
-from edgemtl.compress.quantize.writers import Tell, Writer
+from edgemtl.compress.quantize.writers import Writer
+
+_log = logging.getLogger(__name__)
 
 #: regions whose cost is estimated; larger networks are grouped more coarsely
 MOST_REGIONS = 128
@@ -42,7 +45,6 @@ def keep_budgets(
     cost: Callable[[Writer, Mapping[str, Collection[str]]], dict[str, dict[str, float]]],
     train: Callable[[Sequence[str]], Writer] | None,
     options: QuantizeOptions,
-    tell: Tell,
 ) -> Outcome:
     """Quantise everything; where a task loses too much, train, then find the fewest to leave.
 
@@ -54,22 +56,21 @@ def keep_budgets(
         cost: a writer, and region name -> its layers' node names, to region name -> task -> cost.
         train: tasks that are over budget, to a writer with trained weights; None for no training.
         options: budgets and number of evaluations.
-        tell: told what goes on.
     """
     judge = make_judge()
     full = judge(writer.write(forced))
-    tell(f"all in {options.precision}: {told(full)}")
+    _log.info(f"all in {options.precision}: {told(full)}")
     # A task that cannot be judged is not helped by leaving layers in float32.
     late = [name for name in failing(full) if full[name].drop is not None]
     if late and train is not None:
         trained = train(late)
         after = judge(trained.write(forced))
-        tell(f"after training: {told(after)}")
+        _log.info(f"after training: {told(after)}")
         if excess(after) < excess(full):
             writer, full = trained, after
             late = [name for name in failing(full) if full[name].drop is not None]
         else:
-            tell("training did not help and is left out")
+            _log.info("training did not help and is left out")
     if not late:
         return Outcome(writer, forced, (), full, judge.evaluations)
     grouped = regions([layer for layer in layers if layer.node not in forced], MOST_REGIONS)
@@ -79,7 +80,7 @@ def keep_budgets(
 
     def attempt(kept: Sequence[str]) -> Mapping[str, TaskVerdict]:
         verdicts = judge(writer.write({*forced, *(n for name in kept for n in nodes[name])}))
-        tell(f"{len(kept)} of {len(nodes)} regions in float32: {told(verdicts)}")
+        _log.info(f"{len(kept)} of {len(nodes)} regions in float32: {told(verdicts)}")
         return verdicts
 
     found = fewest(order, attempt, full, options.max_evaluations - judge.evaluations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.measure.accuracy import evaluate
+from edgemtl.progress import Progress, report
 from edgemtl.tasks.base import Task
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 #: a graph to the same one as a runtime reads it
 AsRun = Callable[["ModelProto"], "ModelProto"]
@@ -95,7 +99,6 @@ def region_costs(
     tasks: Sequence[Task],
     probes: Canvases,
     size: tuple[int, int],
-    tell: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
     """How far each variant's answers are from the float graph's, per task.
 
@@ -105,7 +108,6 @@ def region_costs(
         tasks: whose answers count.
         probes: pictures; their labels say where an answer means something.
         size: canvas height and width.
-        tell: progress.
 
     Returns:
         Variant -> task -> mean distance, 0 for equal answers.
@@ -123,8 +125,9 @@ def region_costs(
     wanted = answers(reference)
     costs: dict[str, dict[str, float]] = {}
     for number, (name, make) in enumerate(variants.items()):
+        report(Progress("costs of regions", number, len(variants), "regions"))
         if number % 20 == 0:
-            tell(f"costs of {len(variants)} regions: {number}")
+            _log.info(f"costs of {len(variants)} regions: {number}")
         found = answers(make())
         costs[name] = {
             task.name: float(

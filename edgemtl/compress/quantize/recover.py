@@ -8,7 +8,8 @@ the start, so that tasks weigh alike, and those that miss their budget count dou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,13 @@ from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.compress.quantize.trainable import TrainableGraph
 from edgemtl.errors import StageFailed
 from edgemtl.exporting.differences import difference
+from edgemtl.progress import Progress, report
 from edgemtl.tasks.base import Task
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 #: pictures per step
 BATCH = 4
@@ -35,7 +39,7 @@ LEARNING_RATE = 2e-5
 LATE = 2.0
 #: largest change, as a share of an output's range, between the graph here and in ONNX Runtime
 SAME = 1e-3
-TELL_EVERY = 25
+SAID_EVERY = 25
 #: pictures that say how large each task's distance is before training
 SCALED_ON = 8
 
@@ -51,7 +55,6 @@ def retrain(
     size: tuple[int, int],
     steps: int,
     seed: int,
-    tell: Callable[[str], None],
     narrow_sums: bool = False,
 ) -> ModelProto:
     """A copy of the graph with trained weights and biases; repeatable.
@@ -67,7 +70,6 @@ def retrain(
         size: canvas height and width.
         steps: of the optimiser.
         seed: of the order of pictures.
-        tell: progress.
         narrow_sums: as for the file (weights.py).
 
     Raises:
@@ -94,10 +96,11 @@ def retrain(
             told += found.detach() / scales / len(chosen)
         optimiser.step()
         schedule.step()
-        if step % TELL_EVERY == 0:
-            named = zip(tasks, (told / TELL_EVERY).tolist(), strict=True)
+        report(Progress("training while rounded", step, steps, "steps"))
+        if step % SAID_EVERY == 0:
+            named = zip(tasks, (told / SAID_EVERY).tolist(), strict=True)
             words = ", ".join(f"{task.name} {share:.2f}" for task, share in named)
-            tell(f"training step {step} of {steps}: distances relative to before {words}")
+            _log.info(f"training step {step} of {steps}: distances relative to before {words}")
             told.zero_()
     return _with_weights(model, graph.trained())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgemtl.compress.quantize.names import shorten_names
 from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.compress.quantize.results import QuantizeOptions, QuantizeResult
 from edgemtl.compress.quantize.search import failing
-from edgemtl.compress.quantize.writers import Float16Writer, Int8Writer, Tell, Writer
+from edgemtl.compress.quantize.writers import Float16Writer, Int8Writer, Writer
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed, UsageError
@@ -25,6 +26,8 @@ from edgemtl.tasks.base import Task
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_log = logging.getLogger(__name__)
 
 ASKED_FOR = "asked for (keep_float)"
 
@@ -37,7 +40,6 @@ def quantize(
     calibration: Dataset,
     options: QuantizeOptions | None = None,
     judge: Dataset | None = None,
-    tell: Tell = lambda line: None,
 ) -> QuantizeResult:
     """Write a quantised copy of an ONNX file; the same input gives the same bytes.
 
@@ -55,7 +57,6 @@ def quantize(
             on.
         options: see there.
         judge: other labelled pictures to judge by, instead of held-out ones.
-        tell: told what goes on.
 
     Raises:
         UsageError: an option makes no sense, or names what is not there.
@@ -75,19 +76,19 @@ def quantize(
     writer: Writer
     if options.precision == "int8":
         images = canvases(pictures, input_spec)
-        tell(f"{len(layers) - len(forced)} layers, {len(images)} calibration pictures")
-        writer, calibrated = Int8Writer(model, layers, images, options, tell), len(images)
+        _log.info(f"{len(layers) - len(forced)} layers, {len(images)} calibration pictures")
+        writer, calibrated = Int8Writer(model, layers, images, options), len(images)
     else:
         writer, calibrated = Float16Writer(model), 0
     outcome, judged = Outcome(writer, forced), judge if judge is not None else held_out
     if options.budgets:
-        tell(f"judging on {len(judged)} pictures")
+        _log.info(f"judging on {len(judged)} pictures")
         # A graph without int8 comes back equal.
         as_run = unsigned_activations if options.unsigned else as_written
-        cost = partial(_costs, model, layers, tasks, input_spec, judged, options, as_run, tell)
+        cost = partial(_costs, model, layers, tasks, input_spec, judged, options, as_run)
         train = None
         if options.recovery_steps and isinstance(writer, Int8Writer):
-            train = partial(_train, writer, forced, tasks, input_spec, training, options, tell)
+            train = partial(_train, writer, forced, tasks, input_spec, training, options)
         outcome = keep_budgets(
             lambda: Judge(model, tasks, input_spec, judged, options.budgets, as_run),
             writer,
@@ -96,7 +97,6 @@ def quantize(
             cost,
             train,
             options,
-            tell,
         )
     writer = outcome.writer
     written = writer.write(outcome.kept)
@@ -107,8 +107,6 @@ def quantize(
     notes = list(writer.notes)
     if late := failing(outcome.verdicts):
         notes.append(f"not inside their budget: {', '.join(late)}")
-    for note in notes:
-        tell(note)
     return QuantizeResult(
         output_path,
         options.precision,
@@ -134,14 +132,13 @@ def _train(
     spec: InputSpec,
     training: Dataset,
     options: QuantizeOptions,
-    tell: Tell,
     late: Sequence[str],
 ) -> Writer:
     """A writer with trained weights; the same one, with a note, where that is not possible."""
     from edgemtl.compress.quantize.recover import retrain
 
     pictures = canvases(training, spec, tasks)
-    tell(f"training {options.recovery_steps} steps on {len(pictures)} pictures")
+    _log.info(f"training {options.recovery_steps} steps on {len(pictures)} pictures")
     size, steps, seed = spec.size, options.recovery_steps, options.seed
 
     def train(
@@ -151,7 +148,7 @@ def _train(
         magnitudes: Mapping[str, float],
     ) -> ModelProto:
         return retrain(
-            *(start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed, tell),
+            *(start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed),
             narrow_sums=options.narrow_sums,
         )
 
@@ -172,7 +169,6 @@ def _costs(
     judged: Dataset,
     options: QuantizeOptions,
     as_run: AsRun,
-    tell: Tell,
     writer: Writer,
     nodes: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, float]]:
@@ -189,7 +185,6 @@ def _costs(
         tasks,
         canvases(probes, spec, tasks),
         spec.size,
-        tell,
     )
 
 

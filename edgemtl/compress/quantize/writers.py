@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +25,8 @@ from edgemtl.exporting.differences import difference
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Tell = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
 #: see :meth:`Int8Writer.trained`
 Train = Callable[
     ["ModelProto", "ModelProto", Sequence[Layer], Mapping[str, float]],
@@ -69,7 +71,6 @@ class Int8Writer(Writer):
         layers: its layers.
         images: calibration pictures.
         options: method, equalisation, bias correction.
-        tell: told what goes on.
 
     Raises:
         StageFailed: the graph's opset is too low, or it cannot run.
@@ -81,7 +82,6 @@ class Int8Writer(Writer):
         layers: Sequence[Layer],
         images: Images,
         options: QuantizeOptions,
-        tell: Tell,
     ) -> None:
         opset = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
         if opset < LOWEST_OPSET:
@@ -91,27 +91,27 @@ class Int8Writer(Writer):
                 hint="export with a higher opset",
             )
         self._layers, self._narrow_sums = layers, options.narrow_sums
-        self._model = self._equalised(model, images, tell) if options.equalise else model
+        self._model = self._equalised(model, images) if options.equalise else model
         sources = list(dict.fromkeys(layer.source for layer in layers))
-        tell(f"reading the ranges of {len(sources)} tensors ({options.method})")
+        _log.info(f"reading the ranges of {len(sources)} tensors ({options.method})")
         self._magnitudes = magnitudes(self._model, sources, images, options.method)
         silent = [name for name, size in self._magnitudes.items() if size == 0]
         if silent:
             self.notes += (f"always zero on the calibration pictures: {', '.join(silent)}",)
         self._shifts: dict[str, NDArray[np.float32]] = {}
         if options.correct_bias:
-            tell("measuring the mean error of every channel")
+            _log.info("measuring the mean error of every channel")
             rounded = insert_qdq(self._model, layers, self._magnitudes, self._narrow_sums)
             self._shifts = bias_shifts(self._model, rounded, layers, images)
 
-    def _equalised(self, model: ModelProto, images: Images, tell: Tell) -> ModelProto:
+    def _equalised(self, model: ModelProto, images: Images) -> ModelProto:
         equal, joints = equalise(model, self._layers, images)
         if not joints:
             return model
         before, after = simulation(model)(images[0]), simulation(equal)(images[0])
         changes = [difference(before[name], after[name]) for name in before]
         if all(change.within(EXACT) for change in changes):
-            tell(f"channels of {joints} tensors rescaled")
+            _log.info(f"channels of {joints} tensors rescaled")
             return equal
         worst = max(change.max_relative for change in changes)
         self.notes += (f"not equalised: outputs would change by {worst:.2g} of their range",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from edgemtl.devices.farm.store import plain_path
 from edgemtl.devices.farm.work import Job, JobResult, answer_of, run_job, send
 from edgemtl.errors import EdgemtlError, StageFailed, TargetUnavailable
 from edgemtl.files import sha256_file, write_atomically
+
+_log = logging.getLogger(__name__)
 
 #: a job that no worker can take is given up after so long
 PATIENCE_SECONDS = 60.0
@@ -55,7 +58,6 @@ class Farm:
         address: of the scheduler.
         credentials: of a client.
         patience_seconds: how long a job may wait while no worker could take it.
-        tell: for progress: what is sent, what is waited for.
 
     Raises (on entering):
         TargetUnavailable: Dask is not installed, nobody is there, one end does not trust the
@@ -67,7 +69,6 @@ class Farm:
         address: FarmAddress,
         credentials: Credentials,
         patience_seconds: float = PATIENCE_SECONDS,
-        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.address = address
         #: bytes of files sent and fetched
@@ -75,7 +76,6 @@ class Farm:
         self._credentials = credentials
         #: how long a job may wait while no worker could take it
         self.patience = patience_seconds
-        self._tell = tell
         self._client: Any = None
         self._topic = f"edgemtl-{secrets.token_hex(8)}"
         self._hear: Callable[[str, str], None] = lambda job, line: None
@@ -166,7 +166,7 @@ class Farm:
             lacking += self._ask("edgemtl_lacking", digests=known[start : start + _MANY])
         if lacking and not quiet:
             size = sum(by_digest[digest].stat().st_size for digest in lacking)
-            self._tell(f"sending {len(lacking)} file(s), {size:,} bytes, to {self.address}")
+            _log.info(f"sending {len(lacking)} file(s), {size:,} bytes, to {self.address}")
         for digest in lacking:
             self.sent_bytes += send(self._ask, digest, by_digest[digest])
         return digests
@@ -232,7 +232,7 @@ class Farm:
                         since.pop(index, None)
                     elif index not in since:
                         since[index] = now
-                        self._tell(f"{jobs[index].name}: waiting for a worker that can take it")
+                        _log.info(f"{jobs[index].name}: waiting for a worker that can take it")
                     elif now - since[index] >= self.patience:
                         problem = self.nobody(jobs[index], index in running)
                         end(index, JobResult(jobs[index].name, error=problem))

@@ -57,8 +57,8 @@ def answer_question(job: Mapping[str, Any], question: bytes) -> dict[str, Any]:
 
     worker = get_worker()
     try:
-        bench = workspace_of(worker, lambda line: None)
-        return {"worker": str(worker.name), "answer": _answer(Job(**job), bench, question)}
+        workspace = workspace_of(worker, lambda line: None)
+        return {"worker": str(worker.name), "answer": _answer(Job(**job), workspace, question)}
     except Exception as problem:
         return {"worker": str(worker.name), "error": as_data(as_told(problem))}
 
@@ -70,7 +70,7 @@ def end_program(key: str) -> None:
         program.end()
 
 
-def _answer(job: Job, bench: Workspace, question: bytes) -> bytes:
+def _answer(job: Job, workspace: Workspace, question: bytes) -> bytes:
     key = key_of(job)
     for other in [other for other in _PROGRAMS if other != key]:
         end_program(other)
@@ -80,7 +80,7 @@ def _answer(job: Job, bench: Workspace, question: bytes) -> bytes:
             return answer
         # It had nothing to do for long and left, or was ended when the scheduler was lost.
         end_program(key)
-    program = _PROGRAMS[key] = _Program(job, bench)
+    program = _PROGRAMS[key] = _Program(job, workspace)
     answer = program.ask(question)
     if answer is None:
         del _PROGRAMS[key]
@@ -93,16 +93,16 @@ class _Program:
 
     Args:
         job: its files and its command.
-        bench: where this worker works.
+        workspace: where this worker works.
     """
 
-    def __init__(self, job: Job, bench: Workspace) -> None:
+    def __init__(self, job: Job, workspace: Workspace) -> None:
         self._job = job
-        self._folder = new_folder(bench)
+        self._folder = new_folder(workspace)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program
         self._channel, theirs = socket.socketpair()
         try:
-            lay_out(job, bench, self._folder)
+            lay_out(job, workspace, self._folder)
             number = theirs.fileno()
             words = [word.replace(CHANNEL, str(number)) for word in job.command]
             command = Job(job.name, words)

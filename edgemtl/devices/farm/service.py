@@ -20,6 +20,8 @@ from edgemtl.devices.farm.work import end_all
 from edgemtl.errors import EdgemtlError, StageFailed, TargetUnavailable, as_data
 from edgemtl.files import as_told
 
+_log = logging.getLogger(__name__)
+
 #: a job whose worker was lost so often is given up
 ALLOWED_FAILURES = 3
 #: before a worker that lost its scheduler looks for it again
@@ -40,8 +42,6 @@ SETTINGS: Mapping[str, Any] = {
 #: Dask's page for people is not encrypted: it stays on the machine, with nothing on it
 _NO_PAGE: Mapping[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
-Tell = Callable[[str], None]
-
 
 def configure() -> None:
     """Settings and quiet loggers for this process.
@@ -57,14 +57,13 @@ def configure() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def run_scheduler(address: FarmAddress, credentials: Credentials, folder: Path, tell: Tell) -> None:
+def run_scheduler(address: FarmAddress, credentials: Credentials, folder: Path) -> None:
     """Run a scheduler until SIGINT or SIGTERM.
 
     Args:
         address: where it listens; ``0.0.0.0`` for every interface, port 0 for a free one.
         credentials: of the scheduler.
         folder: its files.
-        tell: told the address once it listens.
 
     Raises:
         StageFailed: the address is in use, or the folder is not writable.
@@ -92,7 +91,7 @@ def run_scheduler(address: FarmAddress, credentials: Credentials, folder: Path, 
                 hint="is a scheduler running there already? another port: tls://HOST:PORT",
             ) from error
         scheduler.handlers.update(_handlers(store))
-        tell(f"scheduler at {scheduler.address}")
+        _log.info(f"scheduler at {scheduler.address}")
         await leaving.wait()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(scheduler.close(), 5)
@@ -129,7 +128,6 @@ def run_worker(
     folder: Path,
     name: str,
     resources: Mapping[str, float],
-    tell: Tell,
 ) -> None:
     """Run a worker until SIGINT or SIGTERM; a scheduler that goes away is looked for again.
 
@@ -139,7 +137,6 @@ def run_worker(
         folder: its files and the folders of its jobs.
         name: unique in the farm; a board that is started again keeps it.
         resources: what it offers.
-        tell: told when it has joined and when it has lost the scheduler.
 
     Raises:
         TargetUnavailable: the scheduler cannot be reached at the start, or refuses this worker.
@@ -167,13 +164,13 @@ def run_worker(
                 worker.edgemtl_folder, worker.edgemtl_store = folder, store
                 joined = True
                 offered = ", ".join(f"{k}={v:g}" for k, v in resources.items()) or "nothing"
-                tell(f"worker '{name}' joined {address} with {offered}")
+                _log.info(f"worker '{name}' joined {address} with {offered}")
                 await _first(leaving.wait(), worker.finished())
                 end_all()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(worker.close(timeout=2, executor_wait=False), 5)
                 if not leaving.is_set():
-                    tell("lost the scheduler; looking for it again")
+                    _log.info("lost the scheduler; looking for it again")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(leaving.wait(), _AGAIN_SECONDS)
 

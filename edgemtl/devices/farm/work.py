@@ -118,7 +118,7 @@ class Workspace:
         locks: folder of the locks of devices.
         get: a block of a file of the farm.
         keep: hand a file to the farm.
-        tell: a line for whoever asked for the job.
+        say: a line for whoever asked for the job.
     """
 
     store: FileStore
@@ -126,7 +126,7 @@ class Workspace:
     locks: Path
     get: Callable[[str, int], bytes]
     keep: Callable[[str, Path], None]
-    tell: Callable[[str], None]
+    say: Callable[[str], None]
 
 
 def run_job(job: Mapping[str, Any], topic: str) -> dict[str, Any]:
@@ -143,13 +143,13 @@ def run_job(job: Mapping[str, Any], topic: str) -> dict[str, Any]:
     from distributed import get_worker
 
     worker = get_worker()
-    bench = workspace_of(
+    workspace = workspace_of(
         worker, lambda line: worker.log_event(topic, {"job": job["name"], "line": line})
     )
-    return work(Job(**job), str(worker.name), bench).to_dict()
+    return work(Job(**job), str(worker.name), workspace).to_dict()
 
 
-def workspace_of(worker: Any, tell: Callable[[str], None]) -> Workspace:
+def workspace_of(worker: Any, say: Callable[[str], None]) -> Workspace:
     """Where this worker of Dask's works."""
     from distributed.utils import sync
 
@@ -168,7 +168,7 @@ def workspace_of(worker: Any, tell: Callable[[str], None]) -> Workspace:
         folder.parent / "devices",
         lambda digest, offset: bytes(ask("edgemtl_get", digest=digest, offset=offset)),
         keep,
-        tell,
+        say,
     )
 
 
@@ -196,21 +196,21 @@ def answer_of(answer: Mapping[str, Any]) -> Any:
     return answer["value"]
 
 
-def work(job: Job, worker: str, bench: Workspace) -> JobResult:
+def work(job: Job, worker: str, workspace: Workspace) -> JobResult:
     """Run a job in a folder of its own, which is gone afterwards."""
     began, folder = time.time(), None
     try:
-        folder = new_folder(bench)
-        lay_out(job, bench, folder)
+        folder = new_folder(workspace)
+        lay_out(job, workspace, folder)
         (folder / OUT).mkdir(exist_ok=True)
-        with _held(job.device, bench.locks) as lock:
+        with _held(job.device, workspace.locks) as lock:
             began = time.time()
-            code, said = _run(job, folder, lock, bench.tell)
+            code, said = _run(job, folder, lock, workspace.say)
             ended = time.time()
         files = {}
         for path in sorted(p for p in (folder / OUT).rglob("*") if p.is_file()):
             digest = sha256_file(path)
-            bench.keep(digest, path)
+            workspace.keep(digest, path)
             files[path.relative_to(folder / OUT).as_posix()] = digest
         return JobResult(job.name, worker, str(folder), code, files, said, began, ended)
     except Exception as problem:
@@ -223,17 +223,17 @@ def work(job: Job, worker: str, bench: Workspace) -> JobResult:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_folder(bench: Workspace) -> Path:
+def new_folder(workspace: Workspace) -> Path:
     """A folder for one job; a later worker sweeps it away if this one is killed."""
-    bench.jobs.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=bench.jobs)).resolve()
+    workspace.jobs.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=workspace.jobs)).resolve()
 
 
-def lay_out(job: Job, bench: Workspace, folder: Path) -> None:
+def lay_out(job: Job, workspace: Workspace, folder: Path) -> None:
     """Put a job's files into its folder; what the worker does not have comes from the farm."""
     for digest in set(job.files.values()):
-        bench.store.take(digest, bench.get)
-    bench.store.lay_out(job.files, folder)
+        workspace.store.take(digest, workspace.get)
+    workspace.store.lay_out(job.files, folder)
 
 
 def start(
@@ -287,7 +287,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 stream.close()
 
 
-def _run(job: Job, folder: Path, lock: int | None, tell: Callable[[str], None]) -> tuple[int, str]:
+def _run(job: Job, folder: Path, lock: int | None, say: Callable[[str], None]) -> tuple[int, str]:
     """Exit code, and the end of standard error."""
     with tempfile.TemporaryFile() as errors:
         inherited = () if lock is None else (lock,)
@@ -295,7 +295,7 @@ def _run(job: Job, folder: Path, lock: int | None, tell: Callable[[str], None]) 
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                tell(line.decode("utf-8", "replace").rstrip())
+                say(line.decode("utf-8", "replace").rstrip())
         except BaseException:
             end(process)
             raise

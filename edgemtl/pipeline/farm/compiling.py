@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,22 +34,23 @@ from edgemtl.pipeline.reference import find_reference
 from edgemtl.pipeline.run_folder import LOCK, RunFolder, read_run
 from edgemtl.record.run_record import GATES, RUN
 
+_log = logging.getLogger(__name__)
+
 
 def compile_on_farm(
     requests: Sequence[CompileRequest],
     farm: Farm,
     done: Callable[[RunResult], None],
-    hear: Callable[[str, str], None],
 ) -> list[RunResult]:
     """Compile each on a worker that runs the same code; results in the order of the requests.
 
-    What stops one of them is in its result, with a run folder that says so.
+    What stops one of them is in its result, with a run folder that says so. What the workers say
+    is logged line by line, behind the target's name.
 
     Args:
         requests: one model for several targets; what they read goes to the farm, each file once.
         farm: connected.
         done: called with each result as soon as its files are here.
-        hear: called with a target's name and a line of its run, in another thread.
 
     Raises:
         EdgemtlError: before anything ran: a model, data or an output folder that is refused.
@@ -81,7 +83,9 @@ def compile_on_farm(
             done(result)
 
         try:
-            farm.run([job for job, _ in packed], end, hear)
+            farm.run(
+                [job for job, _ in packed], end, lambda name, line: _log.info(f"{name:<12} {line}")
+            )
         except EdgemtlError as error:
             for (job, _), run in zip(packed, runs, strict=True):
                 if job.name not in results:

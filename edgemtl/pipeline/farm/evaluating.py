@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, r
 from edgemtl.pipeline.loaded_model import read_signature
 from edgemtl.tasks.base import Metric, Task
 
+_log = logging.getLogger(__name__)
+
 #: a part is not worth its start with fewer
 FEWEST_PICTURES = 8
 #: per worker, so that a slow one does not keep the others waiting at the end
@@ -36,7 +39,6 @@ def evaluate_on_farm(
     limit: int | None,
     factory: str | None,
     farm: Farm,
-    tell: Callable[[str], None],
 ) -> AccuracyReport:
     """What :func:`edgemtl.pipeline.evaluation.evaluate_file` finds, measured in parts on a farm.
 
@@ -83,7 +85,7 @@ def evaluate_on_farm(
         for begin, end in of_one
     ]
     answers = farm.run(
-        jobs, lambda answer: tell(f"{answer.name}: done by {answer.worker or 'nobody'}")
+        jobs, lambda answer: _log.info(f"{answer.name}: done by {answer.worker or 'nobody'}")
     )
     parts: list[Part] = []
     following = iter(answers)

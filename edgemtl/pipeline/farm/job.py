@@ -15,6 +15,7 @@ import numpy as np
 
 from edgemtl.errors import as_data
 from edgemtl.files import as_told, read_json, write_atomically, write_json
+from edgemtl.logs import Lines
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
@@ -29,13 +30,19 @@ def main() -> None:
     request, out = read_json(path), path.parent / "out"
     try:
         do = {"compile": _compile, "eval": _evaluate, "tune": _tune}[request["kind"]]
-        found = do(request, path.parent, out)
+        with Lines(_print).shown():
+            found = do(request, path.parent, out)
     except Exception as problem:
         found = {"error": as_data(as_told(problem))}
     write_json(out / RESULT, {"error": None, **found})
 
 
-class _Lines:
+def _print(line: str) -> None:
+    """One line, which the worker hands on."""
+    print(" ".join(line.split()), flush=True)
+
+
+class _Stages:
     """A reporter that prints a line per stage."""
 
     def __init__(self) -> None:
@@ -43,12 +50,6 @@ class _Lines:
 
     def started(self, position: int, total: int, stage: str) -> None:
         self._head = f"[{position:>2}/{total}] {stage:<20}"
-
-    def note(self, line: str) -> None:
-        """The record of the finished stage carries it."""
-
-    def progress(self, line: str) -> None:
-        print(" ".join(line.split()), flush=True)
 
     def finished(self, record: StageRecord) -> None:
         told = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
@@ -78,7 +79,7 @@ def _compile(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, A
             until_stage=request["until_stage"],
             reference=folder / request["reference"] if request["reference"] else None,
         ),
-        _Lines(),
+        _Stages(),
     )
     (run / ".lock").unlink(missing_ok=True)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from edgemtl.backends import registry
@@ -84,9 +84,7 @@ def of_one_kind(farm: Farm, needs: Mapping[str, float], first: Collection[str]) 
     return {**needs, max(kinds, key=lambda kind: (kind in first, kinds[kind], kind)): 1.0}
 
 
-def open_farm(
-    address: str, certificates: Path | None, without_tls: bool, tell: Callable[[str], None]
-) -> Farm:
+def open_farm(address: str, certificates: Path | None, without_tls: bool) -> Farm:
     """A farm to give work to; enter it to connect.
 
     Raises:
@@ -94,4 +92,4 @@ def open_farm(
         InputRefused: a certificate is missing.
     """
     where = FarmAddress.parse(address, without_tls)
-    return Farm(where, Credentials.of(where, certificates, "client"), tell=tell)
+    return Farm(where, Credentials.of(where, certificates, "client"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,10 @@ from edgemtl.pipeline.farm.loss_worker_main import NETWORK, PICTURES
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
 
+_log = logging.getLogger(__name__)
 
-def on_workers(
-    farm: Farm, factory: str | None, tell: Callable[[str], None]
-) -> Callable[[Search], Standing]:
+
+def on_workers(farm: Farm, factory: str | None) -> Callable[[Search], Standing]:
     """What :func:`edgemtl.compress.prune.prune` takes as ``elsewhere``.
 
     The network of a round and its held-out pictures go to every worker that runs this code, on
@@ -33,7 +34,6 @@ def on_workers(
     Args:
         farm: connected, for as long as the search takes.
         factory: of the user's own network.
-        tell: progress.
     """
 
     def ready(search: Search) -> Standing:
@@ -56,9 +56,9 @@ def on_workers(
         module = "edgemtl.pipeline.farm.loss_worker_main"
         command = (PYTHON, "-P", "-m", module, f"{FOLDER}/{REQUEST}", CHANNEL)
         standing = Standing(farm, Job("held-out pictures", command, files, needs, advice=ADVICE))
-        tell(f"held-out pictures are looked at by {standing.width} worker(s)")
+        _log.info(f"held-out pictures are looked at by {standing.width} worker(s)")
         if own not in needs:
-            tell(
+            _log.info(
                 "their processors are not of this machine's kind: losses may differ in last digits"
             )
         return standing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import job_for, pack, result_of
 from edgemtl.pipeline.tuning import Log, Tuning, onnx_of, tunable
+from edgemtl.progress import Progress, report
 
 #: of a job: what a worker that is lost, or a run that is stopped, had measured is measured again
 MOST_OPERATORS = 4
@@ -25,7 +26,6 @@ def tune_on_farm(
     model: Path,
     target_name: str,
     output: Path,
-    tell: Callable[[int, int, str], None],
     farm: Farm,
     factory: str | None = None,
     tiles: int = 6,
@@ -37,7 +37,7 @@ def tune_on_farm(
     are measured, and at the end stand in the order in which one machine would have left them.
 
     Args:
-        model, target_name, output, tell, factory, tiles, seconds: as there; the target is what the
+        model, target_name, output, factory, tiles, seconds: as there; the target is what the
             workers are.
         farm: connected. Of several kinds of processors that its workers have, the one that
             ``output`` has records of is taken, else the one that most of them have.
@@ -78,14 +78,18 @@ def tune_on_farm(
     lacking = [key for key in operators if key not in have]
     total, begun = len(operators), len(operators) - len(lacking)
     done = begun
-    tell(done, total, f"measured on {machine}")
+
+    def said(detail: str) -> None:
+        report(Progress("measuring tiles", done, total, "operators", detail=detail))
+
+    said(f"measured on {machine}")
 
     def add(found: Mapping[str, Any], wanted: Sequence[str]) -> None:
         nonlocal done
         for records in _by_operator(found, wanted, level):
             log.add(records)
             done += 1
-            tell(done, total, told(records))
+            said(told(records))
 
     add(first, lacking[:1])
     rest = lacking[1:]

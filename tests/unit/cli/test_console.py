@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from edgemtl.cli.console import StageLines, print_error, print_json
+from edgemtl.cli.console import TERMINAL, StageLines, only_warnings, print_error, print_json
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, UsageError, unexpected
 from edgemtl.pipeline.stage import StageRecord
 
@@ -18,9 +18,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def tell(lines: StageLines) -> None:
+def go_through(lines: StageLines) -> None:
     lines.started(1, 12, "model")
-    lines.note("said while it works")
     lines.finished(StageRecord("model", "done", 1.26, "key", ("21 parameters", "and a note")))
     lines.started(2, 12, "accuracy-reference")
     lines.finished(StageRecord("accuracy-reference", "cached", 0.0, "key", ("3 pictures",)))
@@ -37,7 +36,8 @@ PLAIN = [
 
 
 def test_a_log_gets_one_plain_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(StageLines())
+    with TERMINAL.shown():
+        go_through(StageLines())
     told = capsys.readouterr()
     assert told.out == ""
     assert [line.rstrip() for line in told.err.splitlines()] == PLAIN
@@ -55,7 +55,8 @@ def test_a_terminal_sees_the_stage_at_work_and_then_the_same_lines(
     assert at_work.startswith("[ 1/12] model") and at_work.endswith("...\r")
     terminal.seek(0)
     terminal.truncate()
-    tell(lines)
+    with TERMINAL.shown():
+        go_through(lines)
     # What a terminal shows of a line that was overwritten: its end.
     shown = [line.split("\r")[-1].rstrip() for line in terminal.getvalue().split("\n")]
     assert shown[:-1] == PLAIN
@@ -66,7 +67,9 @@ def test_a_terminal_sees_the_stage_at_work_and_then_the_same_lines(
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(StageLines(quiet=True))
+    with TERMINAL.shown():
+        only_warnings(True)
+        go_through(StageLines())
     assert capsys.readouterr() == ("", "")
 
 

@@ -22,6 +22,7 @@ from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions, RecoverResult
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import UsageError
+from edgemtl.logs import Lines
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.pipeline.prune import PruneOutcome
 
@@ -67,16 +68,11 @@ class Pruned:
     left: list[str]
     options: PruneOptions
 
-    def run(
-        self,
-        most: Mapping[str, float],
-        state: Path | None = None,
-        tell: Any = lambda line: None,
-    ) -> PruneResult:
+    def run(self, most: Mapping[str, float], state: Path | None = None) -> PruneResult:
         self.left.clear()
         torch.manual_seed(0)
         options = replace(self.options, most_drop=most)
-        return prune(build().eval(), self.data, options, tell, state)
+        return prune(build().eval(), self.data, options, state)
 
 
 @pytest.fixture
@@ -100,7 +96,8 @@ def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pruned:
 
 def test_an_earlier_round_is_kept_where_the_last_costs_a_task_too_much(pruned: Pruned) -> None:
     told: list[str] = []
-    result = pruned.run(MOST, tell=told.append)
+    with Lines(told.append).shown():
+        result = pruned.run(MOST)
     assert result.kept_round == 1 and len(result.rounds) == 2
     assert weights_hash(result.network) == pruned.left[0] != pruned.left[1]
     assert not result.network.training
@@ -169,10 +166,11 @@ def test_after_a_kill_the_earlier_round_is_there_again(pruned: Pruned, tmp_path:
             raise Killed
 
     # What the tasks may lose is no part of what a round does: with other limits it goes on too.
-    with pytest.raises(Killed):
-        pruned.run({}, tmp_path / "state", kill)
+    with pytest.raises(Killed), Lines(kill).shown():
+        pruned.run({}, tmp_path / "state")
     told: list[str] = []
-    resumed = pruned.run(MOST, tmp_path / "state", told.append)
+    with Lines(told.append).shown():
+        resumed = pruned.run(MOST, tmp_path / "state")
     assert any("recovery goes on" in line for line in told)
     assert resumed.kept_round == 1 and resumed.notes == whole.notes
     assert weights_hash(resumed.network) == weights_hash(whole.network)

@@ -32,6 +32,7 @@ from edgemtl.compress.recover import RecoverOptions
 from edgemtl.compress.work import count_work
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.logs import Lines
 from edgemtl.models.checkpoint import from_network, weights_hash
 
 ALL_METHODS = [
@@ -89,7 +90,7 @@ def _job(
         prepare_all(data.oracle, network.tasks, spec, 0),
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
-    rest = (None, None, lambda line: None, None, elsewhere)
+    rest = (None, None, None, elsewhere)
     return Job(deepcopy(network), prepared, options, goals, *rest)
 
 
@@ -322,12 +323,14 @@ def test_a_killed_search_goes_on_to_the_same_end(
         with pytest.raises(Killed):
             prune(network, data, options, state_dir=tmp_path / "part")
     lines: list[str] = []
-    resumed = prune(network, data, options, lines.append, tmp_path / "part")
+    with Lines(lines.append).shown():
+        resumed = prune(network, data, options, tmp_path / "part")
     assert any("goes on" in line for line in lines)
     assert weights_hash(resumed.network) == weights_hash(whole.network)
     assert _without_seconds(resumed.to_dict()) == _without_seconds(whole.to_dict())
     again: list[str] = []
-    prune(network, data, options, again.append, tmp_path / "part")
+    with Lines(again.append).shown():
+        prune(network, data, options, tmp_path / "part")
     assert any("finished before" in line for line in again)
 
 

@@ -23,6 +23,7 @@ from edgemtl.compress.quantize.writers import Int8Writer
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import StageFailed
 from edgemtl.exporting.metadata import read_metadata
+from edgemtl.logs import Lines
 from edgemtl.pipeline.exporting import export_file
 
 
@@ -50,7 +51,7 @@ def test_the_rounded_graph_is_the_file_that_is_written(exported: Path) -> None:
     _, spec = read_metadata(exported)
     images = canvases(open_dataset(exported.parent / "data", "train"), spec)
     options = QuantizeOptions(equalise=False, correct_bias=False)
-    written = Int8Writer(model, layers, images, options, lambda line: None).write(())
+    written = Int8Writer(model, layers, images, options).write(())
     sizes = magnitudes(model, list({layer.source for layer in layers}), images, "minmax")
     graph = TrainableGraph(model, layers, sizes, options.narrow_sums)
     with torch.inference_mode():
@@ -68,9 +69,10 @@ def train(exported: Path, steps: int) -> tuple[onnx.ModelProto, list[str]]:
     images = canvases(open_dataset(exported.parent / "data", "train"), spec, tasks)
     sizes = magnitudes(model, list({layer.source for layer in layers}), images, "minmax")
     told: list[str] = []
-    trained = retrain(
-        *(model, model, layers, sizes, tasks, ["parts"], images, spec.size, steps, 0, told.append)
-    )
+    with Lines(told.append).shown():
+        trained = retrain(
+            *(model, model, layers, sizes, tasks, ["parts"], images, spec.size, steps, 0)
+        )
     return trained, told
 
 
@@ -85,21 +87,16 @@ def test_training_brings_answers_nearer_and_is_repeatable(exported: Path) -> Non
 def test_a_missed_budget_is_trained_for(exported: Path, tmp_path: Path) -> None:
     tasks, spec = read_metadata(exported)
     said: list[str] = []
-    result = quantize(
-        exported,
-        tmp_path / "int8.onnx",
-        tasks,
-        spec,
-        open_dataset(exported.parent / "data", "train"),
-        QuantizeOptions(
-            budgets={"parts": 0.0, "distance": 0.0},
-            images=3,
-            judge_images=3,
-            max_evaluations=3,
-            recovery_steps=2,
-        ),
-        tell=said.append,
+    options = QuantizeOptions(
+        budgets={"parts": 0.0, "distance": 0.0},
+        images=3,
+        judge_images=3,
+        max_evaluations=3,
+        recovery_steps=2,
     )
+    pictures = open_dataset(exported.parent / "data", "train")
+    with Lines(said.append).shown():
+        result = quantize(exported, tmp_path / "int8.onnx", tasks, spec, pictures, options)
     assert any(line.startswith("training 2 steps on 5 pictures") for line in said)
     assert any(line.startswith("after training:") for line in said)
     assert result.evaluations == 3

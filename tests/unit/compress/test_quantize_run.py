@@ -26,6 +26,7 @@ from edgemtl.exporting.metadata import read_metadata, write_metadata
 from edgemtl.exporting.onnx_export import export_onnx
 from edgemtl.exporting.parity import onnx_runner
 from edgemtl.exporting.simplify import simplify
+from edgemtl.logs import Lines
 from edgemtl.models.mos.network import MOS
 
 SIZE = (64, 64)
@@ -54,15 +55,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_int8_file_is_whole(network: MOS, exported: Path, pictures: Dataset, tmp_path) -> None:
     told: list[str] = []
-    result = quantize(
-        exported,
-        tmp_path / "int8.onnx",
-        network.tasks,
-        network.input_spec,
-        pictures,
-        QuantizeOptions(images=4),
-        tell=told.append,
-    )
+    path, options = tmp_path / "int8.onnx", QuantizeOptions(images=4)
+    with Lines(told.append).shown():
+        result = quantize(exported, path, network.tasks, network.input_spec, pictures, options)
     model = onnx.load(result.path)
     onnx.checker.check_model(model, full_check=True)
     assert set(result.layers) == {layer.node for layer in find_layers(onnx.load(exported))}
@@ -209,7 +204,6 @@ def test_the_culprit_is_named_with_what_it_costs(exported: Path) -> None:
         cost,
         None,
         QuantizeOptions(),
-        lambda line: None,
     )
     assert set(outcome.kept) == {layers[0].node, culprit}
     assert outcome.evaluations == 3

@@ -22,6 +22,7 @@ from edgemtl.data.faces import FaceFolder
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import StageFailed
+from edgemtl.logs import Lines
 from edgemtl.models.mos.network import MOS
 from edgemtl.tasks import Detection, Segmentation
 from edgemtl.tasks.anchors import AnchorSpec
@@ -97,7 +98,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             recover(_spoilt(2), teacher, pictures, held_out, OPTIONS, state)
     lines: list[str] = []
     part = _spoilt(2)
-    result = recover(part, teacher, pictures, held_out, OPTIONS, state, lines.append)
+    with Lines(lines.append).shown():
+        result = recover(part, teacher, pictures, held_out, OPTIONS, state)
     assert f"recovery goes on from step {saved}" in lines
     assert [step for step, _ in result.drops] == [0, 3, 6]
     for name, value in whole.state_dict().items():

@@ -29,10 +29,6 @@ from edgemtl.errors import TargetUnavailable, UsageError
 IMAGES = np.random.default_rng(0).standard_normal((2, 1, 3, 4, 4)).astype(np.float32)
 
 
-def quiet(_line: str) -> None:
-    """Nobody listens."""
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -141,10 +137,10 @@ def test_other_addresses_are_refused(text: str) -> None:
 @pytest.mark.slow
 def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) -> None:
     address = RpcAddress("127.0.0.1", server)
-    run = tvmrpc.bench(address, job(library), quiet)
+    run = tvmrpc.bench(address, job(library))
     assert run.results is not None and run.results["selftest"]["passed"]
     assert run.results["latency"]["count"] >= 30 and run.results["latency"]["clock"] == "server"
-    wrong = tvmrpc.bench(address, job(library, IMAGES), quiet)
+    wrong = tvmrpc.bench(address, job(library, IMAGES))
     assert wrong.exit_code == 10 and "out" in wrong.message
     assert wrong.results is not None and "latency" not in wrong.results
 
@@ -163,10 +159,10 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
             "tvm.exec.rpc_server", at, "--tracker", f"127.0.0.1:{port}", "--key", "rpi4"
         )
         listens(at, board)
-        run = tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), job(library), quiet)
+        run = tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), job(library))
         assert run.results is not None and run.results["selftest"]["passed"]
         with pytest.raises(TargetUnavailable, match="no board 'other' became free"):
-            tvmrpc.bench(RpcAddress("127.0.0.1", port, "other"), job(library, runs=1), quiet, 4.0)
+            tvmrpc.bench(RpcAddress("127.0.0.1", port, "other"), job(library, runs=1), 4.0)
         # The board is switched off while it measures.
         lost = board
         long = dataclasses.replace(job(library), min_seconds=300.0)
@@ -182,7 +178,7 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
         watch.start()
         began = time.monotonic()
         with pytest.raises(TargetUnavailable, match="the TVM server was lost while running"):
-            tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), long, quiet)
+            tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), long)
         assert time.monotonic() - began < 200
         watch.join()
     finally:
@@ -196,7 +192,7 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
 def test_no_server_is_told_at_once(library: Path) -> None:
     began = time.monotonic()
     with pytest.raises(TargetUnavailable, match=r"no TVM server or tracker: .*refused"):
-        tvmrpc.bench(RpcAddress("127.0.0.1", free_port()), job(library), quiet)
+        tvmrpc.bench(RpcAddress("127.0.0.1", free_port()), job(library))
     assert time.monotonic() - began < 60  # TVM itself would try for longer than the time limit
 
 
@@ -206,4 +202,4 @@ def test_a_server_that_says_nothing_is_given_up(library: Path) -> None:
         silent.listen()
         address = RpcAddress("127.0.0.1", silent.getsockname()[1])
         with pytest.raises(TargetUnavailable, match="no TVM server or tracker"):
-            tvmrpc.bench(address, job(library, runs=1), quiet, 4.0)
+            tvmrpc.bench(address, job(library, runs=1), 4.0)

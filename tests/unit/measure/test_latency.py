@@ -32,6 +32,7 @@ from edgemtl.measure.latency import (
 )
 from edgemtl.measure.worker import Worker
 from edgemtl.measure.workerlink import WorkerLink
+from edgemtl.progress import listening
 from edgemtl.tasks.anchors import AnchorSpec
 from edgemtl.tasks.base import TaskSpec
 
@@ -65,7 +66,8 @@ def test_bench(tmp_path: Path) -> None:
     log = tmp_path / "log"
     said: list[str] = []
     asked = request(tmp_path, sleep_ms=1, log=str(log), shape=[2, 3, 32, 32])
-    result = bench(asked, said.append)
+    with listening(lambda progress: said.append(progress.sentence())):
+        result = bench(asked)
     assert said == ["loading", "warming up", "measuring"]
     assert len(result.samples_ms) == result.summary.count == 30
     assert min(result.samples_ms) >= 1  # it sleeps that long

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,24 +40,20 @@ def write_to(path: Path, contents: BundleContents) -> Path:
     return path
 
 
-def quiet(_line: str) -> None:
-    """Nobody listens."""
-
-
 def test_library_recorded_answers_and_limits_are_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[RpcAddress, RpcJob, bytes]] = []
     measured = {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}
 
-    def bench(address: RpcAddress, job: RpcJob, tell: Callable[[str], None]) -> DeviceRun:
+    def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append((address, job, job.library.read_bytes()))
         return DeviceRun(0, {"latency": measured}, "", 7)
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
     timing = Timing(threads=3, seconds=2.0, min_runs=40, warmup_seconds=0.5)
-    run = device_bench.bench_on_device(path, "tvm-rpc://farm:9?key=rpi4", "python3", timing, quiet)
+    run = device_bench.bench_on_device(path, "tvm-rpc://farm:9?key=rpi4", "python3", timing)
     [(address, job, library)] = seen
     assert address == RpcAddress("farm", 9, "rpi4") and library == b"library"
     assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
@@ -73,7 +68,7 @@ def test_a_server_gets_the_bundles_threads_where_none_are_asked(
 ) -> None:
     seen: list[int] = []
 
-    def bench(address: RpcAddress, job: RpcJob, tell: Callable[[str], None]) -> DeviceRun:
+    def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append(job.threads)
         return DeviceRun(
             0, {"latency": {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}}, "", 7
@@ -81,14 +76,14 @@ def test_a_server_gets_the_bundles_threads_where_none_are_asked(
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
-    device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing(), quiet)
+    device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing())
     assert seen == [open_bundle(path).session_options().threads]
 
 
 def test_a_bundle_for_another_runtime_is_refused(tmp_path: Path) -> None:
     path = write_to(tmp_path / "tiny.edgemtl", make_contents(tmp_path / "work"))
     with pytest.raises(UsageError, match="this one is for 'onnxruntime'"):
-        device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing(), quiet)
+        device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing())
 
 
 def test_no_server_is_exit_8_and_one_sentence(tmp_path: Path) -> None:

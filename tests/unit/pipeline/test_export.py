@@ -41,7 +41,7 @@ def test_quantize_starts_from_the_graph_that_compile_exports(
     request = CompileRequest(work.model, target, recipe, FACTORY, tmp_path / "run")
     context = whole._context(request)
     context.folders["model"] = tmp_path
-    Export("export", network="model").run(context, _folder(tmp_path / "stage"), lambda line: None)
+    Export("export", network="model").run(context, _folder(tmp_path / "stage"))
     asked = QuantizeFile(work.model, tmp_path / "out.onnx", target, recipe, FACTORY)
     verb = _graph(asked, _folder(tmp_path / "verb"))
     assert sha256_file(verb) == sha256_file(tmp_path / "stage" / "model.onnx")
@@ -53,7 +53,7 @@ def test_export_writes_the_graph_that_compile_exports(work: DenseWork, tmp_path:
     request = CompileRequest(work.model, target, recipe, FACTORY, tmp_path / "run")
     context = whole._context(request)
     context.folders["model"] = tmp_path
-    Export("export", network="model").run(context, _folder(tmp_path / "stage"), lambda line: None)
+    Export("export", network="model").run(context, _folder(tmp_path / "stage"))
     export_file(work.model, tmp_path / "verb.onnx", "jetson", factory=FACTORY)
     assert sha256_file(tmp_path / "verb.onnx") == sha256_file(tmp_path / "stage" / "model.onnx")
 

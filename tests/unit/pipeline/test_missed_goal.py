@@ -49,7 +49,7 @@ def job_of(data: DataSplits, **options: Any) -> Job:
         prepare_all(data.oracle, network.tasks, spec, 0),
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
-    rest = (Goals(0.1), None, None, lambda line: None, None)
+    rest = (Goals(0.1), None, None, None)
     return Job(deepcopy(network), prepared, PruneOptions(**options), *rest)
 
 

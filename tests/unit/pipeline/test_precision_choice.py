@@ -48,7 +48,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> QuantizeRequest:
         target=targets.load("cpu"),
         recipe=recipe(),
         calibration=open_dataset(work.data, "train"),
-        on_progress=lambda line: None,
     )
 
 

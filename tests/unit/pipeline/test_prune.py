@@ -90,7 +90,6 @@ def test_the_verb_and_compile_ask_for_the_same(
         try:
             prune_file(
                 PruneFile(work.model, tmp_path / "out.pt", target, recipe, FACTORY),
-                lambda line: None,
             )
         except EdgemtlError as error:
             refused.append(str(error))
@@ -98,7 +97,7 @@ def test_the_verb_and_compile_ask_for_the_same(
             work.model, target, recipe, FACTORY, tmp_path / "run", tmp_path / "cache"
         )
         try:
-            Prune("prune").run(context_of(request), tmp_path, lambda line: None)
+            Prune("prune").run(context_of(request), tmp_path)
         except EdgemtlError as error:
             refused.append(str(error))
         assert refused[0] == refused[1], (method, name)

@@ -152,16 +152,16 @@ def test_what_is_asked_where_nothing_or_something_is() -> None:
 def test_milliseconds_are_measured_only_where_they_are_asked_for(tmp_path: Path) -> None:
     recipe = _recipe()
     options = prune_options(recipe, CPU, build())
-    assert latency_on(recipe, CPU, options, print) is None
+    assert latency_on(recipe, CPU, options) is None
     timed = _recipe("prune.latency_ratio=0.5", "bench.threads=0")
-    found = latency_on(timed, CPU, options, print)
+    found = latency_on(timed, CPU, options)
     assert found is not None
     assert (found.target.name, found.threads, found.precision) == ("cpu", 1, "fp32")
     ships = _recipe("prune.latency_ratio=0.5", "quantize.enabled=true", "quantize.precision='int8'")
-    found = latency_on(ships, CPU, options, print)
+    found = latency_on(ships, CPU, options)
     assert found is not None and found.precision == "int8"
     with pytest.raises(TargetUnavailable):
-        latency_on(timed, targets.load("jetson"), options, print)
+        latency_on(timed, targets.load("jetson"), options)
 
 
 # --- the target's goal ---------------------------------------------------------------------------

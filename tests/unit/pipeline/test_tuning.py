@@ -14,6 +14,7 @@ from edgemtl.backends import registry
 from edgemtl.backends.tvm.schedule.tuned import key_of
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.pipeline.tuning import Log, read_records, tune
+from edgemtl.progress import Progress, listening
 
 LINE = '{"processor": "p", "kind": "conv", "sizes": [1, 2], "tile": [2, 8], "seconds": 0.5}\n'
 
@@ -29,20 +30,19 @@ def test_tuning_goes_on_where_it_stopped_and_compile_takes_its_tiles(tmp_path: P
         pytest.skip(backend.availability().reason)
     graph, records = write_two_convolutions(tmp_path / "two.onnx"), tmp_path / "records.jsonl"
 
-    def stop(done: int, total: int, line: str) -> None:
-        assert total == 2
-        if done == 1:
-            raise Stopped(line)
+    def stop(progress: Progress) -> None:
+        assert progress.total == 2
+        if progress.done == 1:
+            raise Stopped(progress.detail)
 
-    with pytest.raises(Stopped, match="conv 1x9x11x16"):
-        tune(graph, "tvm-x86", records, stop, tiles=2, seconds=0.01)
+    with pytest.raises(Stopped, match="conv 1x9x11x16"), listening(stop):
+        tune(graph, "tvm-x86", records, tiles=2, seconds=0.01)
     first = read_records(records)
     assert {one.kind for one in first} == {"conv"} and len(first) == 2
 
-    told: list[tuple[int, int]] = []
-    found = tune(
-        graph, "tvm-x86", records, lambda *said: told.append(said[:2]), tiles=2, seconds=0.01
-    )
+    told: list[tuple[int, int | None]] = []
+    with listening(lambda progress: told.append((progress.done, progress.total))):
+        found = tune(graph, "tvm-x86", records, tiles=2, seconds=0.01)
     assert (found.operators, found.measured) == (2, 1) and told == [(1, 2), (2, 2)]
     assert read_records(records)[:2] == first
     assert found.target is not None
@@ -105,4 +105,4 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["cpu", "rpi4"])
 def test_what_is_not_here_cannot_be_tuned(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="can be tuned here"):
-        tune(tmp_path / "no.onnx", name, tmp_path / "records.jsonl", lambda *_: None)
+        tune(tmp_path / "no.onnx", name, tmp_path / "records.jsonl")

@@ -21,6 +21,7 @@ from edgemtl.compress.loss_worker import Answers
 from edgemtl.compress.prune import methods, prune
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import StageFailed, UsageError
+from edgemtl.logs import Lines
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,11 @@ def test_the_reason_names_pattern_and_module() -> None:
 
 @pytest.mark.parametrize("method", methods())
 def test_every_method_leaves_them_whole(method: str, data: DataSplits) -> None:
-    network, told = build(), []
+    network, told = build(), list[str]()
     before = shapes(network)
     options = PruneOptions(method, flops=0.85, channel_multiple=1, keep_whole=("decoders.*",))
-    result = prune(network, data, options, told.append)
+    with Lines(told.append).shown():
+        result = prune(network, data, options)
     after = shapes(result.network)
     assert {n: s for n, s in after.items() if n.startswith("decoders.")} == {
         n: s for n, s in before.items() if n.startswith("decoders.")
@@ -114,7 +116,7 @@ def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSpl
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
     options = PruneOptions(keep_whole=("decoders.*",))
-    rest = (None, None, lambda line: None, None)
+    rest = (None, None, None)
     job = Job(deepcopy(network), prepared, options, Goals(0.5), *rest)
     expected = job.signature
     Answers(deepcopy(network), job.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))

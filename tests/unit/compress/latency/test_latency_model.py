@@ -25,6 +25,7 @@ from edgemtl.compress.latency_model import Latency, backend_timer
 from edgemtl.compress.prune import prune
 from edgemtl.data.dense import DenseFolder
 from edgemtl.errors import TargetUnavailable
+from edgemtl.logs import Lines
 from edgemtl.models.base import MultiTaskNetwork
 
 CPU = targets.load("cpu")
@@ -79,11 +80,12 @@ def pruned(timer: Timer, folder: Path) -> Pruned:
     network, lines, turns = build(), list[str](), ModelledTurns()
 
     def once() -> dict[str, Any]:
-        model = Latency(CPU, 2, folder / "known", 1, lines.append, timer, turns)
-        return prune(network, data, options, lines.append, folder / "state", model).to_dict()
+        model = Latency(CPU, 2, folder / "known", 1, timer, turns)
+        return prune(network, data, options, folder / "state", model).to_dict()
 
-    found, calls = once(), turns.calls
-    return Pruned(found, once(), lines, turns.calls - calls)
+    with Lines(lines.append).shown():
+        found, calls = once(), turns.calls
+        return Pruned(found, once(), lines, turns.calls - calls)
 
 
 @pytest.mark.slow

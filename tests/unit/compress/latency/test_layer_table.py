@@ -21,6 +21,7 @@ from edgemtl.compress.latency.measure import CUTS, FEW_CUTS, Measurement, layer_
 from edgemtl.compress.latency.profiles import ProfileStore, Setting
 from edgemtl.compress.latency_model import LatencyModel, Measured, describe
 from edgemtl.errors import InputRefused
+from edgemtl.logs import Lines
 from edgemtl.models.base import MultiTaskNetwork
 
 SETTING = Setting("modelled", "1", "fp32/f32", 1, "none")
@@ -31,15 +32,13 @@ def measure(
     turns: ModelledTurns,
     folder: Path | None = None,
     network: MultiTaskNetwork | None = None,
-    lines: list[str] | None = None,
     setting: Setting = SETTING,
 ) -> LayerTable:
     of = network or build()
-    tell = (lambda line: None) if lines is None else lines.append
     store = ProfileStore(folder, setting)
     graph = exported(of)
     return layer_table(
-        Measurement(of, channel_groups(of), graph, MULTIPLE, BLOCK, "cpu", turns, store, tell)
+        Measurement(of, channel_groups(of), graph, MULTIPLE, BLOCK, "cpu", turns, store)
     )
 
 
@@ -112,7 +111,8 @@ def test_a_killed_measurement_goes_on_and_is_not_repeated(
     with pytest.raises(KeyboardInterrupt):
         measure(turns, tmp_path)
     assert turns.calls == 5
-    found = measure(turns, tmp_path, lines=lines)
+    with Lines(lines.append).shown():
+        found = measure(turns, tmp_path)
     assert turns.calls == CUTS
     assert found.to_dict() == table.to_dict()
     (line,) = lines
@@ -132,7 +132,8 @@ def test_layers_that_are_known_from_another_network_are_used_again(tmp_path: Pat
     turns, lines = ModelledTurns(), list[str]()
     measure(turns, tmp_path)
     other = TinyDense(width=14).eval()
-    found = measure(turns, tmp_path, other, lines)
+    with Lines(lines.append).shown():
+        found = measure(turns, tmp_path, other)
     assert turns.calls == CUTS + FEW_CUTS and found.cuts == FEW_CUTS
     assert "known from others" in lines[-1]
     for widths in measured_cuts(channel_groups(other), MULTIPLE, 3, seed=2):

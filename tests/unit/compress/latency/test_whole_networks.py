@@ -19,6 +19,7 @@ from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency.measure import Measurement
 from edgemtl.compress.latency.profiles import ProfileStore, Setting
 from edgemtl.compress.latency.whole import WHOLE_CUTS, whole_table
+from edgemtl.logs import Lines
 from edgemtl.models.base import MultiTaskNetwork
 
 SETTING = Setting("modelled", "1", "fp32/f32", 1, "none")
@@ -38,14 +39,11 @@ class Stopwatch:
         return latency(a), latency(a) / latency(b), 0.01
 
 
-def measure(
-    watch: Stopwatch, folder: Path | None = None, lines: list[str] | None = None
-) -> LayerTable:
+def measure(watch: Stopwatch, folder: Path | None = None) -> LayerTable:
     network = build()
     groups = channel_groups(network)
-    tell = (lambda line: None) if lines is None else lines.append
     store = ProfileStore(folder, SETTING)
-    asked = Measurement(network, groups, exported(network), 2, BLOCK, "tvm-x86", None, store, tell)
+    asked = Measurement(network, groups, exported(network), 2, BLOCK, "tvm-x86", None, store)
     return whole_table(asked, watch)
 
 
@@ -74,7 +72,8 @@ def test_a_killed_measurement_goes_on_and_says_how_long_it_takes(
     watch, lines = Stopwatch(refuses=2), list[str]()
     with pytest.raises(KeyboardInterrupt):
         measure(watch, tmp_path)
-    again = measure(watch, tmp_path, lines)
+    with Lines(lines.append).shown():
+        again = measure(watch, tmp_path)
     assert watch.calls == WHOLE_CUTS and again.predict_widths({}) == table.predict_widths({})
     (line,) = lines
     assert f"timing {WHOLE_CUTS - 2} cuts" in line and "about 0" not in line
