@@ -112,7 +112,7 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
     asked = QuantizeOptions(
         precision="int8" if precision == "int8" else "fp16",
         budgets={task.name: BUDGET for task in tasks},
-        judge_images=options.judge_images,
+        eval_images=options.judge_images,
         unsigned=True,  # as both runtimes read it
     )
 
@@ -126,8 +126,8 @@ def make_lower(options: argparse.Namespace, name: str, precision: str) -> Path:
         "source": sha256_file(source),
         "budget": BUDGET,
         "images": asked.images,
-        "judge": asked.judge_images,
-        "narrow_sums": asked.narrow_sums,
+        "judge": asked.eval_images,
+        "narrow_sums": asked.reduce_range,
         "unsigned": asked.unsigned,
     }
     kept(options.work / name / f"{precision}.json", key, run)
@@ -303,7 +303,7 @@ def main() -> int:
     parser.add_argument(
         "--judge-images",
         type=int,
-        default=QuantizeOptions("int8").judge_images,
+        default=QuantizeOptions("int8").eval_images,
         help="training pictures that choose what stays in float32",
     )
     parser.add_argument("--no-speed", action="store_true", help="libraries: accuracy only")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemtl.backends.narrow_sums import wide_layers
 from edgemtl.backends.processor import int8_sums_saturate
+from edgemtl.backends.reduce_range import wide_layers
 from edgemtl.backends.types import Capabilities, Problem
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ class Capabilities:
         int8_as_float: why it computes an int8 graph in float32; empty where it computes in int8.
         unsigned_int8: it reads int8 tensors that cannot be negative as unsigned (backends/int8.py).
         host_int8: its int8 kernels run on this machine's processor, whose sums can be too narrow
-            (backends/narrow_sums.py).
+            (backends/reduce_range.py).
         graph_nms: it can suppress detections inside the graph (``export.nms``).
         shares_weights: artefacts can take their weights from one file
             (:meth:`Backend.gather_impl`); it then folds what a graph computes from constants when

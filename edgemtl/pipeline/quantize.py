@@ -147,7 +147,7 @@ def quantize_graph(request: QuantizeRequest, output: Path) -> QuantizeOutcome:
         else:
             taken = asked
             if taken in ("fp16", "int8"):
-                results[taken] = _write_or_tell(request, _lower(taken), Path(place))
+                results[taken] = _write_or_advise(request, _lower(taken), Path(place))
         result = results.get(taken)
         shutil.copyfile(request.onnx if result is None else result.path, output)
     notes = _notes(request, taken, result)
@@ -186,15 +186,15 @@ def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> Quantize
         method=asked.method,
         seed=request.recipe.data.seed,
         budgets=request.budgets if request.real else {},
-        judge_images=asked.judge_images,
+        eval_images=asked.judge_images,
         max_evaluations=asked.max_evaluations,
         keep_float=asked.keep_float,
         equalise=asked.equalise,
         correct_bias=asked.correct_bias,
-        narrow_sums=narrow,
+        reduce_range=narrow,
         unsigned=registry.get(request.target.backend).capabilities.unsigned_int8,
-        recovery_steps=asked.recovery_steps,
-        recovery_images=asked.recovery_images,
+        qat_steps=asked.recovery_steps,
+        qat_images=asked.recovery_images,
     )
     path = folder / f"{precision}.onnx"
     return quantize(
@@ -207,7 +207,7 @@ def _write(request: QuantizeRequest, precision: Lower, folder: Path) -> Quantize
     )
 
 
-def _write_or_tell(request: QuantizeRequest, precision: Lower, folder: Path) -> QuantizeResult:
+def _write_or_advise(request: QuantizeRequest, precision: Lower, folder: Path) -> QuantizeResult:
     """As asked; where that cannot be, the message says how to do without."""
     try:
         return _write(request, precision, folder)

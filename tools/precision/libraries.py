@@ -30,13 +30,15 @@ def by_edgemtl(
     pictures: Pictures,
     equalise: bool = True,
     correct_bias: bool = True,
-    narrow_sums: bool = True,
+    reduce_range: bool = True,
 ) -> None:
     """This project's writer."""
     import onnx
 
     model = onnx.load(source)
-    options = QuantizeOptions(equalise=equalise, correct_bias=correct_bias, narrow_sums=narrow_sums)
+    options = QuantizeOptions(
+        equalise=equalise, correct_bias=correct_bias, reduce_range=reduce_range
+    )
     writer = Int8Writer(model, find_layers(model), pictures, options, lambda line: None)
     written = writer.write(())
     shorten_names(written)
@@ -55,7 +57,7 @@ def by_equalisation_only(source: Path, output: Path, pictures: Pictures) -> None
 
 def by_full_range(source: Path, output: Path, pictures: Pictures) -> None:
     """With weights that leave no room for sums of 16 bits."""
-    by_edgemtl(source, output, pictures, narrow_sums=False)
+    by_edgemtl(source, output, pictures, reduce_range=False)
 
 
 def by_onnxruntime(source: Path, output: Path, pictures: Pictures) -> None:

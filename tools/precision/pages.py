@@ -36,7 +36,7 @@ Speed-ups are ratios of medians of interleaved runs with one thread, with their 
 An int8 file is written once for all runtimes: symmetric, zero point 0, scales per channel, float32
 biases. On ONNX Runtime and OpenVINO the artefact reads tensors that cannot be negative as unsigned,
 which rounds half as coarsely as the file itself (`edgemtl/backends/int8.py`). Weights leave room
-for processors that add two products in 16 bits (`edgemtl/backends/narrow_sums.py`).
+for processors that add two products in 16 bits (`edgemtl/backends/reduce_range.py`).
 fp16 halves the file; OpenVINO computes it in float32 on a CPU, and ONNX Runtime has no float16
 convolution there, so it is left out.
 """

@@ -55,7 +55,7 @@ def insert_qdq(
     model: ModelProto,
     layers: Sequence[Layer],
     magnitudes: Mapping[str, float],
-    narrow_sums: bool = False,
+    reduce_range: bool = False,
 ) -> ModelProto:
     """A copy of the graph in which these layers compute in int8.
 
@@ -63,14 +63,14 @@ def insert_qdq(
         model: float32, opset 13 or later.
         layers: which to quantise; the others stay as they are and read unrounded inputs.
         magnitudes: tensor name -> largest magnitude to represent, for every layer's input.
-        narrow_sums: whether two products have to fit 16 bits (weights.py).
+        reduce_range: whether two products have to fit 16 bits (weights.py).
     """
     import onnx
 
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
-    writer = _Writer(quantised, layers, magnitudes, narrow_sums)
+    writer = _Writer(quantised, layers, magnitudes, reduce_range)
     nodes = list(writer.nodes(list(graph.node)))
     rebuilt = onnx.GraphProto()
     rebuilt.node.extend(nodes)
@@ -97,7 +97,7 @@ class _Writer:
         model: ModelProto,
         layers: Sequence[Layer],
         magnitudes: Mapping[str, float],
-        narrow_sums: bool,
+        reduce_range: bool,
     ) -> None:
         from onnx import numpy_helper
 
@@ -105,7 +105,7 @@ class _Writer:
         self._input_names = [value.name for value in model.graph.input]
         self._chosen = {layer.node: layer for layer in layers}
         self._sources = {layer.source for layer in layers}
-        self._magnitudes, self._narrow_sums = magnitudes, narrow_sums
+        self._magnitudes, self._reduce_range = magnitudes, reduce_range
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._to_array = numpy_helper.to_array
         self._from_array = numpy_helper.from_array
@@ -177,7 +177,7 @@ class _Writer:
                 layer.axis,
                 self._to_array(self._stored[bias]) if bias in self._stored else None,
                 float(activation_scale(self._magnitudes[layer.source])),
-                self._narrow_sums,
+                self._reduce_range,
             )
             back = f"{base}_dequantized"
             yield make_node(

@@ -55,7 +55,7 @@ def retrain(
     size: tuple[int, int],
     steps: int,
     seed: int,
-    narrow_sums: bool = False,
+    reduce_range: bool = False,
 ) -> ModelProto:
     """A copy of the graph with trained weights and biases; repeatable.
 
@@ -70,13 +70,13 @@ def retrain(
         size: canvas height and width.
         steps: of the optimiser.
         seed: of the order of pictures.
-        narrow_sums: as for the file (weights.py).
+        reduce_range: as for the file (weights.py).
 
     Raises:
         StageFailed: the graph has an operator that cannot be trained through, or it does not
             compute the same in torch.
     """
-    graph = TrainableGraph(model, layers, magnitudes, narrow_sums)
+    graph = TrainableGraph(model, layers, magnitudes, reduce_range)
     _require_same(graph, model, pictures[0])
     distances = _Distances(graph, teacher, tasks, pictures, size)
     with torch.no_grad():

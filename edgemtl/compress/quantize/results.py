@@ -26,20 +26,23 @@ class QuantizeOptions:
         seed: of the choice of pictures.
         budgets: task name -> largest relative drop of its primary figure (0.01 is 1 %); a task that
             is not named has none. Without any budget nothing is evaluated and nothing falls back.
-        judge_images: further pictures of the calibration split that budgets are judged on.
+        eval_images: further pictures of the calibration split that budgets are judged on (a
+            recipe's ``judge_images``).
         probe_images: of those, how many each region's cost is estimated on.
-        max_evaluations: most runs over all judge pictures, the float network's included.
+        max_evaluations: most runs over all of them, the float network's included.
         keep_float: patterns of node names or module paths that stay as they are; a path stands for
             all that is inside it.
         equalise: rescale channels so that they share a range well (an exact change).
         correct_bias: take the mean rounding error of each channel out of its bias.
-        narrow_sums: weights so small that two products fit 16 bits, which is all that x86
-            processors without VNNI add them in (weights.py).
+        reduce_range: weights so small that two products fit 16 bits, which is all that x86
+            processors without VNNI add them in (a recipe's ``narrow_sums``). ONNX Runtime's option
+            of this name writes every weight in 7 bits; here only channels with two large neighbours
+            become coarser (weights.py).
         unsigned: judge as runtimes compute that read tensors without negative values as unsigned
             (backends/int8.py), which is half as coarse as the file itself.
-        recovery_steps: where int8 misses a budget, train so many steps while rounded before layers
-            fall back; 0 for none.
-        recovery_images: pictures of the calibration split to train on, beside those that calibrate;
+        qat_steps: where int8 misses a budget, train so many steps while rounded (quantisation-aware
+            training) before layers fall back; 0 for none (a recipe's ``recovery_steps``).
+        qat_images: pictures of the calibration split to train on, beside those that calibrate;
             never those that judge.
     """
 
@@ -48,16 +51,16 @@ class QuantizeOptions:
     method: Method = "minmax"
     seed: int = 0
     budgets: Mapping[str, float] = field(default_factory=dict)
-    judge_images: int = 600
+    eval_images: int = 600
     probe_images: int = 12
     max_evaluations: int = 14
     keep_float: tuple[str, ...] = ()
     equalise: bool = True
     correct_bias: bool = True
-    narrow_sums: bool = True
+    reduce_range: bool = True
     unsigned: bool = False
-    recovery_steps: int = 0
-    recovery_images: int = 200
+    qat_steps: int = 0
+    qat_images: int = 200
 
     def check(self) -> None:
         """Refuse values that make no sense.
@@ -69,8 +72,8 @@ class QuantizeOptions:
             raise UsageError(f"precision '{self.precision}' is not int8 or fp16")
         if self.method not in METHODS:
             raise UsageError(f"unknown method '{self.method}'", hint=f"one of {', '.join(METHODS)}")
-        least = {"images": 1, "judge_images": 1, "probe_images": 1, "max_evaluations": 2}
-        least |= {"recovery_steps": 0, "recovery_images": 0}
+        least = {"images": 1, "eval_images": 1, "probe_images": 1, "max_evaluations": 2}
+        least |= {"qat_steps": 0, "qat_images": 0}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise UsageError(f"{name} must be at least {smallest}")
@@ -134,7 +137,7 @@ class QuantizeResult:
         culprits: regions by what they cost, dearest first; empty when nothing had to be ranked.
         tasks: task name -> what it lost; empty when nothing was judged.
         evaluations: runs over all judge pictures.
-        images, judge_images: pictures used.
+        images, eval_images: pictures used.
         method, seed: as asked.
         size_before, size_after: of the files, in bytes.
         notes: what the reader must know.
@@ -148,7 +151,7 @@ class QuantizeResult:
     tasks: Mapping[str, TaskVerdict]
     evaluations: int
     images: int
-    judge_images: int
+    eval_images: int
     method: str
     seed: int
     size_before: int
@@ -164,6 +167,7 @@ class QuantizeResult:
         """Plain data for JSON; the path is reduced to its name."""
         data = asdict(self)
         data["file"] = data.pop("path").name
+        data["judge_images"] = data.pop("eval_images")  # as in the recipe
         data["layers"] = list(self.layers)
         data["kept"] = dict(self.kept)
         data["culprits"] = [

@@ -69,9 +69,9 @@ def quantize(
     model = _load(onnx_path)
     layers = find_layers(model)
     forced = _forced(layers, options.keep_float, onnx_path)
-    judging = options.judge_images if options.budgets and judge is None else 0
+    judging = options.eval_images if options.budgets and judge is None else 0
     pictures, held_out, training = split(
-        calibration, options.images, judging, options.seed, options.recovery_images
+        calibration, options.images, judging, options.seed, options.qat_images
     )
     writer: Writer
     if options.precision == "int8":
@@ -87,7 +87,7 @@ def quantize(
         as_run = unsigned_activations if options.unsigned else as_written
         cost = partial(_costs, model, layers, tasks, input_spec, judged, options, as_run)
         train = None
-        if options.recovery_steps and isinstance(writer, Int8Writer):
+        if options.qat_steps and isinstance(writer, Int8Writer):
             train = partial(_train, writer, forced, tasks, input_spec, training, options)
         outcome = keep_budgets(
             lambda: Judge(model, tasks, input_spec, judged, options.budgets, as_run),
@@ -138,8 +138,8 @@ def _train(
     from edgemtl.compress.quantize.recover import retrain
 
     pictures = canvases(training, spec, tasks)
-    _log.info(f"training {options.recovery_steps} steps on {len(pictures)} pictures")
-    size, steps, seed = spec.size, options.recovery_steps, options.seed
+    _log.info(f"training {options.qat_steps} steps on {len(pictures)} pictures")
+    size, steps, seed = spec.size, options.qat_steps, options.seed
 
     def train(
         start: ModelProto,
@@ -149,7 +149,7 @@ def _train(
     ) -> ModelProto:
         return retrain(
             *(start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed),
-            narrow_sums=options.narrow_sums,
+            reduce_range=options.reduce_range,
         )
 
     try:

@@ -36,7 +36,7 @@ def simulation(model: ModelProto, tensors: Sequence[str] | None = None) -> Run:
 
     Rounding is done by the QuantizeLinear and DequantizeLinear nodes as written, and everything
     between them in float32. Fused int8 kernels would round a little differently on every kind of
-    processor (older ones also saturate where weights leave no room: backends/narrow_sums.py), so a
+    processor (older ones also saturate where weights leave no room: backends/reduce_range.py), so a
     choice that is judged here does not depend on the machine it was made on.
 
     Raises:

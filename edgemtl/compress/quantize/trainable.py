@@ -44,7 +44,7 @@ class TrainableGraph(nn.Module):
         model: float32 graph with static shapes.
         layers: which compute in int8.
         magnitudes: tensor -> largest magnitude that its rounding represents.
-        narrow_sums: as for the file (weights.py).
+        reduce_range: as for the file (weights.py).
 
     Raises:
         StageFailed: an operator is not known.
@@ -55,13 +55,13 @@ class TrainableGraph(nn.Module):
         model: ModelProto,
         layers: Sequence[Layer],
         magnitudes: Mapping[str, float],
-        narrow_sums: bool = False,
+        reduce_range: bool = False,
     ) -> None:
         from onnx import numpy_helper
 
         super().__init__()
         self.rounding = True
-        self._narrow_sums = narrow_sums
+        self._reduce_range = reduce_range
         self._feed = model.graph.input[0].name
         self._outputs = [value.name for value in model.graph.output]
         self._nodes = list(model.graph.node)
@@ -123,7 +123,7 @@ class TrainableGraph(nn.Module):
 
     def _weight_scale(self, weight: Tensor, axis: int) -> Tensor:
         values = weight.detach().numpy()
-        _, scales = quantise_weight(values, axis, narrow_sums=self._narrow_sums)
+        _, scales = quantise_weight(values, axis, reduce_range=self._reduce_range)
         shape = [1] * weight.dim()
         shape[axis] = -1
         return torch.from_numpy(scales).reshape(shape)

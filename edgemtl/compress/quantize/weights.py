@@ -1,9 +1,9 @@
 """Weights as int8: integers, a scale per output channel, and what they must fit into.
 
-Narrow sums. Where processors add products in 16 bits (backends/narrow_sums.py), a channel's scale
-is made as coarse as it takes for every two neighbours to fit. Where few weights are large and have
-large neighbours that costs little; the usual remedy, 7 bits for all, costs every channel half of
-its steps.
+A reduced range. Where processors add products in 16 bits (backends/reduce_range.py), a channel's
+scale is made as coarse as it takes for every two neighbours to fit. Where few weights are large and
+have large neighbours that costs little; the usual remedy, 7 bits for all (``reduce_range`` of ONNX
+Runtime's ``quantize_static``), costs every channel half of its steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.narrow_sums import LARGEST_PAIR, largest_pairs
+from edgemtl.backends.reduce_range import LARGEST_PAIR, largest_pairs
 
 #: int8 without -128, so that the range is symmetric
 LEVELS = 127
@@ -29,7 +29,7 @@ def quantise_weight(
     axis: int,
     bias: NDArray[np.float32] | None = None,
     input_scale: float = 1.0,
-    narrow_sums: bool = False,
+    reduce_range: bool = False,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers of the weight's shape, and a scale per channel along ``axis``.
 
@@ -41,7 +41,7 @@ def quantise_weight(
         axis: 0 or 1, along which the output channels lie; the input channels lie along the other.
         bias: (output channels,).
         input_scale: step of the layer's input.
-        narrow_sums: see the module.
+        reduce_range: see the module.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scales = np.maximum(np.abs(weight).max(axis=others) / LEVELS, SMALLEST_SCALE)
@@ -49,7 +49,7 @@ def quantise_weight(
         scales = np.maximum(scales, np.abs(bias) / (input_scale * LARGEST_BIAS))
     scales = scales.astype(np.float32)
     integers = _integers(weight, axis, scales)
-    while narrow_sums:
+    while reduce_range:
         excess = largest_pairs(integers, axis) / LARGEST_PAIR
         if (excess <= 1).all():
             break

@@ -90,7 +90,7 @@ class Int8Writer(Writer):
                 f"{LOWEST_OPSET}",
                 hint="export with a higher opset",
             )
-        self._layers, self._narrow_sums = layers, options.narrow_sums
+        self._layers, self._reduce_range = layers, options.reduce_range
         self._model = self._equalised(model, images) if options.equalise else model
         sources = list(dict.fromkeys(layer.source for layer in layers))
         _log.info(f"reading the ranges of {len(sources)} tensors ({options.method})")
@@ -101,7 +101,7 @@ class Int8Writer(Writer):
         self._shifts: dict[str, NDArray[np.float32]] = {}
         if options.correct_bias:
             _log.info("measuring the mean error of every channel")
-            rounded = insert_qdq(self._model, layers, self._magnitudes, self._narrow_sums)
+            rounded = insert_qdq(self._model, layers, self._magnitudes, self._reduce_range)
             self._shifts = bias_shifts(self._model, rounded, layers, images)
 
     def _equalised(self, model: ModelProto, images: Images) -> ModelProto:
@@ -138,7 +138,7 @@ class Int8Writer(Writer):
 
     def write(self, kept: Collection[str]) -> ModelProto:
         chosen = [layer for layer in self._layers if layer.node not in kept]
-        written = insert_qdq(self._model, chosen, self._magnitudes, self._narrow_sums)
+        written = insert_qdq(self._model, chosen, self._magnitudes, self._reduce_range)
         nodes = {layer.node for layer in chosen}
         shift_biases(written, {k: v for k, v in self._shifts.items() if k in nodes})
         return written

@@ -193,7 +193,7 @@ def test_weights_are_rounded_by_half_a_step_at_most(
 ) -> None:
     rng = np.random.default_rng(seed)
     weight = (rng.normal(0, 1, shape) * 10 ** rng.uniform(-6, 3)).astype(np.float32)
-    integers, scales = quantise_weight(weight, axis, narrow_sums=narrow)
+    integers, scales = quantise_weight(weight, axis, reduce_range=narrow)
     view = [1] * weight.ndim
     view[axis] = -1
     error = np.abs(integers * scales.reshape(view).astype(np.float64) - weight)
@@ -204,7 +204,7 @@ def test_weights_are_rounded_by_half_a_step_at_most(
 @given(st.integers(0, 1000), st.sampled_from([(4, 6, 3, 3), (3, 7, 1, 1), (8, 2)]))
 def test_two_products_fit_16_bits_where_sums_are_narrow(seed: int, shape: tuple[int, ...]) -> None:
     weight = np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
-    integers, scales = quantise_weight(weight, 0, narrow_sums=True)
+    integers, scales = quantise_weight(weight, 0, reduce_range=True)
     largest = 0
     for first, second in zip(range(0, shape[1], 2), range(1, shape[1], 2), strict=False):
         one, other = integers[:, first].astype(int), integers[:, second].astype(int)
@@ -219,7 +219,7 @@ def test_two_products_fit_16_bits_where_sums_are_narrow(seed: int, shape: tuple[
 def test_a_pair_that_fits_costs_no_step() -> None:
     weight = np.array([[1.0, -1.0], [1.0, 0.007]], np.float32)
     for narrow in (False, True):
-        integers, _ = quantise_weight(weight, 0, narrow_sums=narrow)
+        integers, _ = quantise_weight(weight, 0, reduce_range=narrow)
         assert integers.tolist() == [[127, -127], [127, 1]]
 
 

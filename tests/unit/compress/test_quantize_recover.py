@@ -53,7 +53,7 @@ def test_the_rounded_graph_is_the_file_that_is_written(exported: Path) -> None:
     options = QuantizeOptions(equalise=False, correct_bias=False)
     written = Int8Writer(model, layers, images, options).write(())
     sizes = magnitudes(model, list({layer.source for layer in layers}), images, "minmax")
-    graph = TrainableGraph(model, layers, sizes, options.narrow_sums)
+    graph = TrainableGraph(model, layers, sizes, options.reduce_range)
     with torch.inference_mode():
         here = graph(torch.from_numpy(images[0]))
     for name, there in simulation(written)(images[0]).items():
@@ -90,9 +90,9 @@ def test_a_missed_budget_is_trained_for(exported: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(
         budgets={"parts": 0.0, "distance": 0.0},
         images=3,
-        judge_images=3,
+        eval_images=3,
         max_evaluations=3,
-        recovery_steps=2,
+        qat_steps=2,
     )
     pictures = open_dataset(exported.parent / "data", "train")
     with Lines(said.append).shown():

@@ -156,7 +156,7 @@ def test_budgets_that_cannot_be_judged_are_not_kept(
         network.tasks,
         network.input_spec,
         FaceFolder.open(root, "train"),
-        QuantizeOptions(images=4, judge_images=4, budgets={"detection": 0.01}),
+        QuantizeOptions(images=4, eval_images=4, budgets={"detection": 0.01}),
     )
     verdict = result.tasks["detection"]
     assert verdict.drop is None and verdict.note

@@ -24,10 +24,10 @@ from edgemtl.compress.quantize.simulate import simulation
 CPU_TARGETS = {"onnxruntime": "cpu", "openvino": "intel-cpu"}
 
 
-def int8(model: ModelProto, builder: GraphBuilder, narrow_sums: bool = True) -> ModelProto:
+def int8(model: ModelProto, builder: GraphBuilder, reduce_range: bool = True) -> ModelProto:
     layers = find_layers(model)
     sizes = magnitudes(model, [x.source for x in layers], builder.pictures(), "minmax")
-    return insert_qdq(model, layers, sizes, narrow_sums)
+    return insert_qdq(model, layers, sizes, reduce_range)
 
 
 def branches(activation: str | None = "Relu") -> tuple[GraphBuilder, ModelProto]:
@@ -194,7 +194,7 @@ def test_a_backend_that_computes_int8_in_float_or_saturates_says_so(
     (problem,) = int8_problems(able["tvm"], tmp_path / "int8.onnx")
     assert not problem.fatal and "float32" in problem.reason
     assert int8_problems(able["tvm"], tmp_path / "fp32.onnx") == []
-    onnx.save(int8(model, builder, narrow_sums=False), tmp_path / "wide.onnx")
+    onnx.save(int8(model, builder, reduce_range=False), tmp_path / "wide.onnx")
     monkeypatch.setattr(processor, "host_flags", lambda: frozenset({"avx2", "avx_vnni"}))
     assert int8_problems(able["openvino"], tmp_path / "wide.onnx") == []
     monkeypatch.setattr(processor, "host_flags", lambda: frozenset({"avx2"}))
@@ -207,7 +207,7 @@ def test_a_backend_that_computes_int8_in_float_or_saturates_says_so(
 
 @pytest.mark.parametrize("name", sorted(CPU_TARGETS))
 @pytest.mark.parametrize("op", ["Conv", "MatMul"])
-def test_narrow_sums_do_not_saturate(name: str, op: str, tmp_path: Path) -> None:
+def test_a_reduced_range_does_not_saturate(name: str, op: str, tmp_path: Path) -> None:
     b = GraphBuilder((1, 16, 8, 8) if op == "Conv" else (1, 6, 16))
     if op == "Conv":
         x = b.conv("images", "a", 8, 16, 1, weight=np.ones((8, 16, 1, 1), np.float32))

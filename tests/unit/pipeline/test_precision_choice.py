@@ -181,7 +181,7 @@ def test_rows_are_the_culprits_where_there_are_some() -> None:
         tasks={},
         evaluations=3,
         images=2,
-        judge_images=2,
+        eval_images=2,
         method="minmax",
         seed=0,
         size_before=4,
