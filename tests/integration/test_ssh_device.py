@@ -20,15 +20,12 @@ from typing import Any
 import psutil
 import pytest
 from support.command import edgemtl
+from support.tiny_bundle import make_contents
 
+from edgemtl.bundle.write import write_bundle
 from edgemtl.devices.ssh import FOLDER, Address, SshDevice
 from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
-
-sys.path.append(str(Path(__file__).parent.parent / "unit" / "bundle"))
-from tiny_bundle import make_contents
-
-from edgemtl.bundle.write import write_bundle
 
 SSHD = shutil.which("sshd") or (p if Path(p := "/usr/sbin/sshd").exists() else None)
 LONG = ["--warm-up", "600"]

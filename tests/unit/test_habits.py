@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from packaging.requirements import Requirement
@@ -224,6 +224,35 @@ def test_every_imported_package_is_declared() -> None:
         if not declared & {canonicalize_name(owner) for owner in distributions.get(name, [name])}
     }
     assert undeclared == {}
+
+
+#: tests of no module: of the whole repository, and of pages and files that no code reads
+MIRROR_NOTHING = ("test_habits.py", "test_names.py", "docs/")
+
+
+def mirrored(test: PurePath) -> bool:
+    """Whether a file below tests/unit is named after what it tests (see CONTRIBUTING.md)."""
+    folder = ROOT / ("" if test.parts[0] == "tools" else "edgemtl") / test.parent
+    if not folder.is_dir():
+        return False
+    inside = {path.stem for path in folder.rglob("*.py")}
+    inside |= {path.name for path in [folder, *folder.rglob("*")] if path.is_dir()}
+    name = test.stem.removeprefix("test_")
+    return any(name == one or name.startswith(f"{one}_") for one in inside)
+
+
+def test_tests_mirror_the_rooms() -> None:
+    unit = ROOT / "tests" / "unit"
+    tests = [path.relative_to(unit) for path in tracked("tests/unit/**/test_*.py")]
+    assert len(tests) > 100
+    lost = [
+        path.as_posix()
+        for path in tests
+        if not path.as_posix().startswith(MIRROR_NOTHING) and not mirrored(path)
+    ]
+    assert lost == [], "name them after the module or folder they test, in its folder"
+    assert not mirrored(PurePath("backends/test_quantize_run.py"))
+    assert not mirrored(PurePath("rooms/test_rooms.py"))
 
 
 def test_files_of_tests_have_names_of_their_own() -> None:

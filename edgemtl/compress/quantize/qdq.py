@@ -16,9 +16,9 @@ unrounded.
 Concatenations. OpenVINO 2026.4.1 computes a convolution wrongly that reads a concatenation of
 signed int8 tensors: it moves the rounding in front of the concatenation and then loses the zero
 point by which it made the tensors unsigned (the answer is off by a third of its spread;
-tests/unit/compress/test_quantize_runtimes.py reproduces it). It does so on every processor whose
-int8 kernels want unsigned inputs, VNNI included; those for AMX take signed ones, and are right. The
-file is the same for all, and so are its clips. A Clip to the calibrated range, plus
+tests/unit/compress/quantize/test_quantize_runtimes.py reproduces it). It does so on every processor
+whose int8 kernels want unsigned inputs, VNNI included; those for AMX take signed ones, and are
+right. The file is the same for all, and so are its clips. A Clip to the calibrated range, plus
 and minus 127 steps, keeps it from doing so and changes no value inside that range. (A Clip to
 exactly what the rounding saturates at, -128 steps, is taken for superfluous and does not help.)
 Where values cannot be negative the backends take the Clip away again (backends/int8.py).

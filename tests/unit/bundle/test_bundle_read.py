@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_bundle import load_plain, members_of, rehashed, with_manifest, write_members
+from support.tiny_bundle import load_plain, members_of, rehashed, with_manifest, write_members
 
 from edgemtl.bundle import open_bundle, verify
 from edgemtl.devices.runner import container

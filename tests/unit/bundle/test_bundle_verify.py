@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_bundle import (
+from support.tiny_bundle import (
     SIZE,
     PlainSession,
     load_plain,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import NAME, SIZE, PlainSession, make_contents, members_of
+from support.tiny_bundle import NAME, SIZE, PlainSession, make_contents, members_of
 
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle import BundleContents, open_bundle, record_selftest, write_bundle
@@ -36,7 +36,7 @@ _IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_bundle import make_contents
+from support.tiny_bundle import make_contents
 from edgemtl.bundle import write_bundle
 write_bundle(Path(sys.argv[2], "x.edgemtl"), make_contents(Path(sys.argv[2], "inputs")))
 """
@@ -46,7 +46,7 @@ def test_same_bytes_in_another_process(tmp_path: Path, bundle_path: Path) -> Non
     # Another process orders its sets and dictionaries of strings by another hash.
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     subprocess.run(
-        [sys.executable, "-c", _IN_ANOTHER_PROCESS, str(Path(__file__).parent), str(tmp_path)],
+        [sys.executable, "-c", _IN_ANOTHER_PROCESS, str(Path(__file__).parents[2]), str(tmp_path)],
         env={**os.environ, "PYTHONHASHSEED": seed},
         check=True,
         timeout=120,

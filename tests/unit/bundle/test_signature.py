@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.command import edgemtl
-from tiny_bundle import load_plain, members_of, rehashed, write_members
+from support.tiny_bundle import load_plain, members_of, rehashed, write_members
 
 from edgemtl.bundle import open_bundle
 from edgemtl.bundle.signature import private_key, public_key, sign_bundle

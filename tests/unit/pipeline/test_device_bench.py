@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.command import edgemtl
+from support.tiny_bundle import SIZE, make_contents
 
 from edgemtl.backends.types import Artefact
 from edgemtl.bundle import BundleContents
@@ -19,9 +19,6 @@ from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
 from edgemtl.errors import UsageError
 from edgemtl.pipeline import device_bench
 from edgemtl.pipeline.benchmarking import Timing
-
-sys.path.append(str(Path(__file__).parent.parent / "bundle"))
-from tiny_bundle import SIZE, make_contents
 
 
 def bundle_for_tvm(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from edgemtl.backends.fpga.arith import requantise
 from edgemtl.backends.fpga.design import ROUNDING_DSP
 from edgemtl.backends.fpga.work import Array, Work
 
-SOURCE = Path(__file__).resolve().parents[2] / "support" / "processing_elements.v"
+SOURCE = Path(__file__).resolve().parents[3] / "support" / "processing_elements.v"
 ROWS, COLUMNS = 4, 4
 
 

@@ -73,9 +73,9 @@ def softmax(m: Lambda, x: Tensor) -> Tensor:
         (by_width, "code depends on how many there are"),
         (by_root, "code depends on how many there are"),
         (by_sum, "code depends on how many there are"),
-        (written_down, "a forward counts them by hand at test_discovery.py:"),
+        (written_down, "a forward counts them by hand at test_discover_networks.py:"),
         (unknown, "meet the operator 'linalg_matrix_exp', which is not known"),
-        (softmax, "share one softmax (body at test_discovery.py:"),
+        (softmax, "share one softmax (body at test_discover_networks.py:"),
     ],
 )
 def test_what_stays_is_listed_with_the_reason(run: Callable[..., Tensor], reason: str) -> None:

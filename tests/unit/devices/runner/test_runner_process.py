@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_bundle import members_of, write_members
+from support.tiny_bundle import members_of, write_members
 
 from edgemtl.devices import runner
 

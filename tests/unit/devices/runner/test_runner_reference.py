@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import make_contents, members_of, write_network
+from support.tiny_bundle import make_contents, members_of, write_network
 
 from edgemtl.backends.types import Artefact
 from edgemtl.bundle.read import open_bundle

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.fake_tensorrt import VERSIONS, FakeCuda, make
-from tiny_bundle import make_contents, write_network
+from support.tiny_bundle import make_contents, write_network
 
 from edgemtl import targets
 from edgemtl.backends.tensorrt.backend import TensorRtBackend

@@ -1,6 +1,6 @@
 """Numbers in modules that follow a cut and numbers that do not; weights that modules share.
 
-Which channels go together is tested construction by construction in test_collection.py.
+Which channels go together is tested construction by construction in test_discover_constructions.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from tiny_bundle import make_contents
+from support.tiny_bundle import make_contents
 
 from edgemtl import targets
 from edgemtl.backends.tensorrt.backend import TensorRtBackend

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import members_of, rehashed, with_manifest, write_members, write_network
+from support.tiny_bundle import members_of, rehashed, with_manifest, write_members, write_network
 
 from edgemtl.bundle import open_bundle
 from edgemtl.devices.runner import errors, facts, latency

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, SessionOptions
-from edgemtl.bundle import BundleContents, record_selftest
+from edgemtl.bundle import BundleContents, record_selftest, write_bundle
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.targets import Target
 from edgemtl.tasks import Depth, Segmentation
@@ -137,3 +138,17 @@ def with_manifest(path: Path, edit: Edit) -> Path:
     edit(manifest)
     members["manifest.json"] = json.dumps(manifest).encode()
     return write_members(path, members)
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> BundleContents:
+    """What goes into it."""
+    return make_contents(tmp_path / "inputs")
+
+
+@pytest.fixture
+def bundle_path(tmp_path: Path, contents: BundleContents) -> Path:
+    """A good bundle, under a name that is not ASCII."""
+    path = tmp_path / "bündel 网络.edgemtl"
+    write_bundle(path, contents)
+    return path

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import with_manifest
+from support.tiny_bundle import with_manifest
 
 from edgemtl.backends import registry
 from edgemtl.backends.taskfiles import TaskSessions, for_task

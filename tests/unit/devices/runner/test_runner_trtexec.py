@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import fake_trtexec
 from support.fake_tensorrt import FakeCuda
-from tiny_bundle import make_contents, write_network
+from support.tiny_bundle import make_contents, write_network
 
 from edgemtl import targets
 from edgemtl.backends.tensorrt.backend import TensorRtBackend

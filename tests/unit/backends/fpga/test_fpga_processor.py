@@ -30,7 +30,7 @@ from edgemtl.backends.tvm.backend import TvmBackend
 from edgemtl.backends.tvm.settings import TvmOptions, resolved
 from edgemtl.errors import StageFailed
 
-FAKE_XRT = Path(__file__).resolve().parents[2] / "support" / "fake_xrt.h"
+FAKE_XRT = Path(__file__).resolve().parents[3] / "support" / "fake_xrt.h"
 IN_FLOAT = """
 import json, os, sys
 from pathlib import Path
