@@ -18,7 +18,7 @@ GROUPS = {
     "edgemtl.backends": "a subclass of edgemtl.backends.base.Backend",
     "edgemtl.datasets": "an edgemtl.data.open.DatasetFormat",
     "edgemtl.models": "a MultiTaskNetwork with @register_family",
-    "edgemtl.pruning_methods": "a function of an edgemtl.compress.job.Job",
+    "edgemtl.pruning_methods": "a function of an edgemtl.compress.context.PruneContext",
     "edgemtl.tasks": "a Task with @register_task",
 }
 

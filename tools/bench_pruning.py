@@ -35,8 +35,8 @@ import torch
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.data.open import open_dataset

@@ -39,8 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pruning import strangers  # noqa: F401 - registers its families
 from pruning.tables import write_tables
 
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemtl.compress.context import ChannelSelection, PruneContext, register_method
 from edgemtl.compress.cost import Cost
-from edgemtl.compress.job import ChannelSelection, Job, register_method
 from edgemtl.compress.taylor import Scores, keep_most_important
 from edgemtl.errors import StageFailed, UsageError
 
@@ -25,7 +25,7 @@ STRIDE = 0.35
 
 
 @register_method("knapsack")
-def knapsack(job: Job) -> ChannelSelection:
+def knapsack(job: PruneContext) -> ChannelSelection:
     """The widths that keep the most worst-task saliency within the goals.
 
     Raises:
@@ -64,12 +64,15 @@ def _mask(importance: NDArray[np.float64], width: int) -> Tensor:
     return keep_most_important(importance, whole, width)
 
 
-def _shares(job: Job, cost: Cost) -> NDArray[np.float64]:
+def _shares(job: PruneContext, cost: Cost) -> NDArray[np.float64]:
     return np.array([now for now, _ in job.goals.shares(cost, job.dense).values()])
 
 
 def _solve(
-    job: Job, importance: dict[str, NDArray[np.float64]], keep: dict[str, Tensor], last: bool
+    job: PruneContext,
+    importance: dict[str, NDArray[np.float64]],
+    keep: dict[str, Tensor],
+    last: bool,
 ) -> dict[str, Tensor]:
     """One knapsack with costs linear around ``keep``."""
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -110,7 +113,7 @@ def _solve(
 
 
 def _shrink(
-    job: Job, importance: dict[str, NDArray[np.float64]], keep: dict[str, Tensor]
+    job: PruneContext, importance: dict[str, NDArray[np.float64]], keep: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Step down, the least saliency per saving first, until the goals are reached."""
     keep = dict(keep)

@@ -14,8 +14,8 @@ from torch import Tensor
 from edgemtl.compress.batches import Prepared, losses_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.compensation.solve import compensated
+from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import Goals
-from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.remote import packed, unpacked
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused, StageFailed, UsageError
@@ -47,7 +47,7 @@ class Answers:
         options: PruneOptions | None = None,
     ) -> None:
         asked = options or PruneOptions()
-        self._job = Job(network, pictures, asked, Goals(), None, None, None)
+        self._job = PruneContext(network, pictures, asked, Goals(), None, None, None)
         if self._job.signature != expected:
             raise StageFailed(
                 "the network is another one on the worker",

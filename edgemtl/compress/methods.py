@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import Batch
+from edgemtl.compress.context import ChannelSelection, PruneContext, register_method
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import library_importance
-from edgemtl.compress.job import ChannelSelection, Job, register_method
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.errors import UsageError
 
@@ -25,7 +25,7 @@ BISECTIONS = 40
 
 
 @register_method("l1-uniform")
-def l1_uniform(job: Job) -> ChannelSelection:
+def l1_uniform(job: PruneContext) -> ChannelSelection:
     """The same share of every group, smallest weights first; scores by Torch-Pruning."""
     import torch_pruning
 
@@ -41,7 +41,7 @@ def l1_uniform(job: Job) -> ChannelSelection:
 
 
 @register_method("l1-global")
-def l1_global(job: Job) -> ChannelSelection:
+def l1_global(job: PruneContext) -> ChannelSelection:
     """Smallest weights of the whole network; scores, relative to their group, by Torch-Pruning."""
     import torch_pruning
 
@@ -49,7 +49,7 @@ def l1_global(job: Job) -> ChannelSelection:
 
 
 @register_method("taylor-global")
-def taylor_global(job: Job) -> ChannelSelection:
+def taylor_global(job: PruneContext) -> ChannelSelection:
     """Smallest first-order effect of weights on the sum of all losses; scores by Torch-Pruning."""
     import torch_pruning
 
@@ -66,7 +66,7 @@ class Scored:
     notes: tuple[str, ...] = ()
 
 
-def _library(job: Job, criterion: Any, batches: list[Batch]) -> Scored:
+def _library(job: PruneContext, criterion: Any, batches: list[Batch]) -> Scored:
     """Torch-Pruning's scores, after gradients of all losses over ``batches`` were added up."""
     started = time.monotonic()
     network = copy.deepcopy(job.network).requires_grad_(True)
@@ -85,7 +85,7 @@ def _library(job: Job, criterion: Any, batches: list[Batch]) -> Scored:
 
 
 @register_method("unanimous")
-def unanimous(job: Job) -> ChannelSelection:
+def unanimous(job: PruneContext) -> ChannelSelection:
     """A channel goes only when every task finds it unimportant.
 
     The idea of DiSparse (Sun et al., CVPR 2022) on channels: importance is the best rank that a
@@ -103,7 +103,7 @@ def unanimous(job: Job) -> ChannelSelection:
     return _global(job, Scored(dict(zip(names, np.split(best, ends), strict=True)), spent))
 
 
-def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> Tensor:
+def _top(job: PruneContext, name: str, importance: NDArray[np.float64], wanted: int) -> Tensor:
     """The most important units of a group, as many as the next allowed width from ``wanted`` up."""
     width = min((w for w in job.choices[name] if w >= wanted), default=len(importance))
     keep = torch.zeros(len(importance), dtype=torch.bool)
@@ -112,7 +112,7 @@ def _top(job: Job, name: str, importance: NDArray[np.float64], wanted: int) -> T
     return keep
 
 
-def _global(job: Job, scored: Scored) -> ChannelSelection:
+def _global(job: PruneContext, scored: Scored) -> ChannelSelection:
     everything = np.sort(np.concatenate(list(scored.importance.values())))
 
     def masks(share: float) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def _global(job: Job, scored: Scored) -> ChannelSelection:
     return _to_goal(job, masks, scored)
 
 
-def _to_goal(job: Job, masks: Callable[[float], Keep], scored: Scored) -> ChannelSelection:
+def _to_goal(job: PruneContext, masks: Callable[[float], Keep], scored: Scored) -> ChannelSelection:
     """The smallest share to remove that reaches the goals.
 
     Raises:

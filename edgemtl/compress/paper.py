@@ -22,9 +22,9 @@ from torch import Tensor
 from edgemtl.compress.batches import losses_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.mask import MaskedNetwork
+from edgemtl.compress.context import ChannelSelection, PruneContext, register_method
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import l1_importance
-from edgemtl.compress.job import ChannelSelection, Job, register_method
 from edgemtl.compress.remote import cut_losses
 from edgemtl.compress.results import GroupStep
 from edgemtl.compress.search_cost import SearchCost
@@ -44,7 +44,7 @@ PAPER_BUDGET, PAPER_FIRST = 6.0, 0.06
 class PaperSearch:
     """One sweep over all units; see the module's text."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PruneContext) -> None:
         self.job = job
         self.names = [task.name for task in job.network.tasks]
         self.keep = dict(job.all_kept)
@@ -188,7 +188,7 @@ class PaperSearch:
 
 
 @register_method("pagcp-paper")
-def pagcp_paper(job: Job) -> ChannelSelection:
+def pagcp_paper(job: PruneContext) -> ChannelSelection:
     """The published linear scan; with a goal it ends when that is reached."""
     search = PaperSearch(job)
     search.run()

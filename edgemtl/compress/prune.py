@@ -22,9 +22,15 @@ from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.compress.compensation.method import compensate
 from edgemtl.compress.compensation.solve import compensated
+from edgemtl.compress.context import (
+    METHODS,
+    ChannelSelection,
+    PruneContext,
+    PruneOptions,
+    exportable,
+)
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import METHODS, ChannelSelection, Job, PruneOptions, exportable
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult, Round
@@ -85,7 +91,7 @@ def prune(
     options: PruneOptions,
     state_dir: Path | None = None,
     latency: Latency | None = None,
-    elsewhere: Callable[[Job], RemoteWorkers] | None = None,
+    elsewhere: Callable[[PruneContext], RemoteWorkers] | None = None,
 ) -> PruneResult:
     """Prune a network, and train it after each round when the options say so.
 
@@ -150,7 +156,7 @@ def prune(
         if options.rounds > 1:
             _log.info(f"round {number + 1} of {options.rounds}")
         started = time.monotonic()
-        job = Job(current, prepared, options, goals, dense, where, latency, elsewhere)
+        job = PruneContext(current, prepared, options, goals, dense, where, latency, elsewhere)
         dense = job.dense
         if job.left_whole and not whole:
             _log.info(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
@@ -311,7 +317,7 @@ def _removes(found: ChannelSelection) -> bool:
     return not all(bool(mask.all()) for mask in found.keep.values())
 
 
-def _cut(job: Job, found: ChannelSelection) -> MultiTaskNetwork:
+def _cut(job: PruneContext, found: ChannelSelection) -> MultiTaskNetwork:
     """Cut for good, compensated, and prove it: same answers, and it exports.
 
     Raises:

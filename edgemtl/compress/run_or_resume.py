@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from edgemtl.compress.channels.cut import cut
+from edgemtl.compress.context import METHODS, ChannelSelection, PruneContext
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.job import METHODS, ChannelSelection, Job
 from edgemtl.compress.latency_model import LatencyModel, Measured
 from edgemtl.compress.results import GroupStep, Refusal
 from edgemtl.compress.search_cost import SearchCost
@@ -28,10 +28,10 @@ SLACK = 0.05
 
 
 def run_or_resume(
-    job: Job,
+    job: PruneContext,
     where: Path | None,
     started: float,
-    compensate: Callable[[Job, ChannelSelection], ChannelSelection],
+    compensate: Callable[[PruneContext, ChannelSelection], ChannelSelection],
 ) -> tuple[ChannelSelection, float]:
     """Run the method, or read what it found before the run was killed.
 
@@ -62,7 +62,7 @@ def run_or_resume(
     return found, seconds
 
 
-def _measured(job: Job, model: LatencyModel, path: Path | None) -> ChannelSelection:
+def _measured(job: PruneContext, model: LatencyModel, path: Path | None) -> ChannelSelection:
     """Run the method and measure what it found.
 
     Where the goal is missed, or by far exceeded the first time (which costs tasks more than was
@@ -93,7 +93,7 @@ def _measured(job: Job, model: LatencyModel, path: Path | None) -> ChannelSelect
         before = found.keep
 
 
-def _near_enough(job: Job, measured: Measured, number: int) -> bool:
+def _near_enough(job: PruneContext, measured: Measured, number: int) -> bool:
     """Whether to stop at what was measured the time ``number``, from 0."""
     goal = job.goals.latency
     if goal is None:

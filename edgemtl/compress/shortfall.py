@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgemtl.compress.channels.groups import FLOOR
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.cost import Keep
-from edgemtl.compress.job import Job
 from edgemtl.compress.results import Refusal
 
 #: goal -> the recipe's key for it, and what is left of the dense network
@@ -58,7 +58,7 @@ def sentence(goal: Goal, stopped_by: str) -> str:
     )
 
 
-def what_stopped(job: Job, keep: Keep, refused: Sequence[Refusal]) -> str:
+def what_stopped(job: PruneContext, keep: Keep, refused: Sequence[Refusal]) -> str:
     """Why a search went no farther, as a clause: the floor that it stands on.
 
     Args:

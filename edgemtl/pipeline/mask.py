@@ -15,8 +15,8 @@ from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import (
     AnalyseOptions,
     Analysis,
+    MaskableNetwork,
     Observed,
-    Subject,
     analyse,
 )
 from edgemtl.compress.dynamic.build import BuildOptions, Routed, build
@@ -166,12 +166,12 @@ def mask_network(
         for part in (slices.calibration, slices.oracle)
     )
     _log.info("what each channel matters to each task")
-    subject = Subject(network, saliency_pictures(calibration))
+    maskable = MaskableNetwork(network, saliency_pictures(calibration))
     _log.info(f"activations of {len(calibration) + len(held_out)} pictures")
-    found = analyse(Observed(subject, calibration, held_out), request.masks)
+    found = analyse(Observed(maskable, calibration, held_out), request.masks)
     if folder is None or not (found.worth_it or asked.force):
         return MaskOutcome(found, None, None, held_out)
-    routed = build(subject, slices, calibration, held_out, request.build, state)
+    routed = build(maskable, slices, calibration, held_out, request.build, state)
     _log.info("exporting")
     for index, prototype in enumerate(routed.prototypes):
         facts = {"prototype": index + 1, "of": request.source}

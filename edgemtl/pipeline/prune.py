@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
@@ -61,7 +61,7 @@ class PruneRequest:
     target: Target
     source: str
     state: Path
-    workers: Callable[[Job], RemoteWorkers] | None = None
+    workers: Callable[[PruneContext], RemoteWorkers] | None = None
     dense: Origin | None = None
 
     @property

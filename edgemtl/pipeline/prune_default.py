@@ -11,7 +11,7 @@ from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import batches, losses_per_image
 from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.whole import left_whole
-from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.reach import Reach, reach_of
 from edgemtl.data.concat import thinned
 from edgemtl.data.samples import Dataset

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgemtl.compress.job import Job
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import load_network
@@ -43,7 +43,7 @@ class PruneFile:
 
 def prune_file(
     asked: PruneFile,
-    workers: Callable[[Job], RemoteWorkers] | None = None,
+    workers: Callable[[PruneContext], RemoteWorkers] | None = None,
 ) -> PruneOutcome:
     """Prune, write the checkpoint and, beside it, ``OUTPUT.prune.json`` with the whole story.
 

@@ -27,8 +27,8 @@ from edgemtl.backends.processor import processor_name
 from edgemtl.backends.tvm.schedule.tuned import key_of
 from edgemtl.backends.tvm.tuner import options_here
 from edgemtl.devices.farm.address import Credentials, FarmAddress
-from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.certificates import make_certificates
+from edgemtl.devices.farm.resident_client import ResidentProgram
 from edgemtl.devices.farm.resident_worker import CHANNEL
 from edgemtl.devices.farm.service import ALLOWED_FAILURES, interface_towards
 from edgemtl.devices.farm.work import PYTHON, Job, JobResult
@@ -358,23 +358,23 @@ serve(int(sys.argv[1]), lambda: answer, 60)
 """
     job = Job("stays", (PYTHON, "-c", text, CHANNEL), {}, ANY)
     with cluster.farm() as farm:
-        standing = Standing(farm, job)
-        assert standing.width == 2
-        replies = [standing.send(place, b"x") for place in range(4)]
+        program = ResidentProgram(farm, job)
+        assert program.width == 2
+        replies = [program.send(place, b"x") for place in range(4)]
         # Each of the two was greeted, and asked twice; Dask keeps no order among these.
         assert {reply.result() for reply in replies} <= {b"x1", b"x2", b"x3"}
         with pytest.raises(UsageError, match="not that"):
-            standing.send(0, b"no").result()
+            program.send(0, b"no").result()
         # One that has gone is started again, one that goes at once is told of.
         with pytest.raises(StageFailed, match="exit code 1; it said: dead"):
-            standing.send(0, b"die").result()
-        assert standing.send(0, b"y").result() in (b"y1", b"y2")
-        assert standing.send(1, b"y").result() in (b"y3", b"y4")
-        standing.close()
+            program.send(0, b"die").result()
+        assert program.send(0, b"y").result() in (b"y1", b"y2")
+        assert program.send(1, b"y").result() in (b"y3", b"y4")
+        program.close()
     with cluster.farm(patience_seconds=0.2) as farm:
         lonely = replace(job, needs={"device:nowhere": 1.0})
         with pytest.raises(TargetUnavailable, match="no worker offers device:nowhere"):
-            Standing(farm, lonely).send(0, b"x").result()
+            ResidentProgram(farm, lonely).send(0, b"x").result()
 
 
 def test_a_file_is_sent_once_and_comes_back_whole(cluster: Cluster, tmp_path: Path) -> None:

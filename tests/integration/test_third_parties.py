@@ -18,7 +18,7 @@ from support.dense_work import NO_BENCH
 from support.plugins import install
 
 from edgemtl import plugins
-from edgemtl.compress import job as pruning
+from edgemtl.compress import context as pruning
 from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.prune import methods
 from edgemtl.data import open as formats

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgemtl.compress.job import ChannelSelection, Job
+from edgemtl.compress.context import ChannelSelection, PruneContext
 from edgemtl.data.faces import read_image
 from edgemtl.data.open import DatasetFormat
 from edgemtl.data.preprocess import InputSpec, View
@@ -143,10 +143,10 @@ DRIVING = DatasetFormat(
 )
 
 
-def first_units(job: Job) -> ChannelSelection:
+def first_units(context: PruneContext) -> ChannelSelection:
     """A pruning method: of every group the first half of its units stays, whatever they do."""
     keep = {}
-    for name, widths in job.choices.items():
+    for name, widths in context.choices.items():
         whole = max(widths)
         mask = torch.zeros(whole, dtype=torch.bool)
         mask[: min((w for w in widths if w >= whole / 2), default=whole)] = True

@@ -24,7 +24,7 @@ from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.accounting import cost_model
-from edgemtl.compress.dynamic.analysis import Subject
+from edgemtl.compress.dynamic.analysis import MaskableNetwork
 from edgemtl.compress.dynamic.build import CALIBRATION, _spread, build
 from edgemtl.compress.dynamic.network import DynamicNetwork
 from edgemtl.compress.dynamic.prototypes import make_prototypes
@@ -99,11 +99,11 @@ class Work:
         return MaskRequest(network, recipe, targets.load(TARGET), self.checkpoint.name)
 
 
-class Remembered(Subject):
-    """A subject that keeps what it found in files: saliency and activations take minutes.
+class Remembered(MaskableNetwork):
+    """A network that keeps what it found in files: saliency and activations take minutes.
 
     Args:
-        network, calibration: as for :class:`Subject`.
+        network, calibration: as for :class:`MaskableNetwork`.
         folder: where to keep; of this network alone.
     """
 
@@ -125,7 +125,7 @@ class Remembered(Subject):
         self.weights = torch.load(kept, weights_only=True)
 
     def mass(self, pictures: Sequence[Prepared]) -> dict[str, Tensor]:
-        """See :meth:`Subject.mass`."""
+        """See :meth:`MaskableNetwork.mass`."""
         digest = hashlib.sha256(b"".join(p.canvas[:, ::8, ::8].tobytes() for p in pictures))
         kept = self._folder / f"mass-{digest.hexdigest()[:16]}.pt"
         if not kept.is_file():
@@ -148,7 +148,7 @@ class Made:
         self.calibration = [prepare(sample, tasks, spec) for sample in self.slices.calibration]
         self.held_out = [prepare(sample, tasks, spec) for sample in self.slices.oracle]
         place = work.folder / f"subject-{sha256_file(work.checkpoint)[:16]}"
-        self.subject = Remembered(self.network, saliency_pictures(self.calibration), place)
+        self.maskable = Remembered(self.network, saliency_pictures(self.calibration), place)
 
 
 def run(work: Work, tell: Tell) -> None:
@@ -182,7 +182,9 @@ def run(work: Work, tell: Tell) -> None:
 
 def _routed(work: Work, made: Made) -> None:
     request, state = made.request, work.folder / f"{work.routed.name}.state"
-    routed = build(made.subject, made.slices, made.calibration, made.held_out, request.build, state)
+    routed = build(
+        made.maskable, made.slices, made.calibration, made.held_out, request.build, state
+    )
     work.routed.mkdir(parents=True, exist_ok=True)
     read_as = ExportRequest(made.network, request.target, request.recipe).read_as
     sharing = export_routed(
@@ -199,18 +201,18 @@ def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
     """One mask for all pictures, trained as every prototype was."""
     path = work.static(share)
     tell(f"one static mask with {share:g} of the work")
-    request, subject = made.request, made.subject
+    request, maskable = made.request, made.maskable
     masks = make_prototypes(
-        subject.importance(made.calibration),
-        subject.groups,
-        subject.model,
+        maskable.importance(made.calibration),
+        maskable.groups,
+        maskable.model,
         count=1,
         kept=share,
         multiple=request.masks.multiple,
         seed=request.masks.seed,
     )
-    images = [b.images for b in subject.batches(made.calibration[:CALIBRATION])]
-    smaller = subnet(made.network, masks.keep[0], subject.groups, images)
+    images = [b.images for b in maskable.batches(made.calibration[:CALIBRATION])]
+    smaller = subnet(made.network, masks.keep[0], maskable.groups, images)
     recovery, pictures = request.build.recovery, made.slices.recovery
     trained: dict[str, Any] | None = None
     if recovery is not None and pictures is not None:

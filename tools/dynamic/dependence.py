@@ -10,7 +10,7 @@ from typing import Any
 from edgemtl import recipes
 from edgemtl.compress.batches import prepare
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.dynamic.analysis import AnalyseOptions, Observed, Subject, analyse
+from edgemtl.compress.dynamic.analysis import AnalyseOptions, MaskableNetwork, Observed, analyse
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256_file, write_json
@@ -44,7 +44,9 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
     ]
     held_out = [prepare(sample, network.tasks, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")
-    observed = Observed(Subject(network, saliency_pictures(calibration)), calibration, held_out)
+    observed = Observed(
+        MaskableNetwork(network, saliency_pictures(calibration)), calibration, held_out
+    )
     for path, (share, nested) in missing.items():
         options = AnalyseOptions(share, PROTOTYPES, multiple=MULTIPLE, nested=nested)
         tell(f"{checkpoint.stem}: {share:g} of the work kept{', nested' if nested else ''}")

@@ -17,8 +17,8 @@ from torch import Tensor
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.compensation.moments import Moments
 from edgemtl.compress.compensation.solve import Compensation, compensated, solve
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.held_out import Judged
-from edgemtl.compress.job import Job
 from edgemtl.compress.remote import remote_verdicts
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
@@ -59,7 +59,7 @@ class Checks:
         moments: of the network.
     """
 
-    def __init__(self, job: Job, moments: Moments) -> None:
+    def __init__(self, job: PruneContext, moments: Moments) -> None:
         self._job, self._moments = job, moments
         self.spent = SearchCost()
         self._apart: tuple[str, ...] = ()

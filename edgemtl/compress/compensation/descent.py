@@ -21,7 +21,7 @@ from edgemtl.compress.compensation.allowance import Allowance
 from edgemtl.compress.compensation.check import Checks, Place
 from edgemtl.compress.compensation.evidence import Evidence
 from edgemtl.compress.compensation.path import Path, Price
-from edgemtl.compress.job import Job
+from edgemtl.compress.context import PruneContext
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Descent:
         stopped: which limit ended it short of the goals; empty where none did.
     """
 
-    job: Job
+    job: PruneContext
     evidence: Evidence
     checks: Checks
     allowance: Allowance
@@ -162,7 +162,7 @@ def factors(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> ND
     return np.asarray(np.maximum(raw / mean, SMALLEST_FACTOR), np.float64)
 
 
-def price_of(job: Job) -> Price:
+def price_of(job: PruneContext) -> Price:
     """The mean over what goals are about: work, parameters, latency; each relative to the dense
     network's."""
     goals, dense = job.goals, job.dense

@@ -15,7 +15,7 @@ from edgemtl.compress.compensation.layouts import Layout
 from edgemtl.compress.compensation.moments import Moments, collect
 from edgemtl.compress.compensation.readers import Reader
 from edgemtl.compress.compensation.timed_loop import TimedLoop
-from edgemtl.compress.job import Job
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
 
@@ -40,7 +40,7 @@ class Evidence:
     spent: SearchCost
 
 
-def moments_of(job: Job) -> tuple[Moments, SearchCost]:
+def moments_of(job: PruneContext) -> tuple[Moments, SearchCost]:
     """The moments of a job's network: from disk, or from one pass over its calibration pictures."""
     path = None if job.state is None else job.state / "moments.pt"
     if path is not None and path.is_file():
@@ -64,7 +64,7 @@ def moments_of(job: Job) -> tuple[Moments, SearchCost]:
     return found, spent
 
 
-def evidence_of(job: Job) -> Evidence:
+def evidence_of(job: PruneContext) -> Evidence:
     """Moments, and a curve per group."""
     moments, spent = moments_of(job)
     started = time.monotonic()

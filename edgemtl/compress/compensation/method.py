@@ -15,7 +15,7 @@ from edgemtl.compress.compensation.descent import Descent
 from edgemtl.compress.compensation.evidence import Evidence, evidence_of, moments_of
 from edgemtl.compress.compensation.solve import solve
 from edgemtl.compress.compensation.story import graph_notes, steps_of
-from edgemtl.compress.job import DEFAULT_BUDGET, ChannelSelection, Job, register_method
+from edgemtl.compress.context import DEFAULT_BUDGET, ChannelSelection, PruneContext, register_method
 from edgemtl.compress.results import Refusal
 from edgemtl.compress.search_cost import peak_mib
 from edgemtl.errors import EdgemtlError
@@ -27,7 +27,7 @@ TINY = 1e-30
 
 
 @register_method("pagcp")
-def pagcp(job: Job) -> ChannelSelection:
+def pagcp(job: PruneContext) -> ChannelSelection:
     """Descend to the goals, or as far as budgets allow.
 
     Raises:
@@ -62,7 +62,7 @@ def pagcp(job: Job) -> ChannelSelection:
 
 
 def _selection(
-    job: Job, evidence: Evidence, checks: Checks, descent: Descent, refused: list[Refusal]
+    job: PruneContext, evidence: Evidence, checks: Checks, descent: Descent, refused: list[Refusal]
 ) -> ChannelSelection:
     place = descent.place
     assert place is not None
@@ -97,7 +97,7 @@ def _selection(
     )
 
 
-def _refusal(job: Job, descent: Descent) -> Refusal | None:
+def _refusal(job: PruneContext, descent: Descent) -> Refusal | None:
     """The step whose network does not run or export, if any; found by bisection, since what one
     step broke stays broken."""
     steps = descent.path.steps
@@ -126,7 +126,7 @@ def _refusal(job: Job, descent: Descent) -> Refusal | None:
     return Refusal(step.group, step.before, step.after, error.message)
 
 
-def compensate(job: Job, found: ChannelSelection) -> ChannelSelection:
+def compensate(job: PruneContext, found: ChannelSelection) -> ChannelSelection:
     """What another method found, with the layers that read removed channels re-solved."""
     moments, spent = moments_of(job)
     solved = solve(job.network, job.groups, found.keep, moments)

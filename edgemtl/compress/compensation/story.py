@@ -6,7 +6,7 @@ import numpy as np
 
 from edgemtl.compress.compensation.descent import Descent
 from edgemtl.compress.compensation.moments import Moments
-from edgemtl.compress.job import Job
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.results import GroupStep
 
 #: names of weights that a note lists
@@ -25,7 +25,7 @@ def graph_notes(moments: Moments) -> list[str]:
     ]
 
 
-def steps_of(job: Job, descent: Descent) -> tuple[GroupStep, ...]:
+def steps_of(job: PruneContext, descent: Descent) -> tuple[GroupStep, ...]:
     """One step per group and stretch of the path, with predicted errors as rises of the loss.
 
     Rises are scaled so that they add up to what was measured at the end.

@@ -147,7 +147,7 @@ class Analysis:
         }
 
 
-class Subject:
+class MaskableNetwork:
     """A network with what every step needs: groups, sites, cost, task weights.
 
     Args:
@@ -204,7 +204,7 @@ class Observed:
     """What pictures do in a network; measured once for any number of analyses.
 
     Args:
-        subject: the network.
+        maskable: the network.
         calibration: pictures that masks are made from.
         held_out: other pictures, that they are judged on.
 
@@ -217,16 +217,16 @@ class Observed:
 
     def __init__(
         self,
-        subject: Subject,
+        maskable: MaskableNetwork,
         calibration: Sequence[Prepared],
         held_out: Sequence[Prepared],
     ) -> None:
-        self.subject, self.held_out = subject, held_out
-        self.images = [batch.images for batch in subject.batches(calibration)]
-        self.mass = subject.mass(calibration)
-        self.importance = subject.weighted(self.mass)
-        self.others = subject.importance(held_out)
-        self.dense = losses(subject.network, subject.batches(held_out))
+        self.maskable, self.held_out = maskable, held_out
+        self.images = [batch.images for batch in maskable.batches(calibration)]
+        self.mass = maskable.mass(calibration)
+        self.importance = maskable.weighted(self.mass)
+        self.others = maskable.importance(held_out)
+        self.dense = losses(maskable.network, maskable.batches(held_out))
 
 
 def analyse(
@@ -242,12 +242,12 @@ def analyse(
     Raises:
         UsageError: the budget cannot be met.
     """
-    subject, others = observed.subject, observed.others
+    maskable, others = observed.maskable, observed.others
     found = {
         count: make_prototypes(
             observed.importance,
-            subject.groups,
-            subject.model,
+            maskable.groups,
+            maskable.model,
             count=count,
             kept=options.kept,
             multiple=options.multiple,
@@ -260,12 +260,12 @@ def analyse(
     added, macs = {}, {}
     for name, made in (("static", static), ("prototypes", several)):
         _log.info(
-            f"{name}: {len(made.keep)} network(s), {made.mean_macs / _dense(subject):.0%} of MACs"
+            f"{name}: {len(made.keep)} network(s), {made.mean_macs / _dense(maskable):.0%} of MACs"
         )
         nearest = made.nearest(others)
         chosen = _losses_of(observed, made, nearest)
-        added[name] = _relative(subject.network, observed.dense, chosen)
-        macs[name] = float(np.asarray(made.macs)[nearest].mean()) / _dense(subject)
+        added[name] = _relative(maskable.network, observed.dense, chosen)
+        macs[name] = float(np.asarray(made.macs)[nearest].mean()) / _dense(maskable)
     own = {n: target_mask(v, several.threshold or 1e-3, "cover") for n, v in others.items()}
     notes = (
         ()
@@ -273,9 +273,9 @@ def analyse(
         else (f"only {len(several.keep)} different prototypes were found",)
     )
     return Analysis(
-        task_overlap(_task_masks(subject, options.threshold)),
-        _dependence(subject, observed.importance, options.threshold),
-        _dependence(subject, observed.mass, options.threshold),
+        task_overlap(_task_masks(maskable, options.threshold)),
+        _dependence(maskable, observed.importance, options.threshold),
+        _dependence(maskable, observed.mass, options.threshold),
         float(held(static.keep, others).max(axis=0).mean()),
         float(held(several.keep, others).max(axis=0).mean()),
         _held_by_own(own, others),
@@ -288,22 +288,24 @@ def analyse(
     )
 
 
-def _dependence(subject: Subject, importance: Mapping[str, Tensor], threshold: float) -> Dependence:
+def _dependence(
+    maskable: MaskableNetwork, importance: Mapping[str, Tensor], threshold: float
+) -> Dependence:
     masks = {name: target_mask(v, threshold, "cover") for name, v in importance.items()}
-    return input_dependence(masks, subject.model)
+    return input_dependence(masks, maskable.model)
 
 
-def _dense(subject: Subject) -> float:
-    return float(subject.model.macs({}))
+def _dense(maskable: MaskableNetwork) -> float:
+    return float(maskable.model.macs({}))
 
 
-def _task_masks(subject: Subject, threshold: float) -> dict[str, dict[str, Tensor]]:
+def _task_masks(maskable: MaskableNetwork, threshold: float) -> dict[str, dict[str, Tensor]]:
     """Task -> group -> mask that holds the threshold's share of its saliency."""
     found: dict[str, dict[str, Tensor]] = {}
-    for row, task in enumerate(subject.network.tasks):
+    for row, task in enumerate(maskable.network.tasks):
         found[task.name] = {
-            site.name: target_mask(subject.weights[site.name][row][None], threshold, "cover")[0]
-            for site in subject.dynamic.sites
+            site.name: target_mask(maskable.weights[site.name][row][None], threshold, "cover")[0]
+            for site in maskable.dynamic.sites
             if task.name in site.tasks
         }
     return found
@@ -326,14 +328,14 @@ def _losses_of(
     Statistics come from all calibration pictures: without training, those of one cluster alone
     would normalise away what the network tells the clusters apart by.
     """
-    subject = observed.subject
+    maskable = observed.maskable
     result = np.zeros(observed.dense.shape)
     for index, keep in enumerate(made.keep):
         mine = np.flatnonzero(nearest == index)
         if len(mine):
-            network = subnet(subject.network, keep, subject.groups, observed.images)
+            network = subnet(maskable.network, keep, maskable.groups, observed.images)
             own = [observed.held_out[i] for i in mine.tolist()]
-            result[mine] = losses(network, subject.batches(own))
+            result[mine] = losses(network, maskable.batches(own))
     return result
 
 

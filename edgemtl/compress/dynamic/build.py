@@ -16,7 +16,7 @@ from torch import nn
 from edgemtl.backends.routed import CLOSE
 from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.dynamic.analysis import AnalyseOptions, Subject
+from edgemtl.compress.dynamic.analysis import AnalyseOptions, MaskableNetwork
 from edgemtl.compress.dynamic.prototypes import Prototypes, make_prototypes
 from edgemtl.compress.dynamic.router import (
     Router,
@@ -98,7 +98,7 @@ class Routed:
 
 
 def build(
-    subject: Subject,
+    maskable: MaskableNetwork,
     data: DataSplits,
     calibration: Sequence[Prepared],
     held_out: Sequence[Prepared],
@@ -108,7 +108,7 @@ def build(
     """Make the prototypes and the router.
 
     Args:
-        subject: the network.
+        maskable: the network.
         data: training pictures; ``recovery`` is where router and prototypes learn.
         calibration: prepared pictures that the masks are made from.
         held_out: prepared pictures that the router is judged on.
@@ -122,9 +122,9 @@ def build(
     if data.recovery is None:
         raise UsageError("prototypes need training pictures")
     made = make_prototypes(
-        subject.importance(calibration),
-        subject.groups,
-        subject.model,
+        maskable.importance(calibration),
+        maskable.groups,
+        maskable.model,
         count=options.masks.prototypes,
         kept=options.masks.kept,
         multiple=options.masks.multiple,
@@ -133,47 +133,47 @@ def build(
     )
     chosen = _spread(data.recovery, options.router_images, options.masks.seed)
     pictures = [
-        prepare(sample, subject.network.tasks, subject.network.input_spec) for sample in chosen
+        prepare(sample, maskable.network.tasks, maskable.network.input_spec) for sample in chosen
     ]
     if len(pictures) < len(chosen):
         raise StageFailed("some training pictures do not decode", where=chosen.name)
-    made = made.needed(subject.importance(pictures), FEWEST)
+    made = made.needed(maskable.importance(pictures), FEWEST)
     labels, count = made.assigned, len(made.keep)
     if count < 2:
         raise StageFailed(
             "one mask serves all pictures best; a static one does as well",
             hint="give more pictures, or another --keep",
         )
-    images = [b.images for b in subject.batches(calibration[:CALIBRATION])]
+    images = [b.images for b in maskable.batches(calibration[:CALIBRATION])]
     networks, recovered = [], []
     for index, keep in enumerate(made.keep):
         mine = np.flatnonzero(labels == index)
         _log.info(f"prototype {index + 1}: {len(mine)} pictures, {made.macs[index] / 1e6:.0f} MMAC")
         # Of all pictures; its own statistics come with its training.
-        network = subnet(subject.network, keep, subject.groups, images)
+        network = subnet(maskable.network, keep, maskable.groups, images)
         result = None
         if options.recovery is not None:
-            own = data.oracle.subset(_of(made, index, subject, held_out).tolist())
+            own = data.oracle.subset(_of(made, index, maskable, held_out).tolist())
             _let_train(network, options.shared)
             where = None if state is None else state / f"prototype-{index + 1}.pt"
             training = chosen.subset(mine.tolist())
-            result = recover(network, subject.network, training, own, options.recovery, where)
+            result = recover(network, maskable.network, training, own, options.recovery, where)
         networks.append(network.eval().requires_grad_(False))
         recovered.append(result)
     router = train_router(pictures, labels, count, options.router)
-    right = made.nearest(subject.importance(held_out))
+    right = made.nearest(maskable.importance(held_out))
     predicted = probabilities(router, held_out)
     report = judge(predicted, right, options.router.precision)
     sure = predicted.max(axis=1) >= report.threshold
     shares = [float((~sure).mean())]
     shares += [float((sure & (predicted.argmax(axis=1) == i)).mean()) for i in range(count)]
     return Routed(
-        subject.network,
+        maskable.network,
         tuple(networks),
         router,
         report,
         tuple(shares),
-        (float(subject.model.macs({})), *made.macs),
+        (float(maskable.model.macs({})), *made.macs),
         made,
         tuple(recovered),
     )
@@ -188,10 +188,10 @@ def _let_train(network: MultiTaskNetwork, shared: bool) -> None:
 
 
 def _of(
-    made: Prototypes, index: int, subject: Subject, held_out: Sequence[Prepared]
+    made: Prototypes, index: int, maskable: MaskableNetwork, held_out: Sequence[Prepared]
 ) -> NDArray[np.int64]:
     """Held-out pictures of a prototype; all of them where it has too few to judge by."""
-    mine = np.flatnonzero(made.nearest(subject.importance(held_out)) == index)
+    mine = np.flatnonzero(made.nearest(maskable.importance(held_out)) == index)
     return mine if len(mine) >= FEWEST else np.arange(len(held_out))
 
 

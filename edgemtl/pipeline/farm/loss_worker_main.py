@@ -28,7 +28,7 @@ def main() -> None:
 def _ready(path: Path) -> Callable[[bytes], bytes]:
     import torch
 
-    from edgemtl.compress.job import PruneOptions
+    from edgemtl.compress.context import PruneOptions
     from edgemtl.compress.loss_worker import Answers, load_pictures
     from edgemtl.models.checkpoint import load_network
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from edgemtl.backends.processor import processor_name
-from edgemtl.compress.job import Job as Search
+from edgemtl.compress.context import PruneContext
 from edgemtl.compress.loss_worker import save_pictures
-from edgemtl.devices.farm.asking import Standing
 from edgemtl.devices.farm.client import Farm
+from edgemtl.devices.farm.resident_client import ResidentProgram
 from edgemtl.devices.farm.resident_worker import CHANNEL
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
 from edgemtl.files import write_json
@@ -25,7 +25,7 @@ from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
 _log = logging.getLogger(__name__)
 
 
-def on_workers(farm: Farm, factory: str | None) -> Callable[[Search], Standing]:
+def on_workers(farm: Farm, factory: str | None) -> Callable[[PruneContext], ResidentProgram]:
     """What :func:`edgemtl.compress.prune.prune` takes as ``elsewhere``.
 
     The network of a round and its held-out pictures go to every worker that runs this code, on
@@ -36,7 +36,7 @@ def on_workers(farm: Farm, factory: str | None) -> Callable[[Search], Standing]:
         factory: of the user's own network.
     """
 
-    def ready(search: Search) -> Standing:
+    def ready(search: PruneContext) -> ResidentProgram:
         own = processor(processor_name())
         needs = of_one_kind(farm, needed(), [own])
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
@@ -55,12 +55,14 @@ def on_workers(farm: Farm, factory: str | None) -> Callable[[Search], Standing]:
         files = {path.name: digest for path, digest in digests.items()}
         module = "edgemtl.pipeline.farm.loss_worker_main"
         command = (PYTHON, "-P", "-m", module, f"{FOLDER}/{REQUEST}", CHANNEL)
-        standing = Standing(farm, Job("held-out pictures", command, files, needs, advice=ADVICE))
-        _log.info(f"held-out pictures are looked at by {standing.width} worker(s)")
+        program = ResidentProgram(
+            farm, Job("held-out pictures", command, files, needs, advice=ADVICE)
+        )
+        _log.info(f"held-out pictures are looked at by {program.width} worker(s)")
         if own not in needs:
             _log.info(
                 "their processors are not of this machine's kind: losses may differ in last digits"
             )
-        return standing
+        return program
 
     return ready

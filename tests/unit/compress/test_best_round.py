@@ -15,8 +15,8 @@ from support.dense_family import build
 
 from edgemtl.compress import prune as prune_module
 from edgemtl.compress.best_round import BudgetViolation, furthest_over
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.outcome import PruneResult
 from edgemtl.compress.prune import prune
 from edgemtl.compress.recover import RecoverOptions, RecoverResult

@@ -13,8 +13,8 @@ from support.layer_turns import ModelledTurns, latency
 
 from edgemtl import targets
 from edgemtl.compress.channels.discover import channel_groups
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import PruneOptions
 from edgemtl.compress.latency.layer_table import LayerTable
 from edgemtl.compress.latency.layers import layers_of
 from edgemtl.compress.latency.stand import Precision, Stand

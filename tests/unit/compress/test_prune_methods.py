@@ -22,9 +22,9 @@ from edgemtl.compress.batches import images_of, losses_of, targets_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.compensation import check, evidence
+from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import CostModel, Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.loss_worker import Answers, load_pictures, save_pictures
 from edgemtl.compress.paper import PaperSearch
 from edgemtl.compress.prune import methods, prune
@@ -84,14 +84,14 @@ def _job(
     options: PruneOptions,
     goals: Goals,
     elsewhere: Any = None,
-) -> Job:
+) -> PruneContext:
     spec = network.input_spec
     prepared = (
         prepare_all(data.oracle, network.tasks, spec, 0),
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
     rest = (None, None, None, elsewhere)
-    return Job(deepcopy(network), prepared, options, goals, *rest)
+    return PruneContext(deepcopy(network), prepared, options, goals, *rest)
 
 
 @pytest.mark.parametrize("kind", ["tiny-dense", "mos-t-deformable", "mos-m"])
@@ -151,7 +151,7 @@ class Others:
 
     width = 3  # more than they are: what is sent ahead is often not needed
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PruneContext) -> None:
         with TemporaryDirectory() as folder:
             save_pictures(Path(folder) / "pictures.pt", *job.pictures)
             oracle, calibration = load_pictures(Path(folder) / "pictures.pt")
@@ -351,11 +351,11 @@ def test_a_step_that_breaks_the_network_is_taken_back(
     options = PruneOptions(flops=0.6, channel_multiple=2)
     broken = prune(network, data, options).rounds[0].steps[0].group
 
-    def check_export(job: Job, keep: Mapping[str, torch.Tensor]) -> None:
+    def check_export(job: PruneContext, keep: Mapping[str, torch.Tensor]) -> None:
         if not bool(keep[broken].all()):
             raise StageFailed("does not work")
 
-    monkeypatch.setattr(Job, "check_export", check_export)
+    monkeypatch.setattr(PruneContext, "check_export", check_export)
     result = prune(network, data, options)
     one = result.rounds[0]
     assert result.goals_reached and one.widths[broken][0] == one.widths[broken][1]
@@ -371,7 +371,7 @@ def test_others_that_look_at_the_pictures_find_the_same(
     alone = prune(network, data, options)
     opened: list[Others] = []
 
-    def others(job: Job) -> Others:
+    def others(job: PruneContext) -> Others:
         opened.append(Others(job))
         return opened[-1]
 

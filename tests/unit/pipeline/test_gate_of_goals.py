@@ -15,9 +15,9 @@ from support.dense_family import build
 from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 
 from edgemtl.compress.augmentation import prepare_all
+from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.results import Refusal
 from edgemtl.compress.shortfall import Goal, sentence, what_stopped
 from edgemtl.data.dense import DenseFolder
@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
     return DataSplits.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
 
 
-def job_of(data: DataSplits, **options: Any) -> Job:
+def job_of(data: DataSplits, **options: Any) -> PruneContext:
     network = build()
     spec = network.input_spec
     prepared = (
@@ -50,7 +50,7 @@ def job_of(data: DataSplits, **options: Any) -> Job:
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
     rest = (Goals(0.1), None, None, None)
-    return Job(deepcopy(network), prepared, PruneOptions(**options), *rest)
+    return PruneContext(deepcopy(network), prepared, PruneOptions(**options), *rest)
 
 
 def test_the_floor_that_a_search_stands_on(data: DataSplits) -> None:

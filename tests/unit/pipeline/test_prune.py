@@ -17,7 +17,7 @@ from support.dense_family import build
 from support.dense_work import FACTORY, NO_BENCH, DenseWork, write_dense_work
 
 from edgemtl import targets
-from edgemtl.compress.job import PruneOptions
+from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.prune import methods
 from edgemtl.data import open as formats
 from edgemtl.errors import EdgemtlError, StageFailed

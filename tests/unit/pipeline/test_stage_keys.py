@@ -18,7 +18,7 @@ from support.dense_work import FACTORY, DenseWork, write_dense_work
 from edgemtl import recipes, targets
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
 from edgemtl.backends.types import Availability
-from edgemtl.compress.job import METHODS
+from edgemtl.compress.context import METHODS
 from edgemtl.pipeline import stage
 from edgemtl.pipeline.cache import StageCache
 from edgemtl.pipeline.code_key import code_key

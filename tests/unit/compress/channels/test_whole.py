@@ -14,9 +14,9 @@ from support.pruning import networks
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.whole import check_patterns, left_whole, matches
+from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.job import Job, PruneOptions
 from edgemtl.compress.loss_worker import Answers
 from edgemtl.compress.prune import methods, prune
 from edgemtl.data.dense import DenseFolder
@@ -117,7 +117,7 @@ def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSpl
     )
     options = PruneOptions(keep_whole=("decoders.*",))
     rest = (None, None, None)
-    job = Job(deepcopy(network), prepared, options, Goals(0.5), *rest)
+    job = PruneContext(deepcopy(network), prepared, options, Goals(0.5), *rest)
     expected = job.signature
     Answers(deepcopy(network), job.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))
     with pytest.raises(StageFailed, match="another one on the worker"):

@@ -143,7 +143,7 @@ class ChannelSelection:
     predicted: Mapping[str, float] = field(default_factory=dict)
 
 
-class Job:
+class PruneContext:
     """Everything a method needs, for one network and one round; dear things on first use.
 
     Attributes:
@@ -171,7 +171,7 @@ class Job:
         dense: Cost | None,
         state: Path | None,
         latency: Latency | None,
-        elsewhere: Callable[[Job], RemoteWorkers] | None = None,
+        elsewhere: Callable[[PruneContext], RemoteWorkers] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -306,7 +306,7 @@ def exportable(network: MultiTaskNetwork) -> None:
         export_onnx(network, Path(folder) / "model.onnx", opset=17)
 
 
-Method = Callable[[Job], ChannelSelection]
+Method = Callable[[PruneContext], ChannelSelection]
 METHODS: dict[str, Method] = {}
 
 

@@ -1,4 +1,4 @@
-"""Questions to a program that stays on several workers; the workers' side is standing.py."""
+"""Questions to a program that stays on several workers; the workers' side is resident_worker.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_SECONDS = 1.0
 _CLOSING_SECONDS = 10.0
 
 
-class Standing:
+class ResidentProgram:
     """A job's program on every worker that can take the job.
 
     Args:
@@ -42,9 +42,9 @@ class Standing:
         """How many questions are worked on at once: one per worker that was there at first."""
         return self._width
 
-    def send(self, place: int, message: bytes) -> Asked:
+    def send(self, place: int, message: bytes) -> PendingAnswer:
         """Ask; questions of one place go to one worker while that is there."""
-        return Asked(self, place % self._width, message)
+        return PendingAnswer(self, place % self._width, message)
 
     def close(self) -> None:
         """End the programs, as far as their workers are free to; the others leave by themselves."""
@@ -79,26 +79,26 @@ class Standing:
         return [w.address for w in self.farm.workers() if w.offers(self.job.needs)]
 
 
-class Asked:
+class PendingAnswer:
     """A question that is on its way.
 
     Dask asks a worker that has the network and its outputs already; where that was lost, it is
     told of another.
     """
 
-    def __init__(self, standing: Standing, slot: int, message: bytes) -> None:
-        self._standing, self._slot, self._message = standing, slot, message
+    def __init__(self, program: ResidentProgram, slot: int, message: bytes) -> None:
+        self._program, self._slot, self._message = program, slot, message
         self._lost = 0
         self._submit()
 
     def _submit(self) -> None:
-        standing = self._standing
-        self._home = standing.home(self._slot)
-        self._future: Any = standing.farm.submit(
+        program = self._program
+        self._home = program.home(self._slot)
+        self._future: Any = program.farm.submit(
             answer_question,
-            asdict(standing.job),
+            asdict(program.job),
             self._message,
-            needs=standing.job.needs,
+            needs=program.job.needs,
             worker=self._home,
         )
 
@@ -115,21 +115,21 @@ class Asked:
             TargetUnavailable: nobody can take it for too long, or the scheduler was lost.
             EdgemtlError: what the program met.
         """
-        standing, since = self._standing, None
-        while not standing.farm.wait(self._future, _LOOK_SECONDS):
-            present = standing.present()
+        program, since = self._program, None
+        while not program.farm.wait(self._future, _LOOK_SECONDS):
+            present = program.present()
             if present and self._home not in present:
                 if self._home is not None:
                     self._lost += 1
                 if self._lost > ALLOWED_FAILURES:
-                    raise given_up(standing.job)
+                    raise given_up(program.job)
                 self.cancel()
                 self._submit()
             now = time.monotonic()
             since = None if present else (since or now)
-            if since is not None and now - since >= standing.farm.patience:
-                raise standing.farm.nobody(standing.job, self._home is not None)
-        found = standing.farm.outcome(standing.job, self._future)
+            if since is not None and now - since >= program.farm.patience:
+                raise program.farm.nobody(program.job, self._home is not None)
+        found = program.farm.outcome(program.job, self._future)
         if "error" in found:
             raise from_data(found["error"])
         answer: bytes = found["answer"]
