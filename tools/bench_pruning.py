@@ -332,21 +332,22 @@ def table(options: argparse.Namespace) -> None:
     lines = [
         "# Pruning, measured",
         "",
-        f"`{options.model.name}`, search and recovery on training splits, accuracy on the "
-        "validation splits of `faces_crowd` and `faces_landmarks`. Every method had the goal of "
-        f"{100 * options.flops:.0f} % of the multiply-accumulates, and the same recovery of "
-        f"{made['steps']} steps of {made['batch']} pictures with distillation; `{example}` was "
-        "pruned twice and trained for longer. Speed-up: one thread, dense and pruned in turns, "
-        "95 % interval in brackets. A drop is relative to the dense network; positive is worse. "
-        "Search is the time to find the widths, oracle what its trials computed.",
+        f"`{options.model.name}`. The search and the recovery used the training splits; accuracy "
+        "is on the validation splits of `faces_crowd` and `faces_landmarks`. Every method had the "
+        f"goal of {100 * options.flops:.0f} % of the multiply-accumulates and the same recovery: "
+        f"{made['steps']} steps of {made['batch']} pictures with distillation. `{example}` was "
+        "pruned twice and trained for longer. The speed-up is with one thread, dense and pruned "
+        "network in turns, with the 95 % interval in brackets. A drop is relative to the dense "
+        'network; positive is worse. "Search" is the time to find the widths; "oracle" is what its '
+        "trials computed.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *_cost_lines(folder),
-        "Made by `python tools/bench_pruning.py run`, `measure`, `cost` and `table`; each takes "
-        "`--model`.",
+        "`python tools/bench_pruning.py run`, `measure`, `cost` and `table` made both tables; each "
+        "takes `--model`.",
         "",
     ]
     words = options.output.read_text("utf-8") if options.output.is_file() else ""
@@ -370,8 +371,8 @@ def _cost_lines(folder: Path) -> list[str]:
     for setting, results in found.items():
         _, images, budget = setting.split("-")
         lines += [
-            f"Oracle cost at the same budgets (every loss at most {budget} of the dense one) on "
-            f"{images} held-out pictures, without recovery:",
+            f"Oracle cost at the same budgets (every loss at most {budget} times the dense one), "
+            f"on {images} held-out pictures, without recovery:",
             "",
             "| method | oracle TMAC | s | MACs left | worst loss ratio |",
             "|---|---|---|---|---|",
