@@ -7,7 +7,9 @@ take and say has limits.
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 #: of standard error; the rest is not looked at
 MOST_ERRORS = 64 << 10
@@ -76,6 +80,7 @@ def run_bounded(
     Raises:
         FileNotFoundError: there is no such program.
     """
+    _log.debug(f"running {shlex.join(map(str, command))}")
     late = threading.Event()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

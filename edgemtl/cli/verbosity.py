@@ -28,7 +28,7 @@ VerboseFlag = Annotated[
         "-v",
         callback=_say_more,
         expose_value=False,
-        help="Say more while it works: how far every loop is.",
+        help="Say more while it works: how far every loop is, which programs are started.",
     ),
 ]
 QuietFlag = Annotated[

@@ -33,6 +33,12 @@ def test_a_command_that_keeps_its_limits_is_brought_back_whole() -> None:
     assert not done.late and not done.too_much
 
 
+def test_who_looks_closely_sees_what_is_started(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "edgemtl"):
+        run_bounded(["true", "two words"], 20, 6)
+    assert caplog.messages == ["running true 'two words'"]
+
+
 def test_a_command_that_never_ends_is_ended() -> None:
     assert run_bounded(["sleep", "600"], 0.2, 10).late
 
