@@ -38,9 +38,9 @@ def evaluate_file(
         InputRefused: the file or the data is refused.
         UsageError: no embedded set fits the tasks, or an unknown layout.
     """
-    with open_model(path, factory) as subject:
-        dataset = labelled(data, split, subject.tasks, layout, limit)
-        return evaluate(subject.run, subject.tasks, subject.input_spec, dataset)
+    with open_model(path, factory) as loaded:
+        dataset = labelled(data, split, loaded.tasks, layout, limit)
+        return evaluate(loaded.run, loaded.tasks, loaded.input_spec, dataset)
 
 
 @dataclass(frozen=True)
@@ -135,32 +135,32 @@ def evaluate_wider(
         UsageError: no detection task, or several scales asked of an artefact.
         InputRefused: file, data or ground truth is refused.
     """
-    with open_model(path, factory) as subject:
-        task = next((t for t in subject.tasks if isinstance(t, Detection)), None)
+    with open_model(path, factory) as loaded:
+        task = next((t for t in loaded.tasks if isinstance(t, Detection)), None)
         if task is None:
             raise UsageError("the network has no detection task", where=str(path))
-        if multiscale and subject.kind != "checkpoint":
+        if multiscale and loaded.kind != "checkpoint":
             raise UsageError(
                 "several scales need a checkpoint: an artefact takes pictures of one size",
                 where="--multiscale",
             )
-        at_many_sizes = network_detector(subject.run, task, subject.input_spec)
+        at_many_sizes = network_detector(loaded.run, task, loaded.input_spec)
         predictions: dict[str, NDArray[np.float32]] = {}
         for sample in open_dataset(data, split, "wider"):
             if multiscale:
                 boxes = detect_multiscale(at_many_sizes, sample.image)
             else:
-                boxes = _one_pass(subject, task, sample.image)
+                boxes = _one_pass(loaded, task, sample.image)
             boxes[:, 2:4] -= boxes[:, :2]
             predictions[sample.name] = boxes
     return wider_ap(ground_truth, predictions)
 
 
 def _one_pass(
-    subject: LoadedModel, task: Detection, image: NDArray[np.uint8]
+    loaded: LoadedModel, task: Detection, image: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
     """(n, 5) x1 y1 x2 y2 score in picture pixels."""
-    canvas, view = letterbox(image, subject.input_spec)
-    outputs = {name: value[0] for name, value in subject.run(canvas[None]).items()}
+    canvas, view = letterbox(image, loaded.input_spec)
+    outputs = {name: value[0] for name, value in loaded.run(canvas[None]).items()}
     found = task.decode(outputs, view, {})
     return np.concatenate([found.boxes, found.scores[:, None]], axis=1)

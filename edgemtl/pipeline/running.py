@@ -33,9 +33,9 @@ def run_on_picture(
         picture = read_image(image)
     except ImageRefused as error:
         raise InputRefused(f"this image {error}", where=str(image)) from error
-    with open_model(model, factory, task=task) as subject:
-        tasks = subject.tasks
-        found = predict(picture, tasks, subject.input_spec, subject.run)
+    with open_model(model, factory, task=task) as loaded:
+        tasks = loaded.tasks
+        found = predict(picture, tasks, loaded.input_spec, loaded.run)
     found.write(output)
     outputs, decoded = found.outputs, found.decoded
     described = {task.name: task.describe(decoded) for task in tasks}

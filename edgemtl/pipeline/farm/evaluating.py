@@ -50,16 +50,16 @@ def evaluate_on_farm(
         StageFailed: a part failed.
         TargetUnavailable: no worker runs this code, or the scheduler was lost.
     """
-    subject = read_signature(path, factory)
-    for task in subject.tasks:
+    signature = read_signature(path, factory)
+    for task in signature.tasks:
         if not task.new_metric().found:
             raise UsageError(
                 f"task '{task.name}' cannot be measured in parts",
                 where="--farm",
                 hint="its metric names no 'found' (edgemtl.tasks.base.Metric)",
             )
-    dataset = labelled(data, split, subject.tasks, layout, limit)
-    needs = needed(subject.backend)
+    dataset = labelled(data, split, signature.tasks, layout, limit)
+    needs = needed(signature.backend)
     workers = sum(worker.offers(needs) for worker in farm.workers())
     sources = dataset.parts if isinstance(dataset, Concatenated) else (dataset,)
     ranges = _ranges([len(source) for source in sources], max(workers, 1))
@@ -91,9 +91,9 @@ def evaluate_on_farm(
     following = iter(answers)
     for source, of_one in zip(sources, ranges, strict=True):
         # What was found on opening a folder is said before what was found in its pictures.
-        parts.append(Part(_metrics(subject.tasks), 0, 0, tuple(source.problems)))
-        parts += [_part(subject.tasks, farm, luggage, next(following)) for _ in of_one]
-    return accuracy_of(parts, subject.input_spec, dataset.name)
+        parts.append(Part(_metrics(signature.tasks), 0, 0, tuple(source.problems)))
+        parts += [_part(signature.tasks, farm, luggage, next(following)) for _ in of_one]
+    return accuracy_of(parts, signature.input_spec, dataset.name)
 
 
 def _ranges(lengths: Sequence[int], workers: int) -> list[list[tuple[int, int]]]:

@@ -95,14 +95,14 @@ def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, 
     from edgemtl.pipeline.loaded_model import open_model
 
     data = [folder / place for place in request["data"]]
-    with open_model(folder / request["model"], request["factory"]) as subject:
+    with open_model(folder / request["model"], request["factory"]) as loaded:
         dataset = labelled(
-            data, request["split"], subject.tasks, request["format"], request["limit"]
+            data, request["split"], loaded.tasks, request["format"], request["limit"]
         )
         part = measure(
-            subject.run,
-            subject.tasks,
-            subject.input_spec,
+            loaded.run,
+            loaded.tasks,
+            loaded.input_spec,
             dataset.subset(range(request["begin"], request["end"])),
         )
     state: dict[str, Any] = {
