@@ -3,14 +3,18 @@
     python tools/bench_training_free.py run --model examples/mos_m.pt --shares 0.6 0.4 0.3 0.2
     python tools/bench_training_free.py run --model examples/mos_m.pt --methods pagcp --seeds 0 1 2 --shares 0.4
     python tools/bench_training_free.py run --model work/strangers/resnet18.pt --shares 0.6 0.4
-    python tools/bench_training_free.py cost --model examples/mos_m.pt
+    python tools/bench_training_free.py run --model examples/mos_m.pt --methods pagcp --compensate yes --latency cpu --shares 0.5
+    python tools/bench_training_free.py time --model examples/mos_m.pt --methods pagcp --compensate yes
+    python tools/bench_training_free.py cost --model examples/mos_m.pt --oracle 64 --calibration 64
     python tools/bench_training_free.py speed --model examples/mos_m.pt --methods pagcp --shares 0.4
     python tools/bench_training_free.py table
 
-A cell is a method, with or without compensation, at a share of the dense network's work. Searches
-see training splits only; the validation splits are looked at when a cell is done, and choose
-nothing. Every cell is kept under ``--work`` and is not done twice. Seconds are those of the whole
-call of ``prune`` and are worth something on a machine that does nothing else.
+A cell is a method, with or without compensation, at a share of the dense network's work, or with
+``--latency TARGET`` of its milliseconds there. Searches see training splits only; the validation
+splits are looked at when a cell is done, and choose nothing. Every cell is kept under ``--work`` and
+is not done twice; cells of one network share what is the same for all of them, the pass over the
+calibration pictures above all, which each of them counts. ``time`` does a cell anew in this process,
+which shares nothing. Seconds are worth something on a machine that does nothing else.
 """
 
 # ruff: noqa: E501 - commands are shown on one line
@@ -23,6 +27,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +44,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pruning import strangers  # noqa: F401 - registers its families
 from pruning.tables import write_tables
 
+from edgemtl import targets
 from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
+from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.prune import methods, prune, save_pruned
+from edgemtl.compress.search_cost import peak_mib
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import EdgemtlError
@@ -76,6 +84,7 @@ class Cell:
         share: of the multiply-accumulates to keep.
         seed: of everything random, the choice of pictures included.
         labels: whether the search sees labels.
+        target: on which the share is of milliseconds; empty for work.
     """
 
     method: str
@@ -83,12 +92,16 @@ class Cell:
     share: float
     seed: int
     labels: bool = True
+    target: str = ""
 
     @property
     def name(self) -> str:
         """Of its files."""
         how = "solved" if self.compensate else "cut"
-        return f"{self.method}-{how}-{self.share:g}-{self.seed}" + ("" if self.labels else "-bare")
+        parts = [self.method, how, f"{self.share:g}", str(self.seed)]
+        parts += [] if self.labels else ["bare"]
+        parts += [f"ms-{self.target}"] if self.target else []
+        return "-".join(parts)
 
 
 class Bare:
@@ -184,18 +197,10 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
     network = load_network(options.model)
     reference = dense_accuracy(options, network)["accuracy"]
     data = training_data(options, network, cell)
-    goal = {"latency_ratio" if options.latency else "flops": cell.share}
-    asked = PruneOptions(
-        method=cell.method,
-        **goal,  # type: ignore[arg-type]
-        channel_multiple=options.multiple,
-        seed=cell.seed,
-        compensate=cell.compensate,
-    )
-    began = time.monotonic()
     with Lines(lambda line: tell(f"  {line}")).shown():
-        result = prune(network, data, asked)
-    seconds = time.monotonic() - began
+        result = prune(
+            network, data, asked_of(options, cell), place / "state", latency_of(options, cell)
+        )
     save_pruned(result, place / f"{cell.name}.pt", {"pruned_from": options.model.name})
     after = accuracy(result.network, options.data)
     found = {
@@ -205,7 +210,7 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
         "accuracy": after,
         "drops": drops(network, reference, after),
         "cost": result.rounds[0].spent.to_dict(),
-        "seconds": seconds,
+        "latency": [one.to_dict() for one in result.rounds[0].latency],
         "notes": list(result.notes),
         "images": {"calibration": options.calibration, "held_out": options.oracle},
     }
@@ -213,8 +218,51 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
     worst = max(found["drops"], key=found["drops"].__getitem__)
     tell(
         f"{cell.name}: {found['macs']:.3f} of MACs, {found['params']:.3f} of parameters, worst "
-        f"{100 * found['drops'][worst]:+.2f} % ({worst}), {seconds:.0f} s"
+        f"{100 * found['drops'][worst]:+.2f} % ({worst})"
     )
+
+
+def asked_of(options: argparse.Namespace, cell: Cell) -> PruneOptions:
+    """What a cell asks of pruning."""
+    return PruneOptions(
+        method=cell.method,
+        flops=None if cell.target else cell.share,
+        latency_ratio=cell.share if cell.target else None,
+        channel_multiple=options.multiple,
+        seed=cell.seed,
+        compensate=cell.compensate,
+    )
+
+
+def latency_of(options: argparse.Namespace, cell: Cell) -> Latency | None:
+    """The stopwatch of a cell's target; what it measured is kept for the next cell."""
+    if not cell.target:
+        return None
+    target = targets.load(cell.target)
+    return Latency(target, options.multiple, options.work / "latency", threads=1)
+
+
+def time_cell(options: argparse.Namespace, cell: Cell) -> None:
+    """From the pictures to the checkpoint, once more and with nothing shared."""
+    path = folder_of(options) / f"time-{cell.name}.json"
+    if path.is_file():
+        return
+    network = load_network(options.model)
+    began, worked = time.monotonic(), time.process_time()
+    result = prune(network, training_data(options, network, cell), asked_of(options, cell))
+    with tempfile.TemporaryDirectory() as name:
+        save_pruned(result, Path(name) / "pruned.pt")
+    found = {
+        "cell": cell.__dict__,
+        "seconds": time.monotonic() - began,
+        "processor_seconds": time.process_time() - worked,
+        "threads": options.threads,
+        "peak_mib": peak_mib(),
+        "passes": result.rounds[0].spent.passes,
+        "images": {"calibration": options.calibration, "held_out": options.oracle},
+    }
+    write_json(path, found)
+    tell(f"{cell.name}: {found['seconds']:.1f} s, {found['peak_mib']:.0f} MiB")
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
@@ -222,7 +270,7 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     names = options.methods or [name for name in methods() if name not in SLOW]
     modes = {"both": (True, False), "yes": (True,), "no": (False,)}[options.compensate]
     return [
-        Cell(name, mode, share, seed, not options.bare)
+        Cell(name, mode, share, seed, not options.bare, options.latency)
         for share, mode, name, seed in itertools.product(
             options.shares, modes, names, options.seeds
         )
@@ -283,7 +331,7 @@ def speed_of(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["run", "cost", "speed", "table"])
+    parser.add_argument("what", choices=["run", "time", "cost", "speed", "table"])
     parser.add_argument("--model", type=Path, help="dense checkpoint")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("work/training_free"), help="kept state")
@@ -293,7 +341,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--compensate", choices=["both", "yes", "no"], default="both")
     parser.add_argument("--bare", action="store_true", help="the search sees no labels")
-    parser.add_argument("--latency", action="store_true", help="shares are of milliseconds")
+    parser.add_argument("--latency", default="", help="target on which shares are of milliseconds")
     parser.add_argument("--multiple", type=int, default=8, help="widths are multiples of it")
     parser.add_argument("--oracle", type=int, default=96, help="held-out pictures")
     parser.add_argument("--calibration", type=int, default=128)
@@ -309,6 +357,9 @@ def main() -> int:
     if options.what == "run":
         for cell in cells(options):
             run_cell(options, cell)
+    elif options.what == "time":
+        for cell in cells(options):
+            time_cell(options, cell)
     elif options.what == "cost":
         oracle_cost(options)
     elif options.what == "speed":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,20 +69,23 @@ def batches(
     prepared: Sequence[Prepared], tasks: Sequence[Task], size: tuple[int, int], batch: int
 ) -> list[Batch]:
     """Cut pictures into batches of exactly ``batch``; the last is filled up by repetition."""
-    found = []
+    return list(each_batch(prepared, tasks, size, batch))
+
+
+def each_batch(
+    prepared: Sequence[Prepared], tasks: Sequence[Task], size: tuple[int, int], batch: int
+) -> Iterator[Batch]:
+    """The same one by one, made when they are asked for: float32 pictures take much memory."""
     for start in range(0, len(prepared), batch):
         part = list(prepared[start : start + batch])
         count = len(part)
         part += [prepared[i % len(prepared)] for i in range(batch - count)]
-        found.append(
-            Batch(
-                images_of(part),
-                count,
-                {task.name: targets_of(part, task, size) for task in tasks},
-                {task.name: [targets_of([item], task, size) for item in part] for task in tasks},
-            )
+        yield Batch(
+            images_of(part),
+            count,
+            {task.name: targets_of(part, task, size) for task in tasks},
+            {task.name: [targets_of([item], task, size) for item in part] for task in tasks},
         )
-    return found
 
 
 def losses_per_image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -155,6 +156,7 @@ class PruneContext:
         dense: cost of the network before the first round.
         options: the user's.
         latency: model of the target's latency; None when it is no goal.
+        evidence: folder of what is the same for all goals and methods; None keeps nothing.
         kept: what the method wants to find again when it is run once more on this job.
         pictures: held-out ones, and those of the calibration batch.
 
@@ -176,6 +178,7 @@ class PruneContext:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options, self.goals, self.state = options, goals, state
+        self.evidence = state
         discovery = discover(network)
         everything = discovery.groups
         if not everything:
@@ -201,14 +204,15 @@ class PruneContext:
         self.calibration = batches(
             self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
         )[0]
-        self.work = count_work(self.network, self.calibration.images)
-        self.cost = CostModel(network, self.groups, self.work, ORACLE_BATCH)
+        self.work = count_work(self.network, self.calibration.images[:1])
+        self.cost = CostModel(network, self.groups, self.work, 1)
         self.latency: LatencyModel | None = None
         if latency is not None:
             self.latency = latency.model(network, self.groups)
             self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
         self._held_out: HeldOut | None = None
+        self._exported: set[str] = set()
         self._open = elsewhere
         self._elsewhere: RemoteWorkers | None = None
         self.kept: dict[str, Any] | None = None
@@ -286,12 +290,16 @@ class PruneContext:
             raise StageFailed(f"the cut network answers NaN or infinity in '{broken[0]}'")
 
     def check_export(self, keep: Keep) -> None:
-        """Cut a copy and export it: a network that cannot leave torch is of no use.
+        """Cut a copy and export it: a network that cannot leave torch is of no use. What has the
+        same widths is not exported twice.
 
         Raises:
             StageFailed: it cannot be exported.
         """
-        exportable(cut(self.network, keep, self.groups))
+        key = json.dumps({name: int(mask.sum()) for name, mask in keep.items()}, sort_keys=True)
+        if key not in self._exported:
+            exportable(cut(self.network, keep, self.groups))
+            self._exported.add(key)
 
 
 def exportable(network: MultiTaskNetwork) -> None:

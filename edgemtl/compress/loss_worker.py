@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.batches import Prepared, losses_of
-from edgemtl.compress.channels.cut import cut
-from edgemtl.compress.compensation.solve import compensated
+from edgemtl.compress.compensation.check import cut_to_judge
 from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import Goals
 from edgemtl.compress.remote import packed, unpacked
@@ -83,8 +82,7 @@ class Answers:
         key = packed({"keep": keep, "weights": weights})
         if self._kept is None or self._kept[0] != key:
             job = self._job
-            network = cut(compensated(job.network, weights), keep, job.groups)
-            self._kept = key, network if keep else job.network
+            self._kept = key, cut_to_judge(job, keep, weights)
         return self._kept[1]
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.compress.batches import losses_of
-from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.mask import MaskedNetwork
+from edgemtl.compress.compensation.check import cut_to_judge
 from edgemtl.compress.context import ChannelSelection, PruneContext, register_method
 from edgemtl.compress.cost import Keep
 from edgemtl.compress.importance import l1_importance
@@ -86,7 +86,7 @@ class PaperSearch:
         """(tasks,) mean losses over all held-out pictures of the network cut to these masks."""
         job, started = self.job, time.monotonic()
         if job.elsewhere is None:
-            smaller = cut(job.network, keep, job.groups)
+            smaller = cut_to_judge(job, keep, {})
             found = [losses_of(smaller, batch) for batch in job.batches]
         else:
             found = cut_losses(job.elsewhere, keep, len(job.batches))

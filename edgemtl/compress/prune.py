@@ -27,7 +27,6 @@ from edgemtl.compress.context import (
     ChannelSelection,
     PruneContext,
     PruneOptions,
-    exportable,
 )
 from edgemtl.compress.cost import Cost, Goals
 from edgemtl.compress.data_splits import DataSplits
@@ -100,7 +99,9 @@ def prune(
             before (a record of a pruned network speaks of its unfolded layers).
         data: slices of training data.
         options: see :class:`PruneOptions`.
-        state_dir: where to keep what is needed to go on after a kill; the same call goes on.
+        state_dir: where to keep what is needed to go on after a kill; the same call goes on. Calls
+            with other goals or methods share what is the same for all of them: the pass over the
+            calibration pictures, and held-out pictures that were looked at.
         latency: orders steps by what they save on the target; needed for a latency goal.
         elsewhere: opens processes that look at the held-out pictures for the search of a round; the
             result is that of this process alone where theirs compute as it does.
@@ -157,6 +158,8 @@ def prune(
             _log.info(f"round {number + 1} of {options.rounds}")
         started = time.monotonic()
         job = PruneContext(current, prepared, options, goals, dense, where, latency, elsewhere)
+        if folder is not None and number == 0:
+            job.evidence = folder.parent / _evidence_name(current, data, options)
         dense = job.dense
         if job.left_whole and not whole:
             _log.info(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
@@ -275,6 +278,14 @@ def _fingerprint(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def _evidence_name(network: MultiTaskNetwork, data: DataSplits, options: PruneOptions) -> str:
+    """A folder name for what no goal, budget or method changes, so that all may share it."""
+    asked = [options.seed, options.channel_multiple, options.keep_whole, options.only]
+    parts = [weights_hash(network), json.dumps(asked)]
+    parts += [data.oracle.fingerprint(), data.calibration.fingerprint()]
+    return "evidence-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def refuse_old_states(folder: Path) -> None:
     """Half a search of before compensation cannot go on.
 
@@ -333,7 +344,7 @@ def _cut(job: PruneContext, found: ChannelSelection) -> MultiTaskNetwork:
     network = compensated(job.network, found.weights)
     smaller = cut(network, found.keep, job.groups)
     check_cut(network, found.keep, smaller, job.calibration.images[:2], job.groups)
-    exportable(smaller)
+    job.check_export(found.keep)
     return smaller.requires_grad_(True)
 
 

@@ -36,21 +36,23 @@ def model_lines(folder: Path) -> list[str]:
     found = [
         json.loads(path.read_text("utf-8"))
         for path in sorted(folder.glob("*.json"))
-        if path.name != "dense.json" and not path.name.startswith("cost-")
+        if path.name != "dense.json" and not path.name.startswith(("cost-", "time-"))
     ]
-    single = [one for one in found if one["cell"]["seed"] == 0]
+    single = [one for one in found if one["cell"]["seed"] == 0 and not one["cell"]["target"]]
     tasks = list(dense["figures"])
     titles = [_title(name, *dense["figures"][name]) for name in tasks]
     lines = [f"### `{folder.name}`, no training step", ""]
     head = ["method", "solved again", "MACs left", "params left", *titles, "worst drop"]
-    head += ["oracle TMAC", "passes", "s", "MiB"]
+    head += ["oracle TMAC", "passes", "search s"]
     rows = [["dense", "", "100 %", "100 %", *(_value(dense["accuracy"][t]) for t in tasks)]]
-    rows[0] += [""] * 5
+    rows[0] += [""] * 4
     for one in sorted(single, key=_order):
         rows.append([*_named(one), *_figures(one, tasks), *_costs(one)])
     lines += [*_table(head, rows), ""]
     lines += _seeds(found)
+    lines += _latency_goals(found, tasks, titles)
     lines += _speeds(found)
+    lines += _times(folder)
     lines += _oracle(folder)
     return lines
 
@@ -87,9 +89,48 @@ def _costs(one: Mapping[str, Any]) -> list[str]:
     return [
         f"{cost['macs'] / 1e12:.2f}",
         "" if passes is None else f"{passes:.1f}",
-        f"{one['seconds']:.0f}",
-        f"{cost['peak_mib']:.0f}" if cost.get("peak_mib") else "",
+        f"{cost['seconds']:.0f}",
     ]
+
+
+def _latency_goals(
+    found: Iterable[Mapping[str, Any]], tasks: Sequence[str], titles: Sequence[str]
+) -> list[str]:
+    """Cells whose goal is a share of milliseconds."""
+    rows = []
+    for one in sorted((one for one in found if one["cell"]["target"]), key=_order):
+        cell, last = one["cell"], one["latency"][-1]
+        goal = f"{cell['share']:.0%} of the ms on {cell['target']}"
+        ratio = f"{last['predicted']:.3f}, {last['ratio']:.3f} ± {last['half']:.3f}"
+        rows.append([*_named(one), goal, ratio, str(len(one["latency"])), *_figures(one, tasks)])
+    if not rows:
+        return []
+    head = ["method", "solved again", "goal", "predicted, measured", "times measured", "MACs left"]
+    head += ["params left", *titles, "worst drop"]
+    return [*_table(head, rows), ""]
+
+
+def _times(folder: Path) -> list[str]:
+    """Cells that were done with nothing shared."""
+    rows = []
+    for path in sorted(folder.glob("time-*.json")):
+        one = json.loads(path.read_text("utf-8"))
+        cell = one["cell"]
+        rows.append(
+            [
+                cell["method"],
+                f"{cell['share']:.0%}",
+                f"{one['seconds']:.1f}",
+                f"{one['processor_seconds']:.1f}",
+                str(one["threads"]),
+                f"{one['peak_mib']:.0f}",
+                f"{one['passes']:.1f}",
+            ]
+        )
+    if not rows:
+        return []
+    head = ["method", "MACs left", "s", "processor s", "threads", "peak MiB", "passes"]
+    return ["From images to checkpoint, in a process of its own:", "", *_table(head, rows), ""]
 
 
 def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -97,18 +138,18 @@ def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
     alike: dict[tuple[Any, ...], list[float]] = {}
     for one in found:
         cell = one["cell"]
-        key = (cell["share"], cell["method"], cell["compensate"], cell["labels"])
+        key = (cell["share"], cell["method"], cell["compensate"], cell["labels"], cell["target"])
         alike.setdefault(key, []).append(_worst(one)[1])
     rows = [
         [
             method + ("" if labels else ", no labels"),
             "yes" if solved else "no",
-            f"{share:.0%}",
+            f"{share:.0%}" + (f" of the ms on {target}" if target else ""),
             str(len(drops)),
             f"{100 * statistics.mean(drops):+.1f} %",
             f"{100 * min(drops):+.1f} to {100 * max(drops):+.1f} %",
         ]
-        for (share, method, solved, labels), drops in sorted(alike.items(), reverse=True)
+        for (share, method, solved, labels, target), drops in sorted(alike.items(), reverse=True)
         if len(drops) > 1
     ]
     if not rows:
@@ -132,6 +173,7 @@ def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
             for s in (one["speed"][label] for label in labels)
         ]
         share = f"{100 * one['macs']:.1f} %"
+        share += " (by ms)" if one["cell"]["target"] else ""
         rows.append([*_named(one), share, f"{100 * drop:+.1f} % ({name})", *speeds])
     return [
         "Measured, one thread, dense and pruned in turns, 95 % interval in brackets:",

@@ -19,9 +19,11 @@ from edgemtl.compress.compensation.moments import Moments
 from edgemtl.compress.compensation.solve import Compensation, compensated, solve
 from edgemtl.compress.context import PruneContext
 from edgemtl.compress.held_out import Judged
+from edgemtl.compress.norm_folding import fold_norms
 from edgemtl.compress.remote import remote_verdicts
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
+from edgemtl.models.base import MultiTaskNetwork
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Checks:
         self._apart: tuple[str, ...] = ()
         self._known: dict[str, tuple[Judged, SearchCost]] = {}
         self._counted: set[str] = set()
-        self._path = None if job.state is None else job.state / "judged.pt"
+        self._path = None if job.evidence is None else job.evidence / "judged.pt"
         self._load()
         tasks = job.network.tasks
         first = self._judged({}, {})
@@ -111,7 +113,8 @@ class Checks:
     def _judged(self, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Judged:
         """As judged before this run was killed, or anew."""
         removed = {name: (~mask).nonzero().flatten().tolist() for name, mask in keep.items()}
-        key = json.dumps([removed, self._apart], sort_keys=True)
+        # The weights follow from the masks, where they are solved again.
+        key = json.dumps([removed, self._apart, bool(weights)], sort_keys=True)
         if key not in self._known:
             found, spent = self._afresh(keep, weights)
             self._known[key] = found, spent
@@ -154,11 +157,18 @@ class Checks:
         if job.elsewhere is not None and held_out.divisible:
             verdicts = remote_verdicts(job.elsewhere, keep, weights, self._apart, count)
         else:
-            dense = job.network
-            network = cut(compensated(dense, weights), keep, job.groups) if keep else dense
+            network = cut_to_judge(job, keep, weights)
             verdicts = [
-                held_out.judge(network, index, self._apart, dense) for index in range(count)
+                held_out.judge(network, index, self._apart, job.network) for index in range(count)
             ]
         images = sum(batch.count for batch in held_out.batches)
         macs = int(job.cost.of(keep).macs) * images
         return held_out.summary(verdicts), SearchCost(macs, images, 1, time.monotonic() - started)
+
+
+def cut_to_judge(
+    job: PruneContext, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> MultiTaskNetwork:
+    """A network with these weights, cut to these masks, norms folded; a farm judges by the same."""
+    found = cut(compensated(job.network, weights), keep, job.groups) if keep else job.network
+    return fold_norms(found, job.calibration.images)[0]

@@ -42,7 +42,7 @@ class Evidence:
 
 def moments_of(job: PruneContext) -> tuple[Moments, SearchCost]:
     """The moments of a job's network: from disk, or from one pass over its calibration pictures."""
-    path = None if job.state is None else job.state / "moments.pt"
+    path = None if job.evidence is None else job.evidence / "moments.pt"
     if path is not None and path.is_file():
         _log.info("the search goes on behind the pass over the calibration pictures")
         stored: dict[str, Any] = torch.load(path, weights_only=True)
@@ -50,13 +50,12 @@ def moments_of(job: PruneContext) -> tuple[Moments, SearchCost]:
     started = time.monotonic()
     found = collect(job.network, job.groups, job.calibration_pictures, job.options.seed)
     images = found.images
-    passes = 1 + 2 * len(job.network.tasks)  # a backward pass counts two
     spent = SearchCost(
-        int(job.cost.of({}).macs) * images * passes,
+        round(job.cost.of({}).macs * images * found.passes),
         images,
         0,
         time.monotonic() - started,
-        float(passes),
+        found.passes,
     )
     if path is not None:
         content = {**_moments_to(found), "spent": spent.to_dict()}
@@ -68,7 +67,7 @@ def evidence_of(job: PruneContext) -> Evidence:
     """Moments, and a curve per group."""
     moments, spent = moments_of(job)
     started = time.monotonic()
-    path = None if job.state is None else job.state / "curves.pt"
+    path = None if job.evidence is None else job.evidence / "curves.pt"
     curves: dict[str, Curve] = {}
     before = 0.0
     if path is not None and path.is_file():
@@ -127,6 +126,7 @@ def _moments_to(moments: Moments) -> dict[str, Any]:
         "strange": list(moments.strange),
         "images": moments.images,
         "notes": list(moments.notes),
+        "passes": moments.passes,
     }
 
 
@@ -147,4 +147,5 @@ def _moments_from(stored: dict[str, Any]) -> Moments:
         tuple(stored["strange"]),
         int(stored["images"]),
         tuple(stored["notes"]),
+        float(stored["passes"]),
     )

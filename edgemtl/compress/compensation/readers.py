@@ -135,6 +135,17 @@ def find_readers(
     return _agreed(calls), tuple(name for name in dims if name in strange)
 
 
+def ends(calls: Sequence[Call]) -> list[bool]:
+    """Whether no other call lies between each of these and the images: gradients need go no
+    farther."""
+    own = {call.node for call in calls}
+    found = []
+    for call in calls:
+        before = _reachable([source for source, _ in call.node.next_functions])
+        found.append(not any(node in own for node in before))
+    return found
+
+
 def _agreed(calls: list[Call]) -> list[Call]:
     """The calls, with one reader per weight: a constant that differs between calls is none."""
     constants: dict[str, set[Constant | None]] = {}

@@ -164,7 +164,7 @@ class Others:
 
     def send(self, place: int, message: bytes) -> Others._Reply:
         self.asked += 1
-        if self.asked % 12 == 0:
+        if self.asked % 8 == 0:
             self.lost += 1
             self._others[self.lost % 2] = self._make()
         return self._Reply(self._others[place % 2].answer(message))
@@ -334,6 +334,32 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert any("finished before" in line for line in again)
 
 
+def test_goals_and_methods_share_one_pass_over_the_pictures(
+    network: TinyDense, data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(method: str, flops: float) -> PruneOptions:
+        return PruneOptions(method=method, flops=flops, channel_multiple=2)
+
+    wanted = [("pagcp", 0.5), ("pagcp", 0.7), ("l1-uniform", 0.5)]
+    alone = [prune(network, data, asked(*one)) for one in wanted]
+    prune(network, data, asked("pagcp", 0.3), state_dir=tmp_path)
+
+    def again(*_: Any) -> None:
+        raise AssertionError("went over the calibration pictures again")
+
+    monkeypatch.setattr(evidence, "collect", again)
+    for one, found in zip(wanted, alone, strict=True):
+        shared = prune(network, data, asked(*one), state_dir=tmp_path)
+        assert weights_hash(shared.network) == weights_hash(found.network)
+        assert _without_seconds(shared.to_dict()) == _without_seconds(found.to_dict())
+    monkeypatch.undo()
+    other = PruneOptions(flops=0.5, channel_multiple=2, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "collect", again)
+        with pytest.raises(AssertionError, match="again"):
+            prune(network, data, other, state_dir=tmp_path)
+
+
 def test_half_a_search_of_before_compensation_is_refused(
     network: TinyDense, data: DataSplits, tmp_path: Path
 ) -> None:
@@ -378,7 +404,7 @@ def test_others_that_look_at_the_pictures_find_the_same(
     shared = prune(network, data, options, elsewhere=others)
     assert _without_seconds(shared.to_dict()) == _without_seconds(alone.to_dict())
     assert weights_hash(shared.network) == weights_hash(alone.network)
-    assert [(one.asked >= 12, one.lost > 0, one.closed) for one in opened] == [(True, True, True)]
+    assert [(one.asked >= 8, one.lost > 0, one.closed) for one in opened] == [(True, True, True)]
 
     found = []
     for elsewhere in (None, others):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edgemtl.compress.batches import Prepared, images_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.groups import ChannelGroup
+from edgemtl.compress.compensation import moments as moments_module
 from edgemtl.compress.compensation.curves import curve
 from edgemtl.compress.compensation.moments import Moments, collect
 from edgemtl.compress.compensation.solve import compensated, solve
@@ -192,3 +194,32 @@ def test_a_constant_picture_is_met_by_the_ridge() -> None:
     for group in groups:
         scale = torch.ones(2).double()
         assert bool(curve(network, group, moments, scale, 2).error.isfinite().all())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_pass_finds_the_same_with_norms_folded(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = nn.BatchNorm2d(4)
+    network = host(nn.Sequential(nn.Conv2d(12, 4, 3, 1, 1, bias=bias), norm))
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert tensor is not None
+            tensor.uniform_(0.5, 2)
+    groups = channel_groups(network)
+    folded = collect(network, groups, pictures(8))
+    folds: list[int] = []
+    fold = moments_module.fold_norms
+
+    def left(network: MultiTaskNetwork, images: Tensor) -> tuple[MultiTaskNetwork, dict[str, Any]]:
+        folds.append(len(fold(network, images)[1]))
+        return network, {}
+
+    monkeypatch.setattr(moments_module, "fold_norms", left)
+    plain = collect(network, groups, pictures(8))
+    assert folds[0] > 0 and folded.readers == plain.readers
+    wanted = ("bias", "body.2.0.bias") if bias else ("mean", "body.2.1.running_mean")
+    assert folded.readers["body.2.0.weight"].constant == wanted
+    for name, gram in plain.grams.items():
+        torch.testing.assert_close(folded.grams[name], gram, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(folded.fisher[name], plain.fisher[name], rtol=1e-3, atol=1e-9)
