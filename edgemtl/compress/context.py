@@ -20,7 +20,7 @@ from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.channels.mask import MaskedNetwork
 from edgemtl.compress.channels.whole import left_whole
 from edgemtl.compress.cost import Cost, CostModel, Goals, Keep
-from edgemtl.compress.held_out import HeldOut
+from edgemtl.compress.held_out import HeldOutEvaluator
 from edgemtl.compress.latency_model import Latency, LatencyModel, Measured
 from edgemtl.compress.reach import reach_of
 from edgemtl.compress.recover import RecoverOptions
@@ -157,11 +157,11 @@ class PruneContext:
         options: the user's.
         latency: model of the target's latency; None when it is no goal.
         evidence: folder of what is the same for all goals and methods; None keeps nothing.
-        kept: what the method wants to find again when it is run once more on this job.
+        kept: what the method wants to find again when it is run once more on it.
         pictures: held-out ones, and those of the calibration batch.
 
     Args:
-        elsewhere: opens the processes that look at the held-out pictures; None for this one.
+        open_workers: opens the processes that look at the held-out pictures; None for this one.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class PruneContext:
         dense: Cost | None,
         state: Path | None,
         latency: Latency | None,
-        elsewhere: Callable[[PruneContext], RemoteWorkers] | None = None,
+        open_workers: Callable[[PruneContext], RemoteWorkers] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -211,37 +211,39 @@ class PruneContext:
             self.latency = latency.model(network, self.groups)
             self.cost.latency = self.latency.predict
         self.dense = dense or self.cost.of({})
-        self._held_out: HeldOut | None = None
+        self._held_out: HeldOutEvaluator | None = None
         self._exported: set[str] = set()
-        self._open = elsewhere
-        self._elsewhere: RemoteWorkers | None = None
+        self._open_workers = open_workers
+        self._workers: RemoteWorkers | None = None
         self.kept: dict[str, Any] | None = None
 
     @property
-    def held_out(self) -> HeldOut:
+    def held_out(self) -> HeldOutEvaluator:
         """The held-out pictures as judges."""
         if self._held_out is None:
             size = self.network.input_spec.size
-            self._held_out = HeldOut(self.network.tasks, self.batches, self.pictures[0], size)
+            self._held_out = HeldOutEvaluator(
+                self.network.tasks, self.batches, self.pictures[0], size
+            )
         return self._held_out
 
     @property
     def signature(self) -> str:
-        """What others must agree on with this job."""
+        """What others must agree on with this one."""
         return signature(self.network, list(self.by_name), self.work)
 
     @property
-    def elsewhere(self) -> RemoteWorkers | None:
+    def workers(self) -> RemoteWorkers | None:
         """The processes that look at the held-out pictures; None where this one does."""
-        if self._elsewhere is None and self._open is not None:
-            self._elsewhere = self._open(self)
-        return self._elsewhere
+        if self._workers is None and self._open_workers is not None:
+            self._workers = self._open_workers(self)
+        return self._workers
 
     def close(self) -> None:
         """The search is over."""
-        if self._elsewhere is not None:
-            self._elsewhere.close()
-            self._elsewhere = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     @property
     def all_kept(self) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class Judged:
     figures: NDArray[np.float64]
 
 
-class HeldOut:
+class HeldOutEvaluator:
     """The pictures, batch by batch.
 
     Args:

@@ -25,30 +25,30 @@ STRIDE = 0.35
 
 
 @register_method("knapsack")
-def knapsack(job: PruneContext) -> ChannelSelection:
+def knapsack(context: PruneContext) -> ChannelSelection:
     """The widths that keep the most worst-task saliency within the goals.
 
     Raises:
         UsageError: there is no goal, which is the knapsack's size.
         StageFailed: even the smallest widths do not reach the goals.
     """
-    if not job.goals.given:
+    if not context.goals.given:
         raise UsageError("method 'knapsack' needs a goal", hint="give --flops, 0.4 for example")
-    scores, spent = job.score(job.all_kept)
+    scores, spent = context.score(context.all_kept)
     importance = _worst_task(scores)
-    smallest = {name: _mask(importance[name], min(job.choices[name])) for name in importance}
-    if not job.goals.reached(job.cost.of(smallest), job.dense):
+    smallest = {name: _mask(importance[name], min(context.choices[name])) for name in importance}
+    if not context.goals.reached(context.cost.of(smallest), context.dense):
         raise StageFailed(
             "even the smallest widths do not reach the goals",
             hint="raise the goals, or lower the channel multiple",
         )
-    keep = dict(job.all_kept)
+    keep = dict(context.all_kept)
     for number in range(PASSES):
-        if job.goals.reached(job.cost.of(keep), job.dense):
+        if context.goals.reached(context.cost.of(keep), context.dense):
             break
-        keep = _solve(job, importance, keep, last=number == PASSES - 1)
-    if not job.goals.reached(job.cost.of(keep), job.dense):
-        keep = _shrink(job, importance, keep)
+        keep = _solve(context, importance, keep, last=number == PASSES - 1)
+    if not context.goals.reached(context.cost.of(keep), context.dense):
+        keep = _shrink(context, importance, keep)
     return ChannelSelection(keep, spent=spent)
 
 
@@ -64,12 +64,12 @@ def _mask(importance: NDArray[np.float64], width: int) -> Tensor:
     return keep_most_important(importance, whole, width)
 
 
-def _shares(job: PruneContext, cost: Cost) -> NDArray[np.float64]:
-    return np.array([now for now, _ in job.goals.shares(cost, job.dense).values()])
+def _shares(context: PruneContext, cost: Cost) -> NDArray[np.float64]:
+    return np.array([now for now, _ in context.goals.shares(cost, context.dense).values()])
 
 
 def _solve(
-    job: PruneContext,
+    context: PruneContext,
     importance: dict[str, NDArray[np.float64]],
     keep: dict[str, Tensor],
     last: bool,
@@ -77,16 +77,16 @@ def _solve(
     """One knapsack with costs linear around ``keep``."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    now = _shares(job, job.cost.of(keep))
-    wanted = np.array([w for _, w in job.goals.shares(job.dense, job.dense).values()])
+    now = _shares(context, context.cost.of(keep))
+    wanted = np.array([w for _, w in context.goals.shares(context.dense, context.dense).values()])
     limit = wanted if last else np.maximum(wanted, now - STRIDE * (now - wanted).max())
     values, weights, owner, options = [], [], [], []
     for number, name in enumerate(importance):
         alive = int(keep[name].sum())
         ranked = np.sort(importance[name])[::-1].cumsum()
-        for width in [w for w in job.choices[name] if w <= alive]:
+        for width in [w for w in context.choices[name] if w <= alive]:
             mask = keep[name] if width == alive else _mask(importance[name], width)
-            cost = _shares(job, job.cost.of({**keep, name: mask}))
+            cost = _shares(context, context.cost.of({**keep, name: mask}))
             values.append(ranked[width - 1])
             weights.append(cost - now)
             owner.append(number)
@@ -104,7 +104,7 @@ def _solve(
         bounds=Bounds(0, 1),
     )
     if found.x is None:
-        return _shrink(job, importance, keep)
+        return _shrink(context, importance, keep)
     chosen = dict(keep)
     for taken, (name, mask) in zip(found.x, options, strict=True):
         if taken > 0.5:
@@ -113,20 +113,22 @@ def _solve(
 
 
 def _shrink(
-    job: PruneContext, importance: dict[str, NDArray[np.float64]], keep: dict[str, Tensor]
+    context: PruneContext, importance: dict[str, NDArray[np.float64]], keep: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Step down, the least saliency per saving first, until the goals are reached."""
     keep = dict(keep)
-    while not job.goals.reached(job.cost.of(keep), job.dense):
-        before = job.cost.of(keep)
+    while not context.goals.reached(context.cost.of(keep), context.dense):
+        before = context.cost.of(keep)
         best: tuple[float, str, Tensor] | None = None
         for name, values in importance.items():
             alive = int(keep[name].sum())
-            width = max((w for w in job.choices[name] if w < alive), default=0)
+            width = max((w for w in context.choices[name] if w < alive), default=0)
             if not width:
                 continue
             mask = _mask(values, width)
-            saved = job.goals.saving(before, job.cost.of({**keep, name: mask}), job.dense)
+            saved = context.goals.saving(
+                before, context.cost.of({**keep, name: mask}), context.dense
+            )
             lost = float(values[(keep[name] & ~mask).numpy()].sum())
             if saved > 0 and (best is None or lost / saved < best[0]):
                 best = lost / saved, name, mask

@@ -31,7 +31,7 @@ class Answers:
     Args:
         network: that is searched, in eval mode.
         pictures: held-out pictures and those of the calibration batch, as the search has them.
-        expected: signature of the search's job.
+        expected: signature of the search's own.
         options: the search's, for which groups it leaves whole.
 
     Raises:
@@ -46,8 +46,8 @@ class Answers:
         options: PruneOptions | None = None,
     ) -> None:
         asked = options or PruneOptions()
-        self._job = PruneContext(network, pictures, asked, Goals(), None, None, None)
-        if self._job.signature != expected:
+        self._context = PruneContext(network, pictures, asked, Goals(), None, None, None)
+        if self._context.signature != expected:
             raise StageFailed(
                 "the network is another one on the worker",
                 hint="workers need the same version of your own network's code (--factory)",
@@ -59,12 +59,14 @@ class Answers:
         if not message:
             return b""
         asked = unpacked(message)
-        job, index = self._job, asked["index"]
+        context, index = self._context, asked["index"]
         if "weights" not in asked:
             smaller = self._network(asked["keep"], {})
-            return packed({"losses": [torch.from_numpy(losses_of(smaller, job.batches[index]))]})
+            return packed(
+                {"losses": [torch.from_numpy(losses_of(smaller, context.batches[index]))]}
+            )
         smaller = self._network(asked["keep"], asked["weights"])
-        verdict = job.held_out.judge(smaller, index, asked["apart"], job.network)
+        verdict = context.held_out.judge(smaller, index, asked["apart"], context.network)
         found = {
             task: {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
             for task, state in verdict.found.items()
@@ -81,8 +83,8 @@ class Answers:
         """The network with these weights and masks; the last one is kept."""
         key = packed({"keep": keep, "weights": weights})
         if self._kept is None or self._kept[0] != key:
-            job = self._job
-            self._kept = key, cut_to_judge(job, keep, weights)
+            context = self._context
+            self._kept = key, cut_to_judge(context, keep, weights)
         return self._kept[1]
 
 

@@ -44,19 +44,19 @@ PAPER_BUDGET, PAPER_FIRST = 6.0, 0.06
 class PaperSearch:
     """One sweep over all units; see the module's text."""
 
-    def __init__(self, job: PruneContext) -> None:
-        self.job = job
-        self.names = [task.name for task in job.network.tasks]
-        self.keep = dict(job.all_kept)
+    def __init__(self, context: PruneContext) -> None:
+        self.context = context
+        self.names = [task.name for task in context.network.tasks]
+        self.keep = dict(context.all_kept)
         self.steps: list[GroupStep] = []
         self.spent = SearchCost()
         self.done: list[str] = []
-        options = job.options
+        options = context.options
         budgets = {name: options.budgets.get(name, PAPER_BUDGET) for name in self.names}
         first = dict(options.first_tolerance)
         if not options.budgets:
             first = dict.fromkeys(self.names, PAPER_FIRST) | first
-        self.tolerances = Tolerances.plan(len(job.groups), budgets, first or None)
+        self.tolerances = Tolerances.plan(len(context.groups), budgets, first or None)
         self.dense = self.reference = np.zeros(len(self.names))
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class PaperSearch:
             self.dense = self._losses(self.keep)
             self.reference = self.dense.copy()
         for name in self._order():
-            if self.job.goals.reached(self.job.cost.of(self.keep), self.job.dense):
+            if self.context.goals.reached(self.context.cost.of(self.keep), self.context.dense):
                 break
             if name not in self.done:
                 self._unit(name)
@@ -74,26 +74,26 @@ class PaperSearch:
 
     def _order(self) -> list[str]:
         """By what removing 30 % of a unit saves, largest first when the tolerances shrink."""
-        job = self.job
+        context = self.context
         saving = {}
-        for group in job.groups:
+        for group in context.groups:
             keep = torch.arange(group.width) >= int(PROBE_SHARE * group.width)
-            saving[group.name] = job.cost.of({}).macs - job.cost.of({group.name: keep}).macs
+            saving[group.name] = context.cost.of({}).macs - context.cost.of({group.name: keep}).macs
         sign = -1 if self.tolerances.largest_first else 1
         return sorted(saving, key=lambda name: (sign * saving[name], name))
 
     def _losses(self, keep: Keep) -> NDArray[np.float64]:
         """(tasks,) mean losses over all held-out pictures of the network cut to these masks."""
-        job, started = self.job, time.monotonic()
-        if job.elsewhere is None:
-            smaller = cut_to_judge(job, keep, {})
-            found = [losses_of(smaller, batch) for batch in job.batches]
+        context, started = self.context, time.monotonic()
+        if context.workers is None:
+            smaller = cut_to_judge(context, keep, {})
+            found = [losses_of(smaller, batch) for batch in context.batches]
         else:
-            found = cut_losses(job.elsewhere, keep, len(job.batches))
+            found = cut_losses(context.workers, keep, len(context.batches))
         losses = np.concatenate(found)
         labelled = (losses != 0).sum(axis=0)
         spent = SearchCost(
-            int(job.cost.of(keep).macs) * len(losses),
+            int(context.cost.of(keep).macs) * len(losses),
             len(losses),
             1,
             time.monotonic() - started,
@@ -102,12 +102,12 @@ class PaperSearch:
         return np.asarray(losses.sum(axis=0) / np.maximum(labelled, 1), np.float64)
 
     def _unit(self, name: str) -> None:
-        job = self.job
-        group = job.by_name[name]
-        masked = MaskedNetwork(job.network, job.groups)
+        context = self.context
+        group = context.by_name[name]
+        masked = MaskedNetwork(context.network, context.groups)
         for other, mask in self.keep.items():
             masked.set_mask(other, mask)
-        importance = l1_importance(job.network, group, masked.overrides())
+        importance = l1_importance(context.network, group, masked.overrides())
         whole = torch.ones(group.width, dtype=torch.bool)
         best: tuple[Tensor, NDArray[np.float64]] | None = None
         sensitive, checks = "", 0
@@ -127,12 +127,12 @@ class PaperSearch:
             best = mask, losses
         if best is None:
             return
-        before = job.cost.of(self.keep)
+        before = context.cost.of(self.keep)
         last = self.steps[-1].loss_ratio if self.steps else dict.fromkeys(self.names, 1.0)
         self.keep[name], losses = best
         self.reference = np.maximum(self.reference, losses)
         self.tolerances.committed()
-        after = job.cost.of(self.keep)
+        after = context.cost.of(self.keep)
         ratio_of = {
             task: float(now / dense)
             for task, now, dense in zip(self.names, losses, self.dense, strict=True)
@@ -150,18 +150,18 @@ class PaperSearch:
                 loss_rise=rises,
                 sensitive_task=sensitive or max(rises, key=lambda task: rises[task]),
                 checks=checks,
-                images=checks * sum(batch.count for batch in job.batches),
-                macs_share=after.macs / job.dense.macs,
+                images=checks * sum(batch.count for batch in context.batches),
+                macs_share=after.macs / context.dense.macs,
                 loss_ratio=ratio_of,
             )
         )
         _log.info(
             f"{name}: {group.width} -> {int(best[0].sum())}, "
-            f"{100 * after.macs / job.dense.macs:.1f} % of MACs left"
+            f"{100 * after.macs / context.dense.macs:.1f} % of MACs left"
         )
 
     def _save(self) -> None:
-        if self.job.state is None:
+        if self.context.state is None:
             return
         state: dict[str, Any] = {
             "keep": dict(self.keep),
@@ -172,10 +172,10 @@ class PaperSearch:
             "reference": torch.from_numpy(self.reference.copy()),
             "now": torch.from_numpy(self.tolerances.now.copy()),
         }
-        write_atomically(self.job.state / "paper.pt", lambda stream: torch.save(state, stream))
+        write_atomically(self.context.state / "paper.pt", lambda stream: torch.save(state, stream))
 
     def _resume(self) -> bool:
-        path = None if self.job.state is None else self.job.state / "paper.pt"
+        path = None if self.context.state is None else self.context.state / "paper.pt"
         if path is None or not path.is_file():
             return False
         state: Mapping[str, Any] = torch.load(path, weights_only=True)
@@ -188,9 +188,9 @@ class PaperSearch:
 
 
 @register_method("pagcp-paper")
-def pagcp_paper(job: PruneContext) -> ChannelSelection:
+def pagcp_paper(context: PruneContext) -> ChannelSelection:
     """The published linear scan; with a goal it ends when that is reached."""
-    search = PaperSearch(job)
+    search = PaperSearch(context)
     search.run()
     ratio = search.steps[-1].loss_ratio if search.steps else {}
     return ChannelSelection(

@@ -1,7 +1,7 @@
 """Pruning from end to end: search, cut, recover, in rounds, resumable; one entry for all methods.
 
 ``prune(network, data, options)`` is what the command line and the pipeline call. A method decides
-which channels go (``job.py``); what is common to all lies here.
+which channels go (``context.py``); what is common to all lies here.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def prune(
     options: PruneOptions,
     state_dir: Path | None = None,
     latency: Latency | None = None,
-    elsewhere: Callable[[PruneContext], RemoteWorkers] | None = None,
+    workers: Callable[[PruneContext], RemoteWorkers] | None = None,
 ) -> PruneResult:
     """Prune a network, and train it after each round when the options say so.
 
@@ -103,7 +103,7 @@ def prune(
             with other goals or methods share what is the same for all of them: the pass over the
             calibration pictures, and held-out pictures that were looked at.
         latency: orders steps by what they save on the target; needed for a latency goal.
-        elsewhere: opens processes that look at the held-out pictures for the search of a round; the
+        workers: opens processes that look at the held-out pictures for the search of a round; the
             result is that of this process alone where theirs compute as it does.
 
     Raises:
@@ -118,7 +118,7 @@ def prune(
         raise UsageError("several rounds need recovery training between them")
     if options.recovery is not None and data.recovery is None:
         raise UsageError("recovery training needs pictures to train on")
-    if elsewhere is not None and options.method not in WITH_ORACLE:
+    if workers is not None and options.method not in WITH_ORACLE:
         raise UsageError(
             f"method '{options.method}' judges no held-out pictures that a farm could look at",
             where="--farm",
@@ -157,21 +157,23 @@ def prune(
         if options.rounds > 1:
             _log.info(f"round {number + 1} of {options.rounds}")
         started = time.monotonic()
-        job = PruneContext(current, prepared, options, goals, dense, where, latency, elsewhere)
+        context = PruneContext(current, prepared, options, goals, dense, where, latency, workers)
         if folder is not None and number == 0:
-            job.evidence = folder.parent / _evidence_name(current, data, options)
-        dense = job.dense
-        if job.left_whole and not whole:
-            _log.info(f"{len(job.left_whole)} groups left whole, {len(job.groups)} may be cut")
-        whole = job.left_whole
+            context.evidence = folder.parent / _evidence_name(current, data, options)
+        dense = context.dense
+        if context.left_whole and not whole:
+            _log.info(
+                f"{len(context.left_whole)} groups left whole, {len(context.groups)} may be cut"
+            )
+        whole = context.left_whole
         if reach is None:
-            reach = job.reach
+            reach = context.reach
             for line in reach.sentences():
                 _log.info(line)
         try:
-            found, seconds = run_or_resume(job, where, started, compensate)
+            found, seconds = run_or_resume(context, where, started, compensate)
         finally:
-            job.close()
+            context.close()
         if rounds and not _removes(found):
             smaller = copy.deepcopy(current).requires_grad_(True)
             notes.append(
@@ -179,16 +181,16 @@ def prune(
             )
             _log.info(notes[-1])
         else:
-            smaller = _cut(job, found)
+            smaller = _cut(context, found)
         # counted anew: the search takes products of activations (attention) for as large as before
         counted = module_costs(smaller)
-        cost = replace(job.cost.of(found.keep), macs=counted.macs, params=counted.parameters)
-        if job.latency is not None:
-            table = table or job.latency.table
+        cost = replace(context.cost.of(found.keep), macs=counted.macs, params=counted.parameters)
+        if context.latency is not None:
+            table = table or context.latency.table
             assert dense.latency_ms is not None
             cost = replace(cost, latency_ms=found.latency[-1].ratio * dense.latency_ms)
-        floor = found.stopped or what_stopped(job, found.keep, found.refused)
-        del job  # and its pictures
+        floor = found.stopped or what_stopped(context, found.keep, found.refused)
+        del context  # and its pictures
         recovered = None
         if options.recovery is not None:
             assert data.recovery is not None
@@ -328,7 +330,7 @@ def _removes(found: ChannelSelection) -> bool:
     return not all(bool(mask.all()) for mask in found.keep.values())
 
 
-def _cut(job: PruneContext, found: ChannelSelection) -> MultiTaskNetwork:
+def _cut(context: PruneContext, found: ChannelSelection) -> MultiTaskNetwork:
     """Cut for good, compensated, and prove it: same answers, and it exports.
 
     Raises:
@@ -341,10 +343,10 @@ def _cut(job: PruneContext, found: ChannelSelection) -> MultiTaskNetwork:
             + (f": {found.stopped}" if found.stopped else ""),
             hint="raise the budgets, or lower the channel multiple",
         )
-    network = compensated(job.network, found.weights)
-    smaller = cut(network, found.keep, job.groups)
-    check_cut(network, found.keep, smaller, job.calibration.images[:2], job.groups)
-    job.check_export(found.keep)
+    network = compensated(context.network, found.weights)
+    smaller = cut(network, found.keep, context.groups)
+    check_cut(network, found.keep, smaller, context.calibration.images[:2], context.groups)
+    context.check_export(found.keep)
     return smaller.requires_grad_(True)
 
 

@@ -54,18 +54,17 @@ class RemoteWorkers(Protocol):
 
 
 def cut_losses(
-    elsewhere: RemoteWorkers, keep: Mapping[str, Tensor], count: int
+    workers: RemoteWorkers, keep: Mapping[str, Tensor], count: int
 ) -> list[NDArray[np.float64]]:
     """Losses of all ``count`` batches by a network that is really cut to these masks."""
     replies = [
-        elsewhere.send(index, packed({"keep": dict(keep), "index": index}))
-        for index in range(count)
+        workers.send(index, packed({"keep": dict(keep), "index": index})) for index in range(count)
     ]
     return [unpacked(reply.result())["losses"][0].numpy() for reply in replies]
 
 
 def remote_verdicts(
-    elsewhere: RemoteWorkers,
+    workers: RemoteWorkers,
     keep: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
     apart: Sequence[str],
@@ -74,14 +73,14 @@ def remote_verdicts(
     """Verdicts on all ``count`` batches of a network with these weights, cut to these masks.
 
     Args:
-        elsewhere: who judges.
+        workers: who judges.
         keep: group -> mask.
         weights: name of a parameter or buffer -> value in place of the dense network's.
         apart: tasks whose answers are held against the dense network's.
         count: of batches.
     """
     content = {"keep": dict(keep), "weights": dict(weights), "apart": list(apart)}
-    replies = [elsewhere.send(index, packed({**content, "index": index})) for index in range(count)]
+    replies = [workers.send(index, packed({**content, "index": index})) for index in range(count)]
     return [_verdict(unpacked(reply.result())) for reply in replies]
 
 

@@ -28,7 +28,7 @@ SLACK = 0.05
 
 
 def run_or_resume(
-    job: PruneContext,
+    context: PruneContext,
     where: Path | None,
     started: float,
     compensate: Callable[[PruneContext, ChannelSelection], ChannelSelection],
@@ -36,7 +36,7 @@ def run_or_resume(
     """Run the method, or read what it found before the run was killed.
 
     Args:
-        job: the round.
+        context: the round.
         where: its folder; None keeps nothing.
         started: of the round, by the monotonic clock.
         compensate: re-solves what reads removed channels, where the method did not.
@@ -49,12 +49,14 @@ def run_or_resume(
         stored: dict[str, Any] = torch.load(path, weights_only=True)
         _log.info("the search of this round was finished before")
         return _found_from(stored), float(stored["seconds"])
-    if job.latency is None:
-        found = METHODS[job.options.method](job)
+    if context.latency is None:
+        found = METHODS[context.options.method](context)
     else:
-        found = _measured(job, job.latency, None if where is None else where / "measured.json")
-    if job.options.compensate and not found.weights:
-        found = compensate(job, found)
+        found = _measured(
+            context, context.latency, None if where is None else where / "measured.json"
+        )
+    if context.options.compensate and not found.weights:
+        found = compensate(context, found)
     seconds = time.monotonic() - started
     if path is not None:
         content = _found_to(found, seconds)
@@ -62,7 +64,7 @@ def run_or_resume(
     return found, seconds
 
 
-def _measured(job: PruneContext, model: LatencyModel, path: Path | None) -> ChannelSelection:
+def _measured(context: PruneContext, model: LatencyModel, path: Path | None) -> ChannelSelection:
     """Run the method and measure what it found.
 
     Where the goal is missed, or by far exceeded the first time (which costs tasks more than was
@@ -72,12 +74,12 @@ def _measured(job: PruneContext, model: LatencyModel, path: Path | None) -> Chan
     if path is not None and path.is_file():
         measured = [Measured.from_dict(one) for one in read_json(path)["measured"]]
     for number, one in enumerate(measured):
-        if not _near_enough(job, one, number):
+        if not _near_enough(context, one, number):
             model.correct(one)
     before: Keep = {}
     while True:
-        found = METHODS[job.options.method](job)
-        now = model.measure(cut(job.network, found.keep, job.groups), found.keep)
+        found = METHODS[context.options.method](context)
+        now = model.measure(cut(context.network, found.keep, context.groups), found.keep)
         measured.append(now)
         if path is not None:
             write_json(path, {"measured": [one.to_dict() for one in measured]})
@@ -86,16 +88,16 @@ def _measured(job: PruneContext, model: LatencyModel, path: Path | None) -> Chan
             f"measured (+- {now.half:.1%})"
         )
         same = bool(before) and all(torch.equal(before[name], found.keep[name]) for name in before)
-        near = _near_enough(job, now, len(measured) - 1)
+        near = _near_enough(context, now, len(measured) - 1)
         if near or same or len(measured) > MOST_CORRECTIONS:
             return replace(found, latency=tuple(measured))
         model.correct(now)
         before = found.keep
 
 
-def _near_enough(job: PruneContext, measured: Measured, number: int) -> bool:
+def _near_enough(context: PruneContext, measured: Measured, number: int) -> bool:
     """Whether to stop at what was measured the time ``number``, from 0."""
-    goal = job.goals.latency
+    goal = context.goals.latency
     if goal is None:
         return True
     exceeded = measured.ratio + measured.half < (1 - SLACK) * goal

@@ -58,30 +58,32 @@ def sentence(goal: Goal, stopped_by: str) -> str:
     )
 
 
-def what_stopped(job: PruneContext, keep: Keep, refused: Sequence[Refusal]) -> str:
+def what_stopped(context: PruneContext, keep: Keep, refused: Sequence[Refusal]) -> str:
     """Why a search went no farther, as a clause: the floor that it stands on.
 
     Args:
-        job: of the last round.
+        context: of the last round.
         keep: its result.
         refused: steps that it had to take back.
     """
-    multiple = job.options.channel_multiple
+    multiple = context.options.channel_multiple
     open_ = [
         name
         for name, mask in keep.items()
-        if int(mask.sum()) > min(job.choices[name], default=len(mask))
+        if int(mask.sum()) > min(context.choices[name], default=len(mask))
     ]
-    whole = f"; {len(job.left_whole)} groups are left whole as asked" if job.left_whole else ""
+    whole = (
+        f"; {len(context.left_whole)} groups are left whole as asked" if context.left_whole else ""
+    )
     if not open_:
         return (
-            f"nothing is left to cut, all {len(job.groups)} groups are at their narrowest "
+            f"nothing is left to cut, all {len(context.groups)} groups are at their narrowest "
             f"(multiples of {multiple} channels, {FLOOR:.1%} of a group at least){whole}"
         )
     stuck = {refusal.group for refusal in refused}
     if stuck and stuck >= set(open_):
         return f"the network would not run or export with '{min(stuck)}' narrower{whole}"
-    limits = dict(job.options.budgets)
+    limits = dict(context.options.budgets)
     if limits:
         named = ", ".join(f"{task}={factor:g}" for task, factor in limits.items())
         return f"the tasks' budgets ({named}) allow no more{whole}"

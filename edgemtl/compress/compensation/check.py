@@ -57,19 +57,19 @@ class Checks:
         spent: cost so far.
 
     Args:
-        job: whose network and pictures.
+        context: whose network and pictures.
         moments: of the network.
     """
 
-    def __init__(self, job: PruneContext, moments: Moments) -> None:
-        self._job, self._moments = job, moments
+    def __init__(self, context: PruneContext, moments: Moments) -> None:
+        self._context, self._moments = context, moments
         self.spent = SearchCost()
         self._apart: tuple[str, ...] = ()
         self._known: dict[str, tuple[Judged, SearchCost]] = {}
         self._counted: set[str] = set()
-        self._path = None if job.evidence is None else job.evidence / "judged.pt"
+        self._path = None if context.evidence is None else context.evidence / "judged.pt"
         self._load()
-        tasks = job.network.tasks
+        tasks = context.network.tasks
         first = self._judged({}, {})
         self._apart = tuple(
             task.name for task, loss in zip(tasks, first.losses, strict=True) if loss == 0
@@ -87,10 +87,10 @@ class Checks:
 
     def place(self, keep: Mapping[str, Tensor]) -> Place:
         """Cut, compensate and judge."""
-        job = self._job
+        context = self._context
         found = Compensation.none(len(self.dense.losses))
-        if job.options.compensate:
-            found = solve(job.network, job.groups, keep, self._moments)
+        if context.options.compensate:
+            found = solve(context.network, context.groups, keep, self._moments)
         judged = self._judged(keep, found.weights)
         labelled = self.dense.losses != 0
         ratio = np.where(
@@ -104,7 +104,7 @@ class Checks:
                 if np.isfinite(before)
                 else np.nan
                 for task, before, after in zip(
-                    job.network.tasks, self.dense.figures, judged.figures, strict=True
+                    context.network.tasks, self.dense.figures, judged.figures, strict=True
                 )
             ]
         )
@@ -151,24 +151,29 @@ class Checks:
     def _afresh(
         self, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]
     ) -> tuple[Judged, SearchCost]:
-        job, started = self._job, time.monotonic()
-        held_out = job.held_out
+        context, started = self._context, time.monotonic()
+        held_out = context.held_out
         count = len(held_out.batches)
-        if job.elsewhere is not None and held_out.divisible:
-            verdicts = remote_verdicts(job.elsewhere, keep, weights, self._apart, count)
+        if context.workers is not None and held_out.divisible:
+            verdicts = remote_verdicts(context.workers, keep, weights, self._apart, count)
         else:
-            network = cut_to_judge(job, keep, weights)
+            network = cut_to_judge(context, keep, weights)
             verdicts = [
-                held_out.judge(network, index, self._apart, job.network) for index in range(count)
+                held_out.judge(network, index, self._apart, context.network)
+                for index in range(count)
             ]
         images = sum(batch.count for batch in held_out.batches)
-        macs = int(job.cost.of(keep).macs) * images
+        macs = int(context.cost.of(keep).macs) * images
         return held_out.summary(verdicts), SearchCost(macs, images, 1, time.monotonic() - started)
 
 
 def cut_to_judge(
-    job: PruneContext, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    context: PruneContext, keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> MultiTaskNetwork:
     """A network with these weights, cut to these masks, norms folded; a farm judges by the same."""
-    found = cut(compensated(job.network, weights), keep, job.groups) if keep else job.network
-    return fold_norms(found, job.calibration.images)[0]
+    found = (
+        cut(compensated(context.network, weights), keep, context.groups)
+        if keep
+        else context.network
+    )
+    return fold_norms(found, context.calibration.images)[0]

@@ -44,7 +44,7 @@ class Descent:
         stopped: which limit ended it short of the goals; empty where none did.
     """
 
-    job: PruneContext
+    context: PruneContext
     evidence: Evidence
     checks: Checks
     allowance: Allowance
@@ -54,20 +54,20 @@ class Descent:
     stopped: str = ""
 
     def __post_init__(self) -> None:
-        job = self.job
+        context = self.context
         choices = {
             name: [w for w in widths if w >= self.frozen.get(name, 0)]
-            for name, widths in job.choices.items()
+            for name, widths in context.choices.items()
         }
         self._losses = self.evidence.moments.losses
         weight = 1 / (self.allowance.shares * self._losses)
-        self.path = Path(job.groups, self.evidence.curves, choices, price_of(job), weight)
+        self.path = Path(context.groups, self.evidence.curves, choices, price_of(context), weight)
 
     def masks(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """group -> mask of these widths."""
         return {
             group.name: self.evidence.curves[group.name].keep(group.width, widths[group.name])
-            for group in self.job.groups
+            for group in self.context.groups
         }
 
     def run(self) -> None:
@@ -93,9 +93,9 @@ class Descent:
             self.stopped = over
 
     def _reached(self) -> bool:
-        job = self.job
-        cost = job.cost.of(self.masks(self.path.widths))
-        return job.goals.given and job.goals.reached(cost, job.dense)
+        context = self.context
+        cost = context.cost.of(self.masks(self.path.widths))
+        return context.goals.given and context.goals.reached(cost, context.dense)
 
     def _look(self, count: int | None = None) -> Place:
         """Judge where the path was after so many steps; where it is now by default."""
@@ -103,7 +103,7 @@ class Descent:
         self.place = self.checks.place(self.masks(self.path.widths_after(self._looked)))
         shown = ", ".join(
             f"{task.name} {ratio - 1:+.1%}"
-            for task, ratio in zip(self.job.network.tasks, self.place.loss_ratio, strict=True)
+            for task, ratio in zip(self.context.network.tasks, self.place.loss_ratio, strict=True)
         )
         left = self.path.costs[self._looked]
         _log.info(f"{left:.1%} of the cost left, compensated: held-out loss {shown}")
@@ -115,7 +115,7 @@ class Descent:
         if not found:
             return ""
         task, clause = found[0]
-        return f"the limit of task '{self.job.network.tasks[task].name}' ends it: {clause}"
+        return f"the limit of task '{self.context.network.tasks[task].name}' ends it: {clause}"
 
     def _correct(self) -> None:
         assert self.place is not None
@@ -163,15 +163,15 @@ def factors(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> ND
     return np.asarray(np.maximum(raw / mean, SMALLEST_FACTOR), np.float64)
 
 
-def price_of(job: PruneContext) -> Price:
+def price_of(context: PruneContext) -> Price:
     """The mean over what goals are about: work, parameters, latency; each relative to the dense
     network's."""
-    goals, dense = job.goals, job.dense
-    latency = job.latency if goals.latency is not None or not goals.given else None
+    goals, dense = context.goals, context.dense
+    latency = context.latency if goals.latency is not None or not goals.given else None
 
     def price(widths: Mapping[str, Any]) -> NDArray[np.float64]:
-        removed = {name: group.width - widths[name] for name, group in job.by_name.items()}
-        macs, params = job.cost.sums(removed)
+        removed = {name: group.width - widths[name] for name, group in context.by_name.items()}
+        macs, params = context.cost.sums(removed)
         parts = []
         if goals.macs is not None or (not goals.given and latency is None):
             parts.append(macs / dense.macs)

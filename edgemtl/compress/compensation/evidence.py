@@ -40,18 +40,20 @@ class Evidence:
     spent: SearchCost
 
 
-def moments_of(job: PruneContext) -> tuple[Moments, SearchCost]:
-    """The moments of a job's network: from disk, or from one pass over its calibration pictures."""
-    path = None if job.evidence is None else job.evidence / "moments.pt"
+def moments_of(context: PruneContext) -> tuple[Moments, SearchCost]:
+    """The moments of the network: from disk, or from one pass over its calibration pictures."""
+    path = None if context.evidence is None else context.evidence / "moments.pt"
     if path is not None and path.is_file():
         _log.info("the search goes on behind the pass over the calibration pictures")
         stored: dict[str, Any] = torch.load(path, weights_only=True)
         return _moments_from(stored), SearchCost.from_dict(stored["spent"])
     started = time.monotonic()
-    found = collect(job.network, job.groups, job.calibration_pictures, job.options.seed)
+    found = collect(
+        context.network, context.groups, context.calibration_pictures, context.options.seed
+    )
     images = found.images
     spent = SearchCost(
-        round(job.cost.of({}).macs * images * found.passes),
+        round(context.cost.of({}).macs * images * found.passes),
         images,
         0,
         time.monotonic() - started,
@@ -63,11 +65,11 @@ def moments_of(job: PruneContext) -> tuple[Moments, SearchCost]:
     return found, spent
 
 
-def evidence_of(job: PruneContext) -> Evidence:
+def evidence_of(context: PruneContext) -> Evidence:
     """Moments, and a curve per group."""
-    moments, spent = moments_of(job)
+    moments, spent = moments_of(context)
     started = time.monotonic()
-    path = None if job.evidence is None else job.evidence / "curves.pt"
+    path = None if context.evidence is None else context.evidence / "curves.pt"
     curves: dict[str, Curve] = {}
     before = 0.0
     if path is not None and path.is_file():
@@ -90,13 +92,13 @@ def evidence_of(job: PruneContext) -> Evidence:
     loop = TimedLoop("groups of channels")
     loop.start(len(curves))
     new = 0
-    for group in job.groups:
+    for group in context.groups:
         if group.name in curves:
             continue
-        narrowest = min(job.choices[group.name])
-        curves[group.name] = curve(job.network, group, moments, scale, narrowest)
+        narrowest = min(context.choices[group.name])
+        curves[group.name] = curve(context.network, group, moments, scale, narrowest)
         new += 1
-        loop(len(curves), len(job.groups))
+        loop(len(curves), len(context.groups))
         if new % SAVE_EVERY == 0:
             save()
     if new:

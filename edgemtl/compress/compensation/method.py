@@ -27,19 +27,19 @@ TINY = 1e-30
 
 
 @register_method("pagcp")
-def pagcp(job: PruneContext) -> ChannelSelection:
+def pagcp(context: PruneContext) -> ChannelSelection:
     """Descend to the goals, or as far as budgets allow.
 
     Raises:
         StageFailed: the dense network cannot be exported.
     """
-    options = job.options
-    job.check_export(job.all_kept)  # what fails before the first step fails after each
-    evidence = evidence_of(job)
-    checks = Checks(job, evidence.moments)
-    names = [task.name for task in job.network.tasks]
+    options = context.options
+    context.check_export(context.all_kept)  # what fails before the first step fails after each
+    evidence = evidence_of(context)
+    checks = Checks(context, evidence.moments)
+    names = [task.name for task in context.network.tasks]
     budgets = dict(options.budgets)
-    if not job.goals.given:
+    if not context.goals.given:
         budgets = dict.fromkeys(names, DEFAULT_BUDGET) | budgets
     # With recovery to come, what a figure may drop by is judged after it.
     drops = {} if options.recovery is not None else options.most_drop
@@ -47,9 +47,9 @@ def pagcp(job: PruneContext) -> ChannelSelection:
     frozen: dict[str, int] = {}
     refused: list[Refusal] = []
     while True:
-        descent = Descent(job, evidence, checks, allowance, frozen)
+        descent = Descent(context, evidence, checks, allowance, frozen)
         descent.run()
-        refusal = _refusal(job, descent)
+        refusal = _refusal(context, descent)
         if refusal is None:
             break
         refused.append(refusal)
@@ -58,15 +58,19 @@ def pagcp(job: PruneContext) -> ChannelSelection:
             f"{refusal.group}: {refusal.width} -> {refusal.width_tried} taken back, "
             f"{refusal.problem}"
         )
-    return _selection(job, evidence, checks, descent, refused)
+    return _selection(context, evidence, checks, descent, refused)
 
 
 def _selection(
-    job: PruneContext, evidence: Evidence, checks: Checks, descent: Descent, refused: list[Refusal]
+    context: PruneContext,
+    evidence: Evidence,
+    checks: Checks,
+    descent: Descent,
+    refused: list[Refusal],
 ) -> ChannelSelection:
     place = descent.place
     assert place is not None
-    names = [task.name for task in job.network.tasks]
+    names = [task.name for task in context.network.tasks]
     ratio = {name: float(value) for name, value in zip(names, place.loss_ratio, strict=True)}
     drops = {
         name: float(value) for name, value in zip(names, place.drop, strict=True) if value == value
@@ -83,7 +87,7 @@ def _selection(
         place.compensation.explained,
         descent.stopped,
         drops,
-        steps_of(job, descent),
+        steps_of(context, descent),
         ratio,
         replace(spent, peak_mib=peak_mib()),
         tuple(notes),
@@ -97,7 +101,7 @@ def _selection(
     )
 
 
-def _refusal(job: PruneContext, descent: Descent) -> Refusal | None:
+def _refusal(context: PruneContext, descent: Descent) -> Refusal | None:
     """The step whose network does not run or export, if any; found by bisection, since what one
     step broke stays broken."""
     steps = descent.path.steps
@@ -105,8 +109,8 @@ def _refusal(job: PruneContext, descent: Descent) -> Refusal | None:
     def problem(count: int) -> EdgemtlError | None:
         keep = descent.masks(descent.path.widths_after(count))
         try:
-            job.check(keep)
-            job.check_export(keep)
+            context.check(keep)
+            context.check_export(keep)
         except EdgemtlError as error:
             return error
         return None
@@ -126,10 +130,10 @@ def _refusal(job: PruneContext, descent: Descent) -> Refusal | None:
     return Refusal(step.group, step.before, step.after, error.message)
 
 
-def compensate(job: PruneContext, found: ChannelSelection) -> ChannelSelection:
+def compensate(context: PruneContext, found: ChannelSelection) -> ChannelSelection:
     """What another method found, with the layers that read removed channels re-solved."""
-    moments, spent = moments_of(job)
-    solved = solve(job.network, job.groups, found.keep, moments)
+    moments, spent = moments_of(context)
+    solved = solve(context.network, context.groups, found.keep, moments)
     return replace(
         found,
         weights=solved.weights,

@@ -25,18 +25,18 @@ def graph_notes(moments: Moments) -> list[str]:
     ]
 
 
-def steps_of(job: PruneContext, descent: Descent) -> tuple[GroupStep, ...]:
+def steps_of(context: PruneContext, descent: Descent) -> tuple[GroupStep, ...]:
     """One step per group and stretch of the path, with predicted errors as rises of the loss.
 
     Rises are scaled so that they add up to what was measured at the end.
     """
     place = descent.place
     assert place is not None
-    names = [task.name for task in job.network.tasks]
+    names = [task.name for task in context.network.tasks]
     losses = descent.evidence.moments.losses
     total = np.maximum(descent.path.error / losses, 1e-30)
     scale = np.where(descent.path.error > 0, (place.loss_ratio - 1) / total, 0.0)
-    widths = {group.name: group.width for group in job.groups}
+    widths = {group.name: group.width for group in context.groups}
     order = list(dict.fromkeys(step.group for step in descent.path.steps))
     rises = {name: np.zeros(len(names)) for name in order}
     after = dict(widths)
@@ -45,12 +45,12 @@ def steps_of(job: PruneContext, descent: Descent) -> tuple[GroupStep, ...]:
         after[step.group] = step.after
     found = []
     now, ratio = dict(widths), np.ones(len(names))
-    before = job.cost.of(descent.masks(now))
+    before = context.cost.of(descent.masks(now))
     for name in order:
         now[name] = after[name]
-        cost = job.cost.of(descent.masks(now))
+        cost = context.cost.of(descent.masks(now))
         ratio = ratio + rises[name]
-        group = job.by_name[name]
+        group = context.by_name[name]
         found.append(
             GroupStep(
                 group=name,
@@ -66,7 +66,7 @@ def steps_of(job: PruneContext, descent: Descent) -> tuple[GroupStep, ...]:
                 sensitive_task=names[int(rises[name].argmax())],
                 checks=0,
                 images=0,
-                macs_share=cost.macs / job.dense.macs,
+                macs_share=cost.macs / context.dense.macs,
                 loss_ratio=dict(zip(names, ratio.tolist(), strict=True)),
             )
         )

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def on_workers(farm: Farm, factory: str | None) -> Callable[[PruneContext], ResidentProgram]:
-    """What :func:`edgemtl.compress.prune.prune` takes as ``elsewhere``.
+    """What :func:`edgemtl.compress.prune.prune` takes as ``workers``.
 
     The network of a round and its held-out pictures go to every worker that runs this code, on
     processors of this machine's kind where there are some: their losses are this machine's.

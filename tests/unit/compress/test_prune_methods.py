@@ -78,19 +78,19 @@ def data(pictures: DenseFolder) -> DataSplits:
     return DataSplits.split([pictures], oracle=16, calibration=8)
 
 
-def _job(
+def _context(
     network: TinyDense,
     data: DataSplits,
     options: PruneOptions,
     goals: Goals,
-    elsewhere: Any = None,
+    workers: Any = None,
 ) -> PruneContext:
     spec = network.input_spec
     prepared = (
         prepare_all(data.oracle, network.tasks, spec, 0),
         prepare_all(data.calibration, network.tasks, spec, 0),
     )
-    rest = (None, None, None, elsewhere)
+    rest = (None, None, None, workers)
     return PruneContext(deepcopy(network), prepared, options, goals, *rest)
 
 
@@ -151,12 +151,12 @@ class Others:
 
     width = 3  # more than they are: what is sent ahead is often not needed
 
-    def __init__(self, job: PruneContext) -> None:
+    def __init__(self, context: PruneContext) -> None:
         with TemporaryDirectory() as folder:
-            save_pictures(Path(folder) / "pictures.pt", *job.pictures)
+            save_pictures(Path(folder) / "pictures.pt", *context.pictures)
             oracle, calibration = load_pictures(Path(folder) / "pictures.pt")
-        checkpoint = from_network(job.network)
-        expected = job.signature
+        checkpoint = from_network(context.network)
+        expected = context.signature
         self._make = lambda: Answers(checkpoint.network(), (oracle, calibration), expected)
         self._others = [self._make(), self._make()]
         self.asked = self.lost = 0
@@ -262,13 +262,13 @@ def test_asking_to_keep_more_never_keeps_less(
 def test_compensation_helps_every_method_and_can_be_left_out(
     network: TinyDense, data: DataSplits
 ) -> None:
-    job = _job(network, data, PruneOptions(), Goals())
+    context = _context(network, data, PruneOptions(), Goals())
 
     def losses(method: str, compensate: bool) -> np.ndarray:
         options = PruneOptions(method, flops=0.5, channel_multiple=2, compensate=compensate)
         result = prune(network, data, options)
         assert bool(result.rounds[0].explained) is compensate
-        found = np.concatenate([losses_of(result.network, batch) for batch in job.batches])
+        found = np.concatenate([losses_of(result.network, batch) for batch in context.batches])
         return found.mean(axis=0)
 
     for method in ("l1-uniform", "taylor-global", "pagcp"):
@@ -377,7 +377,7 @@ def test_a_step_that_breaks_the_network_is_taken_back(
     options = PruneOptions(flops=0.6, channel_multiple=2)
     broken = prune(network, data, options).rounds[0].steps[0].group
 
-    def check_export(job: PruneContext, keep: Mapping[str, torch.Tensor]) -> None:
+    def check_export(context: PruneContext, keep: Mapping[str, torch.Tensor]) -> None:
         if not bool(keep[broken].all()):
             raise StageFailed("does not work")
 
@@ -397,22 +397,22 @@ def test_others_that_look_at_the_pictures_find_the_same(
     alone = prune(network, data, options)
     opened: list[Others] = []
 
-    def others(job: PruneContext) -> Others:
-        opened.append(Others(job))
+    def others(context: PruneContext) -> Others:
+        opened.append(Others(context))
         return opened[-1]
 
-    shared = prune(network, data, options, elsewhere=others)
+    shared = prune(network, data, options, workers=others)
     assert _without_seconds(shared.to_dict()) == _without_seconds(alone.to_dict())
     assert weights_hash(shared.network) == weights_hash(alone.network)
     assert [(one.asked >= 8, one.lost > 0, one.closed) for one in opened] == [(True, True, True)]
 
     found = []
-    for elsewhere in (None, others):
-        job = _job(network, data, options, Goals(), elsewhere)
-        keep = {group.name: torch.arange(group.width) % 3 > 0 for group in job.groups}
-        found.append(PaperSearch(job)._losses(keep).tolist())
+    for workers in (None, others):
+        context = _context(network, data, options, Goals(), workers)
+        keep = {group.name: torch.arange(group.width) % 3 > 0 for group in context.groups}
+        found.append(PaperSearch(context)._losses(keep).tolist())
     assert found[0] == found[1]
-    assert opened[1].asked == len(job.batches) == 2
+    assert opened[1].asked == len(context.batches) == 2
 
 
 def test_the_published_scan_keeps_its_budgets_and_spends_more(
@@ -443,7 +443,7 @@ def test_clear_errors(network: TinyDense, data: DataSplits) -> None:
     with pytest.raises(UsageError, match="not pruned for"):
         prune(network, data, PruneOptions(budgets={"pose": 2.0}))
     with pytest.raises(UsageError, match="no held-out pictures"):
-        prune(network, data, PruneOptions("knapsack", flops=0.5), elsewhere=Others)
+        prune(network, data, PruneOptions("knapsack", flops=0.5), workers=Others)
     with pytest.raises(UsageError, match="kept share"):
         PruneOptions(flops=40)
     with pytest.raises(UsageError, match="above 1"):

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSplits:
     return DataSplits.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
 
 
-def job_of(data: DataSplits, **options: Any) -> PruneContext:
+def context_of(data: DataSplits, **options: Any) -> PruneContext:
     network = build()
     spec = network.input_spec
     prepared = (
@@ -54,18 +54,21 @@ def job_of(data: DataSplits, **options: Any) -> PruneContext:
 
 
 def test_the_floor_that_a_search_stands_on(data: DataSplits) -> None:
-    job = job_of(data, budgets={"parts": 1.2}, channel_multiple=4, keep_whole=("decoders.parts",))
+    context = context_of(
+        data, budgets={"parts": 1.2}, channel_multiple=4, keep_whole=("decoders.parts",)
+    )
     narrowest = {
-        group.name: torch.arange(group.width) < min(job.choices[group.name]) for group in job.groups
+        group.name: torch.arange(group.width) < min(context.choices[group.name])
+        for group in context.groups
     }
-    said = what_stopped(job, narrowest, ())
+    said = what_stopped(context, narrowest, ())
     assert "nothing is left to cut" in said and "multiples of 4 channels" in said
-    assert f"{len(job.left_whole)} groups are left whole as asked" in said
-    assert "budgets (parts=1.2)" in what_stopped(job, job.all_kept, ())
-    refused = [Refusal(name, 8, 4, "no") for name in job.all_kept]
-    assert "would not run or export" in what_stopped(job, job.all_kept, refused)
-    assert "budgets" in what_stopped(job, job.all_kept, refused[1:])
-    free = job_of(data)
+    assert f"{len(context.left_whole)} groups are left whole as asked" in said
+    assert "budgets (parts=1.2)" in what_stopped(context, context.all_kept, ())
+    refused = [Refusal(name, 8, 4, "no") for name in context.all_kept]
+    assert "would not run or export" in what_stopped(context, context.all_kept, refused)
+    assert "budgets" in what_stopped(context, context.all_kept, refused[1:])
+    free = context_of(data)
     assert "no step was found" in what_stopped(free, free.all_kept, ())
     missed = Goal("params", 0.5, 0.4)
     assert missed.missed and not Goal("params", 0.4, 0.4).missed

@@ -117,11 +117,11 @@ def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSpl
     )
     options = PruneOptions(keep_whole=("decoders.*",))
     rest = (None, None, None)
-    job = PruneContext(deepcopy(network), prepared, options, Goals(0.5), *rest)
-    expected = job.signature
-    Answers(deepcopy(network), job.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))
+    context = PruneContext(deepcopy(network), prepared, options, Goals(0.5), *rest)
+    expected = context.signature
+    Answers(deepcopy(network), context.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))
     with pytest.raises(StageFailed, match="another one on the worker"):
-        Answers(deepcopy(network), job.pictures, expected)
+        Answers(deepcopy(network), context.pictures, expected)
 
 
 def test_it_is_written_beside_the_checkpoint(tmp_path: Path, data: DataSplits) -> None:
