@@ -52,12 +52,12 @@ class DataSection(_Section):
     root: tuple[Path, ...] = Field(
         (), description="folder(s) with the splits below; embedded synthetic set by default"
     )
-    format: str = Field("auto", description="layout of the folder; found out by default")
+    format: str = Field("auto", description="layout of the folder; detected by default")
     training: str = Field("train", description="split that pruning searches and recovers on")
     calibration: str = Field("train", description="split whose pictures calibrate and check parity")
     evaluation: str = Field("val", description="split that accuracy is measured on")
     limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
-    seed: int = Field(0, ge=0, lt=2**32, description="of every random choice of pictures")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice of pictures")
 
     _places: dict[str, Path] = PrivateAttr(default_factory=dict)
 
@@ -71,44 +71,44 @@ class PruneSection(_Section):
     """``[prune]``: which channels go (method pagcp: the worst task loses the least)."""
 
     enabled: bool | None = Field(
-        None, description="by default where [data] root has enough training pictures"
+        None, description="prune; by default if [data] root has enough training pictures"
     )
     method: str = Field("pagcp", description="'edgemtl prune --help' lists the methods")
     goal: Literal["macs", "latency"] = Field(
-        "macs", description="what steps are ordered by: counted work, or measured on the target"
+        "macs", description="the cost that steps save: counted work, or latency on the target"
     )
     flops: float | None = Field(
-        None, gt=0, lt=1, description="kept share of multiply-accumulates; 0.4 or the target's"
+        None, gt=0, lt=1, description="share of multiply-accumulates to keep; 0.4 or the target's"
     )
     params: float | None = Field(
-        None, gt=0, lt=1, description="kept share of parameters; 0.4 if no goal is set at all"
+        None, gt=0, lt=1, description="share of parameters to keep; 0.4 if no goal is set at all"
     )
     latency_ratio: float | None = Field(
-        None, gt=0, lt=1, description="kept share of the latency; makes latency the goal"
+        None, gt=0, lt=1, description="share of the latency to keep; makes latency the goal"
     )
     budgets: dict[str, Annotated[float, Field(gt=1)]] = Field(
         default_factory=dict,
-        description="task = factor its held-out loss may grow by before recovery",
+        description="task = factor by which its held-out loss may grow before recovery",
     )
     priority: Literal["goal", "tasks"] | None = Field(
         None,
-        description="'tasks': an earlier round is kept where the last costs a task too much; "
-        "'goal' where you set a goal",
+        description="'tasks': keep an earlier round if the last one costs a task too much; "
+        "'goal': reach the goal all the same; 'goal' by default if you set one",
     )
     keep_whole: tuple[str, ...] = Field(
-        (), description="patterns of module paths whose weights keep their shapes ('decoders.*')"
+        (), description="patterns of modules whose weights keep their shapes ('decoders.*')"
     )
     only: tuple[str, ...] = Field(
-        (), description="patterns of the module paths that may lose channels; all by default"
+        (), description="patterns of the only modules that may lose channels; all by default"
     )
     compensate: bool = Field(
-        True, description="re-solve the layers that read removed channels, in closed form"
+        True, description="give layers that read removed channels new weights, in closed form"
     )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
     rounds: int | None = Field(
-        None, ge=1, le=10, description="of pruning and recovery; 2 on the way to a goal, else 1"
+        None, ge=1, le=10, description="rounds of pruning and recovery; 2 with a goal, else 1"
     )
     oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
     calibration_images: int = Field(
@@ -129,40 +129,40 @@ class RecoverSection(_Section):
         800, ge=0, le=MOST_STEPS, description="optimiser steps at most; 0 for no recovery"
     )
     batch: int = Field(16, ge=1, description="pictures per step")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="at its highest, after the warm-up")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate, after the warm-up")
     size: tuple[Side, Side] | None = Field(
         None, description="training height, width in pixels; the network's own by default"
     )
 
 
 class MaskSection(_Section):
-    """``[mask]``: networks of their own for pictures that need less, chosen by a router."""
+    """``[mask]``: smaller networks for pictures that need less, chosen by a router."""
 
-    enabled: bool = Field(False, description="ask, and build them where held-out pictures gain")
+    enabled: bool = Field(False, description="analyse, and build them if held-out pictures gain")
     macs: float = Field(
         0.6, gt=0, le=1, description="share of multiply-accumulates left, mean over pictures"
     )
     prototypes: int = Field(3, ge=1, le=16, description="networks to choose from")
     threshold: float = Field(
-        0.9, gt=0, le=1, description="share of importance that a picture's own mask holds"
+        0.9, gt=0, le=1, description="share of importance that a picture's own mask keeps"
     )
-    nested: bool = Field(False, description="prototypes are widths of one channel order")
-    images: int = Field(96, ge=16, description="calibration pictures, and as many held out")
-    router_images: int = Field(400, ge=32, description="training pictures of router and prototypes")
+    nested: bool = Field(False, description="take prototypes as widths of one order of channels")
+    images: int = Field(96, ge=16, description="calibration pictures; as many more are held out")
+    router_images: int = Field(400, ge=32, description="pictures to train router and prototypes")
     steps: int = Field(
-        0, ge=0, le=MOST_STEPS, description="of training per prototype; 0 for statistics alone"
+        0, ge=0, le=MOST_STEPS, description="training steps per prototype; 0: statistics only"
     )
     batch: int = Field(12, ge=1, description="pictures per step")
     shared: bool = Field(
-        False, description="train norms and biases only: networks then share their weights"
+        False, description="train only norms and biases, so that networks share their weights"
     )
     precision: float = Field(
-        0.95, gt=0, le=1, description="share of accepted pictures that the router gets right"
+        0.95, gt=0, le=1, description="share of right choices among those the router is sure of"
     )
     channel_multiple: int | None = Field(
         None, ge=1, description="widths are multiples of it; the target's by default"
     )
-    force: bool = Field(False, description="build although the analysis advises against it")
+    force: bool = Field(False, description="build even if the analysis advises against it")
 
 
 class ExportSection(_Section):
@@ -173,79 +173,79 @@ class ExportSection(_Section):
         None, description="how deformable convolution is written; the target's way by default"
     )
     nms: Literal["host", "graph"] = Field(
-        "host", description="where detections are suppressed; inside the graph for TensorRT only"
+        "host", description="where overlapping boxes are removed; 'graph' for TensorRT only"
     )
     parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
     experts: Literal["gather", "sorted", "static", "dense"] | None = Field(
         None, description="how mixtures of experts are written; the target's way by default"
     )
     drop_experts: bool | None = Field(
-        None, description="leave out experts no calibration picture uses; where tasks are named"
+        None, description="leave out experts that no calibration picture uses; if tasks are named"
     )
     expert_images: int = Field(
-        256, ge=1, description="calibration pictures their use is counted on"
+        256, ge=1, description="calibration pictures on which the use of experts is counted"
     )
     expert_headroom: float = Field(
-        1, ge=1, description="room per expert over its longest queue seen (experts = static)"
+        1,
+        ge=1,
+        description="queue of an expert, as a multiple of its longest seen (experts = static)",
     )
     task_files: bool = Field(
-        False, description="also a graph per task, all with one copy of the weights (ONNX Runtime)"
+        False, description="add a graph per task; all share one copy of the weights (ONNX Runtime)"
     )
 
 
 class QuantizeSection(_Section):
     """``[quantize]``: lower precision, written into the ONNX file (docs/precision-howto.md)."""
 
-    enabled: bool = Field(False, description="some targets do by default where [data] root is set")
+    enabled: bool = Field(False, description="some targets: on by default if [data] root is set")
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
-        "auto", description="auto: the fastest that keeps the budgets, by measurement"
+        "auto", description="auto: the fastest, as measured, that keeps the budgets"
     )
     budgets: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
-        description="task = largest relative drop (0.01 is 1 %); half of what its gate allows",
+        description="task = largest relative drop (0.01 is 1 %); by default half of its gate",
     )
     method: Literal["minmax", "entropy", "percentile"] = Field(
-        "minmax", description="how ranges are read from the calibration pictures"
+        "minmax", description="how ranges are found on the calibration pictures"
     )
-    images: int = Field(64, ge=1, description="calibration pictures that ranges are read from")
-    judge_images: int = Field(600, ge=1, description="others of that split to judge budgets by")
-    max_evaluations: int = Field(14, ge=2, description="most runs over all judge pictures")
+    images: int = Field(64, ge=1, description="calibration pictures, to find the ranges of values")
+    judge_images: int = Field(600, ge=1, description="other pictures, to check the budgets on")
+    max_evaluations: int = Field(14, ge=2, description="most evaluations on the judge_images")
     keep_float: tuple[str, ...] = Field(
         (), description="patterns of node names or module paths that stay in float32"
     )
     equalise: bool = Field(True, description="rescale channels first (an exact change)")
-    correct_bias: bool = Field(True, description="take mean rounding errors out of the biases")
+    correct_bias: bool = Field(True, description="correct biases by the mean rounding error")
     narrow_sums: bool | None = Field(
-        None,
-        description="weights that two products fit 16 bits with, for x86 without VNNI; by default "
-        "where the target is a processor",
+        None, description="weights for x86 without VNNI (16-bit sums); by default for processors"
     )
     recovery_steps: int = Field(
         0,
         ge=0,
         le=MOST_STEPS,
-        description="train so many steps while rounded where int8 misses a budget",
+        description="training steps with rounded weights, if int8 misses a budget",
     )
-    recovery_images: int = Field(200, ge=0, description="further pictures for that training")
+    recovery_images: int = Field(200, ge=0, description="more pictures for that training")
 
 
 class BenchSection(_Section):
     """``[bench]``: how latency is measured."""
 
-    enabled: bool = Field(True, description="measure latency where this machine is the device")
+    enabled: bool = Field(True, description="measure latency if this machine is the device")
     threads: int = Field(
         1,
         ge=0,
         le=1024,
         description="threads of the runtime, the target's by default; 0 lets it choose",
     )
-    seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="least seconds of timed runs")
-    min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="least number of timed runs")
+    seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="time at least so many seconds")
+    min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="time at least so many runs")
     max_seconds: float = Field(
-        20.0, gt=0, le=MOST_SECONDS, description="stop after so many seconds in any case"
+        20.0, gt=0, le=MOST_SECONDS, description="stop after so many seconds in every case"
     )
     warmup_seconds: float = Field(
-        1.0, ge=0, le=MOST_SECONDS, description="of runs that are not counted"
+        1.0, ge=0, le=MOST_SECONDS, description="seconds of runs before, not counted"
     )
 
 

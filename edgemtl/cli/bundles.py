@@ -25,7 +25,7 @@ def verify_verb(
         typer.Option(
             "--trusted-key",
             metavar="PEM",
-            help="Public Ed25519 key that must have signed it; several: one of them.",
+            help="Public Ed25519 key that must have signed it; of several, one must have.",
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -67,7 +67,7 @@ def run_verb(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Compute this task alone (a bundle needs export.task_files for it)."),
+        typer.Option(help="Compute only this task (a bundle needs export.task_files for that)."),
     ] = None,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,

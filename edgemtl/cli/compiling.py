@@ -63,24 +63,24 @@ def compile_verb(
         bool | None,
         typer.Option(
             "--prune/--no-prune",
-            help="Cut channels first; by default where --data has enough training pictures.",
+            help="Prune first; by default if --data has enough training pictures.",
         ),
     ] = None,
     reference: ReferenceFlag = None,
     from_stage: Annotated[
-        str | None, typer.Option(help="Make this stage and those after it anew.")
+        str | None, typer.Option(help="Run this stage and those after it again.")
     ] = None,
     until_stage: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Make every stage anew.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every stage again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the stages and the recipe, do nothing.")
+        bool, typer.Option("--dry-run", help="Show the stages and the recipe, run nothing.")
     ] = False,
     sign_key: Annotated[
         Path | None,
         typer.Option(
             "--sign-key",
             metavar="PEM",
-            help="Sign a bundle that passed with this private Ed25519 key.",
+            help="Private Ed25519 key: signs the bundle if it passed.",
         ),
     ] = None,
     factory: FactoryFlag = None,

@@ -57,29 +57,33 @@ def prune_verb(
         bool | None,
         typer.Option(
             "--compensate/--no-compensate",
-            help="Re-solve the layers that read removed channels; on by default.",
+            help="Give layers that read removed channels new weights; on by default.",
             show_default=False,
         ),
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Prune for this task; drops other heads.")
+        list[str] | None,
+        typer.Option("--task", help="Prune for this task only; drops the heads of the others."),
     ] = None,
     keep_whole: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Module paths whose weights keep their shapes, e.g. 'decoders.*'; may be given "
-            "again.",
+            help="Modules whose weights keep their shapes, e.g. 'decoders.*'; may be given again.",
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Module paths that alone may lose channels; as --keep-whole."
+            metavar="PATTERN",
+            help="The only modules that may lose channels; written as --keep-whole.",
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Its goal, gates and multiples of widths hold.")
+        str,
+        typer.Option(
+            "--target", "-t", help="Target whose goal, gates and multiples of widths are used."
+        ),
     ] = "cpu",
     steps: Annotated[
         int | None, typer.Option(min=0, help="Steps of recovery training; 0 for none.")
@@ -89,7 +93,7 @@ def prune_verb(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume/--fresh", help="Go on where a killed run of the same call stopped."),
+        typer.Option("--resume/--fresh", help="Continue a killed run of the same command."),
     ] = True,
     report: Annotated[
         Path | None, typer.Option(help="Also write a page with the table and the curves.")
@@ -100,12 +104,12 @@ def prune_verb(
     without_tls: PlainFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cut channels as far as every task's own budget allows, then train to recover.
+    """Remove channels as far as the budget of every task allows, then train to recover.
 
-    Where nothing is asked, keeps what 'compile' for the same target would, by default 40 % of the
-    multiply-accumulates and of the parameters, or more where a task cannot bear it. Everything that
-    was done stands in OUTPUT.prune.json. How to: docs/pruning-howto.md. On a farm workers look
-    at the held-out pictures for the search (docs/farm.md); the rest is done here.
+    Without a goal or budget it keeps what 'compile' for the same target would: by default 40 % of
+    the multiply-accumulates and of the parameters, or more if a task would lose too much.
+    OUTPUT.prune.json records everything that was done. How to: docs/pruning-howto.md. With --farm,
+    workers look at the held-out pictures for the search (docs/farm.md); the rest is done here.
     """
     from edgemtl import targets
     from edgemtl.pipeline.defaults import recipe_for
@@ -166,12 +170,15 @@ def prune_verb(
 
 def quantize_verb(
     model: Annotated[
-        Path, typer.Argument(help="Checkpoint, or ONNX file of ours in float32.", metavar="MODEL")
+        Path,
+        typer.Argument(
+            help="Checkpoint, or float32 ONNX file that EdgeMTL wrote.", metavar="MODEL"
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
     data: DataFlag = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="What it is for; 'auto' measures on it.")
+        str, typer.Option("--target", "-t", help="Target of the file; 'auto' measures on it.")
     ] = "cpu",
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, fp16 or int8; the target's by default.")
@@ -180,11 +187,11 @@ def quantize_verb(
         list[str] | None,
         typer.Option(
             metavar="TASK=SHARE",
-            help="Largest relative drop, e.g. pose=0.01; half of what its gate allows by default.",
+            help="Largest relative drop, e.g. pose=0.01; by default half of its gate.",
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Of reading ranges: minmax, entropy or percentile.")
+        str | None, typer.Option(help="How ranges are found: minmax, entropy or percentile.")
     ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Calibration pictures.")] = None,
     keep_float: Annotated[
@@ -205,7 +212,7 @@ def quantize_verb(
 ) -> None:
     """Write an ONNX file in lower precision that keeps every task inside its budget.
 
-    Exit code 6 when a budget could not be kept or judged; the file is written all the same.
+    Exit code 6 if a budget could not be kept or checked; the file is written in any case.
     """
     from edgemtl import targets
     from edgemtl.errors import ExitCode

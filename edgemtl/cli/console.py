@@ -37,7 +37,7 @@ ReferenceFlag = Annotated[
         "--reference",
         metavar="DENSE",
         help="Compare with this dense checkpoint; by default with the one that a pruned checkpoint "
-        "records, where it is at hand.",
+        "names, if it is found.",
     ),
 ]
 DataFlag = Annotated[
@@ -49,7 +49,7 @@ DataFlag = Annotated[
 ]
 FarmFlag = Annotated[
     str | None,
-    typer.Option("--farm", metavar="ADDRESS", help="Do it on this farm: tls://HOST[:PORT]."),
+    typer.Option("--farm", metavar="ADDRESS", help="Use this farm: tls://HOST[:PORT]."),
 ]
 CertificatesFlag = Annotated[
     Path | None,
@@ -61,7 +61,7 @@ CertificatesFlag = Annotated[
 ]
 PlainFlag = Annotated[
     bool,
-    typer.Option("--without-tls", help="For a tcp:// address of this machine, to try a farm."),
+    typer.Option("--without-tls", help="Allow a tcp:// address of this machine, to try a farm."),
 ]
 
 

@@ -35,7 +35,7 @@ def certificates_verb(
         list[str] | None,
         typer.Argument(help="Pairs to make: scheduler, worker and client by default."),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="Until they expire.")] = 730,
+    days: Annotated[int, typer.Option(min=1, help="Days until they expire.")] = 730,
 ) -> None:
     """Make the farm's own authority and a pair of certificate and key for each of its members."""
     from edgemtl.devices.farm.certificates import CA_KEY, make_certificates
@@ -72,7 +72,9 @@ def worker_verb(
     address: SchedulerArgument,
     device: Annotated[
         str | None,
-        typer.Option(help="This machine is a board: bench only, one at a time, as device:NAME=1."),
+        typer.Option(
+            help="This machine is a board: only bench, one at a time, offered as device:NAME=1."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Unique in the farm; made of host and device by default.")

@@ -93,7 +93,7 @@ def doctor_verb(as_json: JsonFlag = False) -> None:
 def cache_verb(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all stage results.")] = False,
 ) -> None:
-    """Show where stage results are kept and how much they take."""
+    """Show where stage results are kept and how much space they take."""
     from edgemtl.pipeline.cache import StageCache, default_folder
 
     cache = StageCache(default_folder() / "stages")

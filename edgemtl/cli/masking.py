@@ -21,13 +21,13 @@ def mask_verb(
     data: DataFlag = None,
     analyse: Annotated[
         bool,
-        typer.Option("--analyse", help="Only say whether pictures differ enough; write nothing."),
+        typer.Option("--analyse", help="Only say whether pictures differ enough; build nothing."),
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for networks, router and bundle.")
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Widths suit it; the bundle is for it.")
+        str, typer.Option("--target", "-t", help="Target of the bundle; widths are chosen for it.")
     ] = "cpu",
     prototypes: Annotated[
         int | None, typer.Option(min=1, max=16, help="Networks to choose from.")
@@ -36,36 +36,36 @@ def mask_verb(
         float | None, typer.Option(help="Share of multiply-accumulates left, mean over pictures.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Share of importance that a picture's own mask holds.")
+        float | None, typer.Option(help="Share of importance that a picture's own mask keeps.")
     ] = None,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Prototypes are widths of one channel order.")
+        bool, typer.Option("--nested", help="Take prototypes as widths of one order of channels.")
     ] = False,
     images: Annotated[
-        int | None, typer.Option(min=16, help="Calibration pictures, and as many held out.")
+        int | None, typer.Option(min=16, help="Calibration pictures; as many more are held out.")
     ] = None,
     router_images: Annotated[
-        int | None, typer.Option(min=32, help="Training pictures of router and prototypes.")
+        int | None, typer.Option(min=32, help="Training pictures for router and prototypes.")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Training steps per prototype; 0 for statistics alone."),
+        typer.Option(min=0, help="Training steps per prototype; 0: statistics only."),
     ] = None,
     shared: Annotated[
         bool,
         typer.Option(
-            "--shared", help="Train norms and biases only: networks then share their weights."
+            "--shared", help="Train only norms and biases, so that networks share their weights."
         ),
     ] = False,
     precision: Annotated[
-        float | None, typer.Option(help="Share of accepted pictures that the router gets right.")
+        float | None, typer.Option(help="Share of right choices among those the router is sure of.")
     ] = None,
     multiple: Annotated[
         int | None, typer.Option(min=1, help="Widths are multiples of it; the target's by default.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of every random choice.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random choice.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Build although the analysis advises against it.")
+        bool, typer.Option("--force", help="Build even if the analysis advises against it.")
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Recipe; its mask section.")
@@ -76,9 +76,9 @@ def mask_verb(
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask whether pictures differ enough for networks of their own; build them where they do.
+    """Find out whether pictures differ enough for different networks; build them if so.
 
-    Without a gain on held-out pictures the simpler network is kept, and nothing is built.
+    If held-out pictures gain nothing, the simpler network is kept and nothing is built.
     """
     if analyse == (output is not None):
         raise UsageError(

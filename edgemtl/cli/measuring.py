@@ -39,13 +39,13 @@ def bench_verb(
     bundle: Annotated[Path, typer.Argument(help="Bundle or ONNX file.", metavar="BUNDLE|ONNX")],
     against: Annotated[
         Path | None,
-        typer.Option(help="Measure in turns with this one and print the speed-up over it."),
+        typer.Option(help="Measure in turns with this one, and print the speed-up."),
     ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="DENSE",
-            help="The same with a dense checkpoint, built in float32 for the same target.",
+            help="As --against, with a dense checkpoint, built in float32 for the same target.",
         ),
     ] = None,
     factory: FactoryFlag = None,
@@ -53,14 +53,14 @@ def bench_verb(
         int | None,
         typer.Option(
             min=0,
-            help="Threads of the runtime, 0 lets it choose; the bundle's own by default, else 1.",
+            help="Threads of the runtime; 0 lets it choose; by default the bundle's, else 1.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Least seconds of timed runs.")] = 3.0,
-    min_runs: Annotated[int, typer.Option(min=5, help="Least number of timed runs.")] = 100,
-    max_seconds: Annotated[float, typer.Option(min=0.5, help="Stop after so long.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time at least so many seconds.")] = 3.0,
+    min_runs: Annotated[int, typer.Option(min=5, help="Time at least so many runs.")] = 100,
+    max_seconds: Annotated[float, typer.Option(min=0.5, help="Stop after so many seconds.")] = 60.0,
     warmup_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Seconds of runs that are not counted.")
+        float, typer.Option(min=0.0, help="Seconds of runs before, not counted.")
     ] = 1.0,
     cooldown: Annotated[
         float, typer.Option(min=0.0, help="Seconds to rest before measuring again.")
@@ -68,12 +68,15 @@ def bench_verb(
     self_check: Annotated[
         bool,
         typer.Option(
-            "--self-check", help="Measure the file twice and against itself: the noise floor here."
+            "--self-check",
+            help="Measure the file twice and against itself: the noise floor of this machine.",
         ),
     ] = False,
     claim: Annotated[
         float,
-        typer.Option(min=0.0, help="Share that --self-check must be able to tell apart."),
+        typer.Option(
+            min=0.0, help="Difference, as a share, that --self-check must be able to show."
+        ),
     ] = 0.05,
     picture: Annotated[
         Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
@@ -84,11 +87,11 @@ def bench_verb(
             help="Runtime for an ONNX file, onnxruntime by default; a bundle has its own."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of turns.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of turns.")] = 0,
     device: Annotated[
         str | None,
         typer.Option(
-            help="Measure there instead: ssh://USER@HOST[:PORT], tvm-rpc://HOST:PORT[?key=NAME], "
+            help="Measure on this device: ssh://USER@HOST[:PORT], tvm-rpc://HOST:PORT[?key=NAME], "
             "or a device of --farm by name."
         ),
     ] = None,
@@ -99,7 +102,7 @@ def bench_verb(
     certificates: CertificatesFlag = None,
     without_tls: PlainFlag = False,
     device_python: Annotated[
-        str, typer.Option(help="Python on the device that has the target's runtime.")
+        str, typer.Option(help="Python on the device; it must have the target's runtime.")
     ] = "python3",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the results as JSON.")
@@ -108,7 +111,7 @@ def bench_verb(
 ) -> None:
     """Measure latency on this machine, one artefact per process, or on a device.
 
-    Exit code 9 when the measurement is not stable: the figures are printed, but not to be quoted.
+    Exit code 9 if the measurement is not stable: the figures are printed, but do not quote them.
     """
     from edgemtl.backends.registry import REFERENCE
     from edgemtl.errors import ExitCode, UsageError
@@ -258,24 +261,26 @@ def _print(
 
 def parity_verb(
     a: Annotated[Path, typer.Argument(help="Reference: checkpoint, ONNX or bundle.")],
-    b: Annotated[Path, typer.Argument(help="Compared with it.")],
+    b: Annotated[Path, typer.Argument(help="What is compared with it.")],
     data: DataFlag = None,
     split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="Real pictures to compare on.")] = 4,
     precision: Annotated[
-        str, typer.Option(help="Tolerance: fp32, fp16, bf16 or int8 (these two inform only).")
+        str, typer.Option(help="Tolerance: fp32, fp16, bf16 or int8 (the last two only inform).")
     ] = "fp32",
     target: Annotated[
         str | None,
         typer.Option(
-            "--target", "-t", help="Run ONNX files in its runtime; in ONNX Runtime by default."
+            "--target",
+            "-t",
+            help="Run ONNX files in this target's runtime; by default in ONNX Runtime.",
         ),
     ] = None,
     bisect: Annotated[
         bool,
         typer.Option(
             "--bisect",
-            help="Name the first layer that differs, or the runtime where the graphs agree.",
+            help="Name the first layer that differs, or the runtime if the graphs agree.",
         ),
     ] = False,
     factory: FactoryFlag = None,

@@ -44,7 +44,10 @@ def inspect_verb(
     ] = False,
     groups: Annotated[
         bool,
-        typer.Option("--groups", help="List the channels that pruning can cut, or why it cannot."),
+        typer.Option(
+            "--groups",
+            help="List the channels that pruning can cut, and why it cannot cut the others.",
+        ),
     ] = False,
     factory: FactoryFlag = None,
     as_json: JsonFlag = False,
@@ -67,17 +70,20 @@ def eval_verb(
     data: DataFlag = None,
     split: Annotated[str, typer.Option(help="Split of the data folder.")] = "val",
     layout: Annotated[
-        str, typer.Option("--format", help="Layout of the folder; found out by default.")
+        str, typer.Option("--format", help="Layout of the folder; detected by default.")
     ] = "auto",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only so many pictures, evenly spread.")
     ] = None,
     wider_ground_truth: Annotated[
         Path | None,
-        typer.Option(help="WIDER FACE's .mat files: its own easy/medium/hard AP instead."),
+        typer.Option(
+            help="Folder with WIDER FACE's .mat files: print its easy/medium/hard AP instead."
+        ),
     ] = None,
     multiscale: Annotated[
-        bool, typer.Option("--multiscale", help="With these: ten passes and box voting.")
+        bool,
+        typer.Option("--multiscale", help="With --wider-ground-truth: ten passes and box voting."),
     ] = False,
     reference: ReferenceFlag = None,
     factory: FactoryFlag = None,
@@ -160,9 +166,9 @@ def export_verb(
     model: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="MODEL")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Opset and lowerings are this target's.")
+        str, typer.Option("--target", "-t", help="Target whose opset and operators are used.")
     ] = "cpu",
-    opset: Annotated[int | None, typer.Option(help="Instead of the target's.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, instead of the target's.")] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Keep this task only; may be given again.")
     ] = None,
@@ -190,14 +196,14 @@ def import_verb(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What the file does not say about itself (colour order, activation, anchors; "
+            help="Facts that the file does not contain (colour order, activation, anchors; "
             "tasks of an encoder)."
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Input side, or HEIGHTxWIDTH, in pixels; 640, or what the file tells.",
+            help="Input side, or HEIGHTxWIDTH, in pixels; by default what the file says, else 640.",
             metavar="PX",
         ),
     ] = None,
@@ -206,7 +212,7 @@ def import_verb(
         int | None, typer.Option(min=1, help="Attention heads (m3vit); the variant's by default.")
     ] = None,
 ) -> None:
-    """Turn published weights into a checkpoint, every key accounted for."""
+    """Turn published weights into a checkpoint; every key is accounted for."""
     from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
 
     options = ImportOptions(preset, None if size is None else parse_size(size), top_k, heads)

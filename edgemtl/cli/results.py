@@ -25,11 +25,13 @@ def gate_verb(
     run: Annotated[Path, typer.Argument(help="Run folder or bundle.", metavar="RUN|BUNDLE")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="Recipe whose gates to judge by."),
+        typer.Option("--config", "-c", help="Recipe with the gates to judge by."),
     ] = None,
     assign: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="e.g. gates.latency.p99_ms=12"),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Recipe key, e.g. gates.latency.p99_ms=12."
+        ),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="results.json that the runner wrote on the device.")
@@ -49,7 +51,7 @@ def gate_verb(
         Path | None,
         typer.Option(
             metavar="DENSE",
-            help="Hold the tasks against this dense checkpoint, measured on the run's pictures.",
+            help="Compare the tasks with this dense checkpoint, measured on the run's pictures.",
         ),
     ] = None,
     factory: FactoryFlag = None,
@@ -138,8 +140,8 @@ def report_verb(
         Path | None,
         typer.Option(
             metavar="DENSE",
-            help="Hold the run against this dense checkpoint from now on: accuracy.json, "
-            "gates.json and exit code are written anew too.",
+            help="Compare the run with this dense checkpoint from now on: accuracy.json, "
+            "gates.json and exit code are written again too.",
         ),
     ] = None,
     factory: FactoryFlag = None,

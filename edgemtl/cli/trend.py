@@ -57,7 +57,7 @@ def history_verb(
     html: Annotated[Path | None, typer.Option(help="Also write the trend here as a page.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Keep the figures of runs, one JSON line each, and show how they went."""
+    """Keep the figures of runs, one JSON line each, and show their trend."""
     from datetime import UTC, datetime
 
     from edgemtl.gates import history

@@ -32,14 +32,18 @@ def tune_verb(
     model: Annotated[Path, typer.Argument(help="Checkpoint or ONNX file.", metavar="MODEL|ONNX")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Measurements, one JSON line each; resumed from."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="File of measurements, one JSON line each; an existing one is continued.",
+        ),
     ],
     target: Annotated[
         str,
-        typer.Option("--target", "-t", help="Target of TVM that this machine is, or the farm's."),
+        typer.Option("--target", "-t", help="TVM target that this machine, or the farm, is."),
     ] = "tvm-x86",
     tiles: Annotated[int, typer.Option(min=1, max=50, help="Tiles to try per operator.")] = 6,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of timing per operator.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing per operator.")] = 1.0,
     factory: FactoryFlag = None,
     farm: FarmFlag = None,
     certificates: CertificatesFlag = None,

@@ -28,7 +28,7 @@ VerboseFlag = Annotated[
         "-v",
         callback=_say_more,
         expose_value=False,
-        help="Say more while it works: how far every loop is, which programs are started.",
+        help="Print more while it works: the progress of every loop, and the programs it starts.",
     ),
 ]
 QuietFlag = Annotated[
@@ -38,7 +38,7 @@ QuietFlag = Annotated[
         "-q",
         callback=_say_less,
         expose_value=False,
-        help="Say nothing but warnings and errors while it works.",
+        help="Print only warnings and errors while it works.",
     ),
 ]
 

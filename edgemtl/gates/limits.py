@@ -81,10 +81,10 @@ class TaskLimits(_Limits):
     """
 
     max_relative_drop: NotNegative = Field(
-        DEFAULT_RELATIVE_DROP, description="share that the figure may be worse than uncompressed"
+        DEFAULT_RELATIVE_DROP, description="largest relative drop, against the uncompressed network"
     )
-    min: Limit = Field(None, description="least value of the figure")
-    max: Limit = Field(None, description="largest value, where lower is better")
+    min: Limit = Field(None, description="lowest value of the figure that passes")
+    max: Limit = Field(None, description="highest value of the figure that passes")
 
     @model_validator(mode="after")
     def _some_value_fits(self) -> TaskLimits:
@@ -103,10 +103,12 @@ class LatencyLimits(_Limits):
             equal artefacts whose ratio is measured, not counted.
     """
 
-    p50_ms: Positive = Field(None, description="half of all runs are faster")
-    p90_ms: Positive = Field(None, description="nine of ten are")
-    p99_ms: Positive = Field(None, description="99 of 100 are")
-    ratio: Positive = Field(1.05, description="median over the uncompressed network's")
+    p50_ms: Positive = Field(None, description="limit for half of all runs (the median)")
+    p90_ms: Positive = Field(None, description="limit for 90 % of all runs")
+    p99_ms: Positive = Field(None, description="limit for 99 % of all runs")
+    ratio: Positive = Field(
+        1.05, description="median latency, divided by that of the uncompressed network"
+    )
 
 
 class CostLimits(_Limits):
@@ -121,10 +123,16 @@ class CostLimits(_Limits):
         size_bytes: absolute limit on the artefact.
     """
 
-    macs_ratio: Positive = Field(1.0, description="multiply-accumulates over uncompressed")
+    macs_ratio: Positive = Field(
+        1.0, description="multiply-accumulates, divided by those of the uncompressed network"
+    )
     flops_ratio: Positive = Field(None, description="another name of macs_ratio; set one of them")
-    parameters_ratio: Positive = Field(None, description="parameters over uncompressed")
-    size_ratio: Positive = Field(1.01, description="bytes of the artefact over uncompressed")
+    parameters_ratio: Positive = Field(
+        None, description="parameters, divided by those of the uncompressed network"
+    )
+    size_ratio: Positive = Field(
+        1.01, description="bytes of the artefact, divided by those of the uncompressed one"
+    )
     size_bytes: Positive = Field(None, description="bytes of the artefact")
 
     @model_validator(mode="after")
@@ -156,13 +164,13 @@ class RegressionLimits(_Limits):
             machines that are shared with others.
     """
 
-    max_drop: Share = Field(0.01, description="share a task's figure may be worse than before")
+    max_drop: Share = Field(0.01, description="share by which a task's figure may get worse")
     tasks: dict[str, Share] = Field(
         default_factory=dict, description="task = the same limit for that task alone"
     )
-    max_cost: Share = Field(0.01, description="share that MACs, parameters and bytes may grow")
-    max_latency: Share = Field(0.05, description="share that the median latency may grow")
-    max_p99: Share = Field(0.15, description="share that the 99th percentile may grow")
+    max_cost: Share = Field(0.01, description="share by which MACs, parameters and bytes may grow")
+    max_latency: Share = Field(0.05, description="share by which the median latency may grow")
+    max_p99: Share = Field(0.15, description="share by which the 99th percentile may grow")
 
     def task(self, name: str) -> float | None:
         """The limit of a task's primary figure; None when it is only reported."""
@@ -189,7 +197,7 @@ class GateLimits(_Limits):
     cost: CostLimits = CostLimits()
     regression: RegressionLimits = RegressionLimits()
     allow_not_measured: tuple[str, ...] = Field(
-        (), description="gates that may go unmeasured: a name, or its front part ('latency')"
+        (), description="gates that need no measurement: a name, or its first part ('latency')"
     )
 
     def task(self, name: str) -> TaskLimits:

@@ -21,24 +21,26 @@ NOTHING = "-"
 INTRODUCTION = """\
 # Precision
 
-What int8 and fp16 cost and gain. Made by
+What int8 and fp16 cost and gain. How to use them: [lower precision](precision-howto.md).
+The figures are from
 
     python tools/bench_precision.py all
 
-from the checkpoints in `examples/` and real pictures; every figure was printed by that command.
-Calibration (64 pictures) and the choice of layers that stay in float32 (600 other pictures, budget
-1 % per task) see training splits only. Accuracy is measured on the validation splits of
-`faces_crowd` (AP of faces of 20 px and more) and `faces_landmarks` (NME in percent of the face's
-size, mean absolute error of the three angles against pseudo-labels), on the compiled artefact as it
-runs. In brackets: change relative to float32 on the same runtime; positive is better.
-Speed-ups are ratios of medians of interleaved runs with one thread, with their 95 % interval.
+from the checkpoints in `examples/` and real pictures; that command printed every figure.
 
-An int8 file is written once for all runtimes: symmetric, zero point 0, scales per channel, float32
-biases. On ONNX Runtime and OpenVINO the artefact reads tensors that cannot be negative as unsigned,
-which rounds half as coarsely as the file itself (`edgemtl/backends/int8.py`). Weights leave room
-for processors that add two products in 16 bits (`edgemtl/backends/reduce_range.py`).
-fp16 halves the file; OpenVINO computes it in float32 on a CPU, and ONNX Runtime has no float16
-convolution there, so it is left out.
+- **Pictures.** Calibration (64 pictures) and the choice of layers that stay in float32 (600 other
+  pictures, budget 1 % per task) use training splits only. Accuracy is measured on the validation
+  splits, on the compiled artefact as it runs: `faces_crowd` gives AP of faces of 20 px and more;
+  `faces_landmarks` gives NME in percent of the face's size, and the mean absolute error of the
+  three angles against pseudo-labels.
+- **Brackets.** The change relative to float32 on the same runtime; positive is better.
+- **Speed-ups** are ratios of medians of interleaved runs with one thread, with their 95 % interval.
+- **int8.** The file is written once for all runtimes: symmetric, zero point 0, scales per channel,
+  float32 biases. On ONNX Runtime and OpenVINO the artefact reads tensors that cannot be negative as
+  unsigned, which halves the rounding error (`edgemtl/backends/int8.py`). Weights are written for
+  processors that add two products in 16 bits (`edgemtl/backends/reduce_range.py`).
+- **fp16** halves the file. OpenVINO computes it in float32 on a CPU. ONNX Runtime has no float16
+  convolution there, so it is left out.
 """
 
 
@@ -66,10 +68,12 @@ def page(work: Path, models: Sequence[str], precisions: Sequence[str], names: Se
 
 
 LIBRARY_NOTE = """\
-The same network, the same 64 pictures, min-max ranges, every layer quantised, no fallback; accuracy
-on OpenVINO. `onnxruntime.quantization` rounds before each activation as well as after it.
-NNCF places its rounding as EdgeMTL does, but makes activations unsigned, which TensorRT refuses,
-and stops with an error when asked for signed ones.
+All libraries got the same network and the same 64 pictures, with min-max ranges; every layer is
+quantised and nothing falls back. Accuracy is that of OpenVINO.
+
+- `onnxruntime.quantization` rounds before each activation as well as after it.
+- NNCF rounds at the same places as EdgeMTL, but makes activations unsigned, which TensorRT refuses.
+  If asked for signed ones, it stops with an error.
 """
 
 
@@ -173,7 +177,10 @@ def _fallback(folder: Path, name: str) -> str:
             cells = [f"{row['costs'][task]:.0%}".replace("%", " %") for task in tasks]
             mark = "yes" if row["kept"] else ""
             lines.append(f"| `{row['region']}` | {' | '.join(cells)} | {mark} |")
-        lines.append("\nShares of what quantising costs each task, by region quantised alone.\n")
+        lines.append(
+            "\nEach region was quantised alone. A share is the region's part of the sum of these "
+            "costs, for that task.\n"
+        )
     return "\n".join(lines)
 
 
