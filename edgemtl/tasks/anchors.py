@@ -185,10 +185,17 @@ def match_faces(grid: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArra
 
 @dataclass
 class FaceBatch:
-    """Labels of a batch, in canvas pixels, with the matching computed once for all face tasks."""
+    """Labels of a batch, in canvas pixels, with the matching computed once for all face tasks.
+
+    Attributes:
+        faces: of each picture; none in one that nobody labelled.
+        canvas_size: (height, width).
+        labelled: per picture, whether somebody looked for faces in it.
+    """
 
     faces: Sequence[Faces]
     canvas_size: tuple[int, int]
+    labelled: Sequence[bool]
     _matches: dict[AnchorSpec, Matches] = field(default_factory=dict, repr=False)
 
     def match(self, spec: AnchorSpec) -> Matches:
@@ -229,5 +236,6 @@ class FaceBatch:
 
 
 def collate_faces(labels: Sequence[Any], canvas_size: tuple[int, int]) -> FaceBatch:
-    """Batch per-image :class:`Faces` (None counts as a picture without faces)."""
-    return FaceBatch([Faces.empty() if f is None else f for f in labels], canvas_size)
+    """Batch per-image :class:`Faces`; None is a picture that nobody labelled."""
+    faces = [Faces.empty() if found is None else found for found in labels]
+    return FaceBatch(faces, canvas_size, [found is not None for found in labels])

@@ -139,6 +139,7 @@ class Detection(FaceTask):
         """``class``: cross-entropy over positives and mined negatives; ``box``: smooth L1.
 
         Both are divided by the number of positive priors of the batch (RetinaFace multibox loss).
+        Pictures that nobody labelled do not count: what looks like a face there may be one.
         """
         logits = outputs[self.outputs[0]].float()
         encoded = outputs[self.outputs[1]].float()
@@ -154,6 +155,7 @@ class Detection(FaceTask):
         wanted = torch.minimum(wanted, label.shape[1] - label.sum(dim=1))
         rank = ranked.argsort(dim=1, descending=True).argsort(dim=1)
         used = (label == 1) | (rank < wanted[:, None])
+        used &= torch.tensor(targets.labelled)[:, None]
         class_loss = (loss * used).sum() / positives
         if len(match.prior) == 0:
             return {"class": class_loss, "box": encoded.sum() * 0.0}

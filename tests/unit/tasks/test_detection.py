@@ -94,9 +94,18 @@ def test_negatives_never_outnumber_the_background() -> None:
     assert int((answer["detection.scores"].grad.abs().sum(dim=2) > 0).sum()) == COUNT
 
 
-@pytest.mark.parametrize("labels", [[Faces.empty(), Faces.empty()], [None, None]])
-def test_pictures_without_faces_teach_a_few_negatives_and_no_box(labels: list[Faces]) -> None:
+def test_pictures_that_nobody_labelled_teach_nothing() -> None:
     answer = outputs(2)
+    assert TASK.loss(answer, TASK.collate([None, None], CANVAS)).item() == 0
+    alone = {name: value[:1] for name, value in answer.items()}
+    wanted = TASK.loss(alone, TASK.collate([one_face()], CANVAS))
+    beside = TASK.loss(answer, TASK.collate([one_face(), None], CANVAS))
+    torch.testing.assert_close(beside, wanted)
+
+
+def test_pictures_without_faces_teach_a_few_negatives_and_no_box() -> None:
+    answer = outputs(2)
+    labels = [Faces.empty(), Faces.empty()]
     terms = TASK.loss_terms(answer, TASK.collate(labels, CANVAS))
     assert terms["box"].item() == 0
     assert math.isfinite(terms["class"].item()) and terms["class"].item() > 0
