@@ -29,6 +29,7 @@ from edgemtl.pipeline.stage import (
     Stage,
     StageRecord,
 )
+from edgemtl.progress import Progress, report
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import (
     GATES,
@@ -266,7 +267,9 @@ def _run(
     skipped: list[str] = []
     while error is None and (stage := next((s for s in stages if s.name not in ran), None)):
         position = len(ran) + len(skipped) + 1
-        reporter.started(position, len(stages) + len(skipped), stage.name)
+        total = len(stages) + len(skipped)
+        reporter.started(position, total, stage.name)
+        report(Progress("stages", position - 1, total, "stages", detail=stage.name))
         fresh = fresh or stage.name == request.from_stage
         context.cache = StageCache(context.cache.folder, fresh=fresh)
         began = time.monotonic()

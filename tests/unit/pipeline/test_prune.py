@@ -27,6 +27,7 @@ from edgemtl.pipeline.compile import CompileRequest, compile_model
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.prune_stage import Prune
 from edgemtl.pipeline.pruning import PruneFile, prune_file
+from edgemtl.progress import Progress, listening
 
 RECIPES: dict[str, list[str]] = {
     "nothing": [],
@@ -321,5 +322,11 @@ def test_compile_model_needs_no_command_line(work: DenseWork, tmp_path: Path) ->
         *(work.model, cpu, recipe, FACTORY, tmp_path / "run", tmp_path / "cache"),
         until_stage="prune",
     )
-    result = compile_model(request, Quiet())
+    heard: list[Progress] = []
+    with listening(heard.append):
+        result = compile_model(request, Quiet())
     assert result.error is None and result.exit_code == 0
+    stages = [progress for progress in heard if progress.what == "stages"]
+    assert [progress.done for progress in stages] == list(range(len(stages)))
+    assert stages[0] == Progress("stages", 0, stages[0].total, "stages", detail="model")
+    assert len({progress.detail for progress in stages}) == stages[-1].total == len(stages)

@@ -115,6 +115,12 @@ def test_links_between_the_pages_are_whole() -> None:
     assert links == []
 
 
-def test_the_readme_begins_with_the_two_commands() -> None:
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    assert [line.split("#")[0].strip() for line in lines[1:3]] == ["make demo", "make test"]
+def test_the_first_screen_of_the_readme() -> None:
+    """What it is, for whom, two commands, a picture, a table with a result."""
+    screen = (ROOT / "README.md").read_text("utf-8").splitlines()[:26]
+    assert screen[0] == "# EdgeMTL"
+    commands = [line.split("#")[0].strip() for line in screen if line.startswith("make ")]
+    assert commands == ["make demo", "make test"]
+    assert any("It is for" in line for line in screen[1:8])
+    assert any(re.match(r"!\[.+\]\(docs/images/", line) for line in screen)
+    assert any(line.startswith("| `mos_m_pruned.pt` |") for line in screen)
