@@ -55,7 +55,7 @@ class Lines(logging.Handler):
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _kept.get() is None:
+        if _kept.get() is None or record.levelno < logging.INFO:
             self._write(record.getMessage())
 
     @contextmanager
@@ -74,6 +74,8 @@ class Lines(logging.Handler):
             self.setLevel(logging.INFO)
 
     def show(self, level: int) -> None:
-        """Print from this level on."""
+        """Print from this level on; may be said before anything is shown, too."""
         self.setLevel(level)
-        logging.getLogger(ROOT).setLevel(min(logging.INFO, level))
+        logger = logging.getLogger(ROOT)
+        if self in logger.handlers:
+            logger.setLevel(min(logging.INFO, level))

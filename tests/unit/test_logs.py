@@ -41,12 +41,24 @@ def test_what_is_kept_does_not_depend_on_what_is_printed(level: int, heard: list
         with kept(notes.append):
             log.debug("far")
             log.info("note")
-        assert (said, notes) == ([], ["note"])
+        assert (said, notes) == (["far"] if level == logging.DEBUG else [], ["note"])
+        said.clear()
         log.debug("far")
         log.info("note")
         log.warning("warning")
     assert (said, notes) == (heard, ["note"])
     assert lines.level == logging.INFO
+
+
+def test_how_much_may_be_said_before_anything_is_shown() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.show(logging.DEBUG)
+    assert logging.getLogger(ROOT).level == logging.NOTSET
+    with lines.shown():
+        log.debug("far")
+    assert said == ["far"]
+    assert logging.getLogger(ROOT).level == logging.NOTSET
 
 
 def test_a_stage_inside_another_keeps_its_own() -> None:
