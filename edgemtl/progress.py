@@ -10,12 +10,16 @@ logged (``logging.getLogger(__name__)``, see :mod:`edgemtl.logs`).
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 _log = logging.getLogger(__name__)
+
+#: seconds between two log messages about one loop
+LOG_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Progress:
 #: is called in the thread that does the work, and should be quick; what it raises ends the work
 ProgressCallback = Callable[[Progress], None]
 
+#: the last report, and when one was logged last
+_last, _logged = Progress(""), 0.0
 _listener: ContextVar[ProgressCallback | None] = ContextVar("edgemtl_progress", default=None)
 
 
@@ -66,9 +72,23 @@ def listening(on_progress: ProgressCallback | None) -> Iterator[None]:
 
 
 def report(progress: Progress) -> None:
-    """Say how far the work of the caller is; without a listener it is logged at DEBUG."""
+    """Say how far the work of the caller is.
+
+    Without a listener it is logged at DEBUG: the first and the last part, and one a second between.
+    """
     listener = _listener.get()
     if listener is not None:
         listener(progress)
-    elif _log.isEnabledFor(logging.DEBUG):
+    elif _log.isEnabledFor(logging.DEBUG) and _due(progress):
         _log.debug(progress.sentence())
+
+
+def _due(progress: Progress) -> bool:
+    global _last, _logged
+    goes_on = progress.what == _last.what and progress.done > _last.done
+    ends = progress.total is None or progress.done >= progress.total
+    now, _last = time.monotonic(), progress
+    if goes_on and not ends and now - _logged < LOG_EVERY:
+        return False
+    _logged = now
+    return True

@@ -269,7 +269,7 @@ def _run(
         position = len(ran) + len(skipped) + 1
         total = len(stages) + len(skipped)
         reporter.started(position, total, stage.name)
-        report(Progress("stages", position - 1, total, "stages", detail=stage.name))
+        report(Progress("compile", position - 1, total, "stages", detail=stage.name))
         fresh = fresh or stage.name == request.from_stage
         context.cache = StageCache(context.cache.folder, fresh=fresh)
         began = time.monotonic()

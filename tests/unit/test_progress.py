@@ -38,6 +38,17 @@ def test_without_a_listener_it_is_logged_for_who_looks_closely(
     assert caplog.messages == ["recovery training: 3 of 10 steps"]
 
 
+def test_a_quick_loop_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "edgemtl"):
+        for done in range(1, 1001):
+            report(Progress("a quick loop", done, 1000))
+        report(Progress("loading"))
+        report(Progress("loading"))
+    assert caplog.messages[0] == "a quick loop: 1 of 1000"
+    assert caplog.messages[-3:] == ["a quick loop: 1000 of 1000", "loading", "loading"]
+    assert len(caplog.messages) < 100
+
+
 def test_sentences() -> None:
     assert Progress("loading").sentence() == "loading"
     assert Progress("accuracy", 0, 4, "pictures").sentence() == "accuracy: 0 of 4 pictures"

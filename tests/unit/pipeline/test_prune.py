@@ -326,7 +326,7 @@ def test_compile_model_needs_no_command_line(work: DenseWork, tmp_path: Path) ->
     with listening(heard.append):
         result = compile_model(request, Quiet())
     assert result.error is None and result.exit_code == 0
-    stages = [progress for progress in heard if progress.what == "stages"]
+    stages = [progress for progress in heard if progress.what == "compile"]
     assert [progress.done for progress in stages] == list(range(len(stages)))
-    assert stages[0] == Progress("stages", 0, stages[0].total, "stages", detail="model")
+    assert stages[0] == Progress("compile", 0, stages[0].total, "stages", detail="model")
     assert len({progress.detail for progress in stages}) == stages[-1].total == len(stages)
