@@ -238,15 +238,17 @@ def page(rows: Sequence[Row], small: bool) -> str:
     return f"""\
 # What TensorRT takes
 
-Written by `python tools/check_tensorrt.py{flag} --write docs/tensorrt.md`; nothing here was
-measured on a board. "yes" under a version: every operator, its attributes and the opset are in our
-table of that version, after what it lacks was rewritten with older operators. The last column is a
-real parse and build by TensorRT-RTX {version or "(not installed)"} for {DEVICE} on a CPU: it shows
-that the graph is well formed and typed, it is no Jetson engine.
+`python tools/check_tensorrt.py{flag} --write docs/tensorrt.md` wrote this page. Nothing here was
+measured on a board.
+
+- "yes" under a version: every operator, its attributes and the opset are in our table of that
+  version. Operators that the version lacks were first rewritten with older ones.
+- The last column is a real parse and build by TensorRT-RTX {version or "(not installed)"} for
+  {DEVICE} on a CPU. It shows that the graph is well formed and typed; it is no Jetson engine.
 
 {table(rows)}
-M³ViT's experts reach TensorRT with a fixed number of tokens each (`static`); the way that gathers
-only the tokens in use makes shapes depend on the data, and the table refuses it.
+For TensorRT, each expert of M³ViT gets a fixed number of tokens (`static`). `gather` takes only the
+tokens in use; its shapes depend on the data, so TensorRT cannot take it.
 """
 
 
