@@ -1,9 +1,10 @@
-"""The walks of CONTRIBUTING.md lead through code that is there."""
+"""What CONTRIBUTING.md says of the code: its walks lead through what is there, its order holds."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,16 @@ def test_a_station_is_there(file: str, name: str) -> None:
     there = [path for path in places if path.is_file()]
     assert len(there) == 1, file
     assert name in names(ast.parse(there[0].read_text("utf-8")))
+
+
+def test_the_order_of_imports_is_the_one_that_is_checked() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (contract,) = (
+        one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers"
+    )
+    checked = [[n.strip(" ").removeprefix("edgemtl.") for n in layer.split(":")]
+               for layer in contract["layers"]]  # fmt: skip
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    said = text.split("Imports go one way")[1].split("`): `")[1].split("`")[0]
+    layers = [[name.strip() for name in layer.split(",")] for layer in said.split("→")]
+    assert layers == checked
