@@ -46,8 +46,9 @@ lint: .venv/.dev ## format, style, types, direction of imports
 unit: .venv/.dev ## the tests; a part of them: make unit PYTEST_ARGS=tests/unit/tasks
 	$(RUN) pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-docs: .venv/.core ## docs/api from the docstrings
+docs: .venv/.dev ## the documentation as a site in build/site, with docs/api from the docstrings
 	$(RUN) tools.build_docs
+	$(RUN) tools.build_site
 
 clean: ## remove what was built; .venv and runs/ stay
 	rm -rf build dist docs/api *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

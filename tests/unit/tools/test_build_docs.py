@@ -1,4 +1,4 @@
-"""The documentation: built from docstrings that exist, true to the code, its links whole."""
+"""The documentation: built from docstrings that exist, true to the code."""
 
 from __future__ import annotations
 
@@ -103,16 +103,6 @@ def test_verbs_that_the_pages_name_exist() -> None:
     }
     assert "compile" in named
     assert named <= verbs
-
-
-def test_links_between_the_pages_are_whole() -> None:
-    links = [
-        (page.name, link)
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
-        if "://" not in link and not (page.parent / link).exists()
-    ]
-    assert links == []
 
 
 def test_the_first_screen_of_the_readme() -> None:
