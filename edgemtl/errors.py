@@ -82,7 +82,7 @@ def unexpected(error: Exception) -> EdgemtlError:
     """The one sentence for an exception that nobody foresaw."""
     return EdgemtlError(
         f"unexpected {type(error).__name__}: {error}",
-        hint="this is a defect of ours; EDGEMTL_DEBUG=1 shows where",
+        hint="this is a defect in EdgeMTL; EDGEMTL_DEBUG=1 shows where",
     )
 
 

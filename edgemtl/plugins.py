@@ -43,7 +43,7 @@ def loaded(point: EntryPoint) -> Any:
             f"'{point.name}' of the installed package '{package}' cannot be imported: "
             f"{type(error).__name__}: {error}",
             where=f"{point.group}: {point.value}",
-            hint="mend that package, or uninstall it",
+            hint="repair that package, or uninstall it",
         ) from error
 
 

@@ -48,7 +48,7 @@ def get(name: str) -> Backend:
             ) from error
         if not isinstance(made, Backend):
             raise TargetUnavailable(
-                f"backend '{name}' is no edgemtl.backends.base.Backend", where=point.value
+                f"backend '{name}' is not an edgemtl.backends.base.Backend", where=point.value
             )
         return made
     raise UsageError(f"unknown backend '{name}'", hint=f"backends: {', '.join(names())}")

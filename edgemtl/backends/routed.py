@@ -145,7 +145,7 @@ def _plain_name(value: Any) -> str:
         ValueError: anything else.
     """
     if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
-        raise ValueError(f"'{str(value)[:80]}' is no plain file name")
+        raise ValueError(f"'{str(value)[:80]}' is not a plain file name")
     return value
 
 

@@ -115,5 +115,5 @@ def _source(module: str, backend: str) -> bytes:
         raise StageFailed(
             f"backend '{backend}' says that '{module}' runs its artefacts on the device, which "
             f"cannot be read: {error}",
-            hint="mend the package that the backend comes from",
+            hint="repair the package that the backend comes from",
         ) from error

@@ -39,7 +39,7 @@ def _require() -> None:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise TargetUnavailable(
-            "signatures need a package that is not here", hint="pip install 'edgemtl[sign]'"
+            "signatures need a package that is not installed", hint="pip install 'edgemtl[sign]'"
         ) from error
 
 
@@ -73,7 +73,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
             f"the key is of no use: {reason}", where=str(path), hint=_HINT
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputRefused("this is no Ed25519 key", where=str(path), hint=_HINT)
+        raise InputRefused("this is not an Ed25519 key", where=str(path), hint=_HINT)
     return key
 
 
@@ -95,7 +95,7 @@ def public_key(path: Path) -> Ed25519PublicKey:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InputRefused("not a public key in PEM", where=str(path), hint=hint) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise InputRefused("this is no Ed25519 key", where=str(path), hint=hint)
+        raise InputRefused("this is not an Ed25519 key", where=str(path), hint=hint)
     return key
 
 

@@ -125,6 +125,6 @@ def init_verb(
         sys.stdout.write(text)
         return
     if output.exists() and not force:
-        raise UsageError("the file is there already", where=str(output), hint="--force overwrites")
+        raise UsageError("the file exists already", where=str(output), hint="--force overwrites")
     write_text(output, text)
     print(output)

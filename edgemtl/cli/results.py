@@ -125,7 +125,7 @@ def _add_to_step_summary(text: str) -> None:
     place = os.environ.get(STEP_SUMMARY)
     if not place:
         raise UsageError(
-            f"{STEP_SUMMARY} is not set: this is no GitHub job",
+            f"{STEP_SUMMARY} is not set: this is not a GitHub job",
             where="--step-summary",
             hint="--markdown FILE writes the same to a file",
         )

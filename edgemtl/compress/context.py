@@ -90,7 +90,7 @@ class PruneOptions:
         goals = (("flops", self.flops), ("params", self.params), ("latency", self.latency_ratio))
         for name, goal in goals:
             if goal is not None and not 0 < goal < 1:
-                raise UsageError(f"the {name} goal is {goal:g}, it is a kept share between 0 and 1")
+                raise UsageError(f"the {name} goal is {goal:g}, it must be a share between 0 and 1")
         for task, budget in self.budgets.items():
             if not budget > 1:
                 raise UsageError(

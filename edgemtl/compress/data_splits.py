@@ -62,10 +62,10 @@ class DataSplits:
             held_out = hold_out(groups, order, shares[0], spare, shares[1] + 1)
             if len(held_out) < shares[0]:
                 raise UsageError(
-                    f"the {len(dataset)} pictures of '{dataset.name}' are of {len(set(groups))} "
-                    f"kind(s) (people, stretches of a video): whole ones held out give "
-                    f"{len(held_out)} pictures to judge by, {shares[0]} are needed",
-                    hint="lower oracle_images and calibration_images, or give pictures of more",
+                    f"the {len(dataset)} pictures of '{dataset.name}' show {len(set(groups))} "
+                    "group(s) (people, stretches of a video); a group is held out whole, which "
+                    f"gives {len(held_out)} pictures to judge by, {shares[0]} are needed",
+                    hint="lower oracle_images and calibration_images, or add pictures of others",
                 )
             others = outside(groups, held_out, order)
             cuts = (held_out, others[: shares[1]], sorted(others[shares[1] :]))

@@ -133,7 +133,7 @@ def _labels_to(labels: Mapping[str, Any]) -> dict[str, Any]:
             found[kind] = value
         else:
             raise UsageError(
-                f"labels '{kind}' are {type(value).__name__}, which a farm is not sent",
+                f"labels '{kind}' are {type(value).__name__}, which cannot be sent to a farm",
                 where="--farm",
             )
     return found

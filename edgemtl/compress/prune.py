@@ -120,7 +120,7 @@ def prune(
         raise UsageError("recovery training needs pictures to train on")
     if workers is not None and options.method not in WITH_ORACLE:
         raise UsageError(
-            f"method '{options.method}' judges no held-out pictures that a farm could look at",
+            f"method '{options.method}' uses no held-out pictures, so a farm cannot help it",
             where="--farm",
             hint=f"one of {', '.join(WITH_ORACLE)}",
         )
@@ -296,10 +296,10 @@ def refuse_old_states(folder: Path) -> None:
     """
     for old in sorted(folder.glob("*/round*/search.pt")):
         raise UsageError(
-            "a search that an earlier version left unfinished lies there, and cannot go on: "
-            "pruning is now judged after compensation",
+            "there is an unfinished search of an earlier version, which cannot continue: pruning "
+            "is now judged after compensation",
             where=str(old.parent),
-            hint="start anew (--fresh), or finish it with the version that began it",
+            hint="start again (--fresh), or finish it with the version that began it",
         )
 
 

@@ -133,7 +133,7 @@ def _refused(why: str, where: str) -> StageFailed:
     return StageFailed(
         f"the device's results are not readable: {why}",
         where=where,
-        hint="is the runner there the bundle's own? copy the bundle again",
+        hint="copy the bundle again: the runner there may not be the bundle's own",
     )
 
 

@@ -41,7 +41,7 @@ def export_failure(error: Exception, network: nn.Module, opset: int) -> EdgemtlE
         return StageFailed(
             f"the network runs, but not while it is traced: {said_by(error)}",
             where=str(place),
-            hint="sizes are tensors while tracing: int(x.shape[1]) makes a number of one",
+            hint="sizes are tensors while tracing; int(x.shape[1]) turns one into a number",
         )
     return StageFailed(f"the network cannot be exported to ONNX opset {opset}: {said_by(error)}")
 

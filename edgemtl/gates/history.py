@@ -108,8 +108,10 @@ def _entry(line: str, where: str) -> Entry:
             str(data["machine"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise InputRefused(f"this line is no entry of a history: {error!r}", where=where) from error
+        raise InputRefused(
+            f"this line is not an entry of a history: {error!r}", where=where
+        ) from error
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no figure")
+    raise ValueError(f"{constant} is not a figure")

@@ -93,7 +93,7 @@ class Snapshot:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputRefused(
-                "this is no baseline",
+                "this is not a baseline",
                 where=where,
                 hint="'edgemtl gate RUN --save-baseline FILE' writes one",
             )
@@ -133,7 +133,7 @@ def thinned(samples_ms: Sequence[float]) -> tuple[float, ...]:
 def _number(value: Any) -> float:
     number = float(value)
     if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return number
 
 

@@ -56,7 +56,7 @@ def family(name: str) -> type[MultiTaskNetwork]:
     if name not in _FAMILIES:
         raise InputRefused(
             f"unknown network family '{name}'",
-            hint=f"known families: {', '.join(families())}; your own joins by the entry point "
+            hint=f"known families: {', '.join(families())}; add your own by the entry point "
             "'edgemtl.models' or by --factory package.module:build",
         )
     return _FAMILIES[name]

@@ -191,7 +191,7 @@ def _checked(
         name, dim, size = item["name"], item["dim"], item["size"]
         label = f"'{name[:80]}' dimension {dim}"
         if name not in held or not 0 <= dim < held[name].dim() or (name, dim) in seen:
-            raise InputRefused(f"a pruning record speaks of {label}, which the network has not")
+            raise InputRefused(f"a pruning record names {label}, which the network does not have")
         seen.add((name, dim))
         if held[name].shape[dim] != size:
             raise InputRefused(
@@ -207,7 +207,7 @@ def _checked(
         if module is None or value is None or value != item["before"]:
             raise InputRefused(
                 f"a pruning record changes '{item['module'][:80]}.{item['name'][:80]}', which the "
-                "network has not, or not with this value"
+                "network does not have, or not with this value"
             )
         if not 0 < item["after"] <= item["before"]:
             raise InputRefused(f"a pruning record sets '{item['name']}' to {item['after']}")
@@ -234,5 +234,5 @@ def _kept(keep: list[Any], size: int, label: str) -> list[int]:
         raise InputRefused(f"a pruning record keeps nothing, or no list of numbers, of {label}")
     rising = all(a < b for a, b in pairwise(keep))
     if not rising or keep[0] < 0 or keep[-1] >= size:
-        raise InputRefused(f"a pruning record keeps channels that {label} has not")
+        raise InputRefused(f"a pruning record keeps channels that {label} does not have")
     return keep

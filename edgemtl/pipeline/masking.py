@@ -146,7 +146,7 @@ def _check_dispatch(
             if not off.within(TOLERANCE):
                 how = off.problem or f"it differs by {off.max_relative:.2g} of its range"
                 raise ParityFailed(
-                    f"output '{name}' of the dispatched network is not its network's: {how} "
+                    f"output '{name}' of the dispatched network differs from its network's: {how} "
                     f"(allowed {TOLERANCE:g})",
                     where="mask",
                 )

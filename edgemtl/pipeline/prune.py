@@ -129,7 +129,7 @@ class PruneOutcome:
             raise CostGateFailed(
                 "; ".join(sentence(goal, self.result.stopped_by) for goal in missed),
                 where=f"prune.{missed[0].key}",
-                hint="ask for less, or move what stopped it; the result is written",
+                hint="ask for less, or change what stopped it; the result is written",
             )
 
     def documents(self) -> dict[str, Any]:

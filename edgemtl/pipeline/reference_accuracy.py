@@ -102,6 +102,6 @@ def accuracy_for_stored(
             f"{found.images} pictures of {found.data} are not the {stored.get('images')} of "
             f"{stored.get('data')} that the results are of",
             where=str(path),
-            hint="run it where the same pictures lie",
+            hint="run it where the same pictures are",
         )
     return found

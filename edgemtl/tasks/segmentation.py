@@ -151,7 +151,7 @@ def _check_classes(label: NDArray[np.integer[Any]], classes: int) -> None:
     if largest >= classes:
         raise InputRefused(
             f"the labels hold class {largest}, the task has classes 0 to {classes - 1}",
-            hint="are these labels of another data set?",
+            hint="these may be labels of another data set",
         )
 
 

@@ -42,7 +42,7 @@ def test_the_bundle_holds_code_and_says_what_is_modelled(folder: Path) -> None:
     assert plan["host"] == {"Concat": 6, "Reshape": 18, "Transpose": 18}
 
 
-@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
+@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not installed")
 def test_the_emitted_code_was_held_against_the_reference(folder: Path) -> None:
     (stage,) = folder.glob("stages/*-compile/stage.json")
     assert json.loads(stage.read_text("utf-8"))["status"] in ("done", "cached")

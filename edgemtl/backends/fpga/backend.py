@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MODEL_FILE, PLAN_FILE = "model.onnx", "plan.json"
 #: what plays the accelerator here
 SIMULATION = "the emitted C++, compiled with g++"
-NUMPY = "the NumPy reference (g++ is not here)"
+NUMPY = "the NumPy reference (g++ is not installed)"
 NO_INT8 = "no layer is int8, so all of it runs on the board's processor and none on the accelerator"
 
 
@@ -250,7 +250,7 @@ def _without_program(options: FpgaOptions) -> list[Problem]:
         Problem(
             "",
             "",
-            f"the bundle gets no program for the board's processor: {reason}",
+            f"the bundle has no program for the board's processor: {reason}",
             "pip install 'edgemtl[tvm]'; Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu",
             fatal=False,
         )
@@ -285,7 +285,7 @@ def _check_exact(artefact: Artefact, ready: _Prepared) -> str:
         StageFailed: they differ.
     """
     if simulate.compiler_version() is None:
-        return "not checked: g++ is not here"
+        return "not checked: g++ is not installed"
     assert ready.plan is not None
     images = np.random.default_rng(0).normal(0, 60, ready.graph.shapes[ready.graph.inputs[0]])
     emitted = emit(ready.found.program, ready.plan.design)
@@ -302,7 +302,7 @@ def _check_exact(artefact: Artefact, ready: _Prepared) -> str:
             raise StageFailed(
                 f"the emitted C++ differs from the NumPy reference in {(wanted != found).sum()} "
                 f"of {wanted.size} numbers of '{name}'",
-                hint="this is a defect of ours, or of the compiler; please report it",
+                hint="this is a defect in EdgeMTL or in the compiler; please report it",
             )
     return "equal to the NumPy reference on a random input"
 
@@ -320,7 +320,7 @@ def _processor_program(folder: Path, ready: _Prepared, options: FpgaOptions) -> 
         return {}
     lacking = board.lacking(options)
     if lacking is None and simulate.compiler_version() is None:
-        lacking = "g++ is not here"
+        lacking = "g++ is not installed"
     if lacking is None and (unknown := graph_problems(folder / MODEL_FILE)):
         lacking = unknown[0].reason
     if lacking is None:

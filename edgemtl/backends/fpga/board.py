@@ -273,7 +273,7 @@ def check_here(place: Path, parts: Parts) -> dict[str, Any]:
             raise StageFailed(
                 f"called from TVM's program, the emitted C++ differs from the NumPy reference in "
                 f"{different} of {memory[tensor].size} numbers of '{tensor}'",
-                hint="this is a defect of ours, or of a compiler; please report it",
+                hint="this is a defect in EdgeMTL or in a compiler; please report it",
             )
     largest = _held_against_onnxruntime(parts, images, outputs, memory)
     return {

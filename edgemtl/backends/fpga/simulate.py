@@ -77,7 +77,7 @@ def _compile(sources: dict[str, bytes], time_limit_seconds: float) -> ctypes.CDL
                 check=False,
             )
         except FileNotFoundError as error:
-            raise StageFailed(f"the simulation needs {COMPILER}, which is not here") from error
+            raise StageFailed(f"the simulation needs {COMPILER}, which is not installed") from error
         except subprocess.TimeoutExpired as error:
             raise StageFailed(
                 f"{COMPILER} took more than {time_limit_seconds:.0f} s and was ended"

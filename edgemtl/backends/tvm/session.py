@@ -66,7 +66,7 @@ class PipeSession(Session):
             ) from error
         try:
             if self._exchange(b"", 1) != READY:
-                raise StageFailed("TVM cannot load the model: its process talks nonsense")
+                raise StageFailed("TVM cannot load the model: its process sends unreadable answers")
         except StageFailed as error:
             self.close()
             raise StageFailed(f"TVM cannot load the model: {error.message}") from error
@@ -75,7 +75,7 @@ class PipeSession(Session):
         sizes = [int(np.prod(shape)) for shape in self._shapes.values()]
         data = self._exchange(np.ascontiguousarray(images).tobytes(), 1 + 4 * sum(sizes))
         if data[:1] != OUTPUT:
-            raise StageFailed("the process that runs the model talks nonsense")
+            raise StageFailed("the process that runs the model sends unreadable answers")
         values = np.split(np.frombuffer(data, np.float32, offset=1), np.cumsum(sizes)[:-1])
         return {
             name: value.reshape(shape)

@@ -141,7 +141,7 @@ def build(
     labels, count = made.assigned, len(made.keep)
     if count < 2:
         raise StageFailed(
-            "one mask serves all pictures best; a static one does as well",
+            "one mask is best for all pictures, so a static one is as good",
             hint="give more pictures, or another --keep",
         )
     images = [b.images for b in maskable.batches(calibration[:CALIBRATION])]

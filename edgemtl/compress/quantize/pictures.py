@@ -93,9 +93,9 @@ def split(
     if not first or (judge and not second):
         kinds = len(set(groups_of(dataset)))
         raise InputRefused(
-            f"{len(order)} picture(s), {kinds} that are not alike (another person, another stretch "
-            "of a video), are too few to calibrate and judge on",
+            f"{len(order)} picture(s) show {kinds} group(s) (people, stretches of a video): too "
+            "few to calibrate on some and judge by others",
             where=dataset.name,
-            hint="give pictures of more",
+            hint="add pictures of others",
         )
     return dataset.subset(sorted(first)), dataset.subset(second), dataset.subset(sorted(third))

@@ -146,5 +146,5 @@ def _read(folder: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
             hint="new pairs are made where ca-key.pem lies",
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InputRefused("this authority is not one that we made", where=str(folder / CA_KEY))
+        raise InputRefused("this authority was not made by EdgeMTL", where=str(folder / CA_KEY))
     return certificate, key

@@ -126,9 +126,9 @@ class Farm:
             raise
         except Exception as error:
             raise TargetUnavailable(
-                f"the scheduler does not answer as one of ours: {error}",
+                f"what answers there is not a scheduler of EdgeMTL: {error}",
                 where=str(self.address),
-                hint="it is started by 'edgemtl farm scheduler', of this version",
+                hint="start it by 'edgemtl farm scheduler', in this version",
             ) from error
         return answer_of(answer)
 

@@ -69,5 +69,5 @@ def probe(address: FarmAddress, credentials: Credentials) -> None:
             ) from error
         except TimeoutError as error:
             raise TargetUnavailable(
-                "who listens there is not a farm's scheduler", where=where
+                "the program that listens there is not a farm's scheduler", where=where
             ) from error

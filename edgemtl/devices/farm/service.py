@@ -88,7 +88,7 @@ def run_scheduler(address: FarmAddress, credentials: Credentials, folder: Path) 
             raise StageFailed(
                 f"cannot listen: {_reason(error)}",
                 where=str(address),
-                hint="is a scheduler running there already? another port: tls://HOST:PORT",
+                hint="a scheduler may be running there already; another port: tls://HOST:PORT",
             ) from error
         scheduler.handlers.update(_handlers(store))
         _log.info(f"scheduler at {scheduler.address}")

@@ -70,5 +70,5 @@ def test_a_broken_third_party_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_third_party_that_is_no_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plugged_in(monkeypatch, lambda: dict)
-    with pytest.raises(TargetUnavailable, match=r"is no edgemtl\.backends\.base\.Backend"):
+    with pytest.raises(TargetUnavailable, match=r"is not an edgemtl\.backends\.base\.Backend"):
         registry.get("theirs")

@@ -143,7 +143,7 @@ def test_keys_that_are_none_are_refused(
         (wrong, "not a private key"),
         (public, "not a private key"),
         (locked, "password"),
-        (curve, "no Ed25519 key"),
+        (curve, "not an Ed25519 key"),
         (tmp_path / "absent.pem", "cannot be read"),
         (tmp_path, "cannot be read"),
     ):

@@ -91,12 +91,14 @@ def test_nobody_who_is_judged_by_is_learned_from(tmp_path: Path, people: int) ->
 
 def test_too_few_kinds_are_refused_with_the_next_step(tmp_path: Path) -> None:
     dataset = of_people(tmp_path, 2)
-    with pytest.raises(UsageError, match=r"of 2 kind\(s\).*give 30 pictures to judge by, 40 are"):
+    with pytest.raises(
+        UsageError, match=r"show 2 group\(s\).*gives 30 pictures to judge by, 40 are"
+    ):
         DataSplits.split([dataset], oracle=40, calibration=8)
     with pytest.raises(UsageError) as caught:
         DataSplits.split([of_people(tmp_path / "one", 1)], oracle=4, calibration=4)
     assert "lower oracle_images" in str(caught.value.hint)
-    with pytest.raises(InputRefused, match="1 that are not alike"):
+    with pytest.raises(InputRefused, match="show 1 group"):
         split(of_people(tmp_path / "two", 1), 10, 10, 0)
 
 

@@ -444,7 +444,7 @@ def test_clear_errors(network: TinyDense, data: DataSplits) -> None:
         prune(network, data, PruneOptions(budgets={"pose": 2.0}))
     with pytest.raises(UsageError, match="no held-out pictures"):
         prune(network, data, PruneOptions("knapsack", flops=0.5), workers=Others)
-    with pytest.raises(UsageError, match="kept share"):
+    with pytest.raises(UsageError, match="must be a share"):
         PruneOptions(flops=40)
     with pytest.raises(UsageError, match="above 1"):
         PruneOptions(budgets={"parts": 0.5})

@@ -73,7 +73,7 @@ def _plain(value: Any) -> str:
         ValueError: anything else; what is in a bundle may name only files beside itself.
     """
     if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
-        raise ValueError(f"'{str(value)[:80]}' is no plain file name")
+        raise ValueError(f"'{str(value)[:80]}' is not a plain file name")
     return value
 
 

@@ -58,7 +58,7 @@ def test_the_artefact_is_source_weights_host_graphs_and_plan(artefact: Artefact)
     assert artefact.facts["modelled_latency_ms"] == pytest.approx(plan["latency_ms"], abs=1e-4)
 
 
-@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
+@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not installed")
 def test_every_compile_checks_that_the_code_is_exact(artefact: Artefact) -> None:
     assert artefact.facts["bit_exact"] == "equal to the NumPy reference on a random input"
 
@@ -68,14 +68,14 @@ def test_without_a_compiler_the_reference_plays_the_accelerator(
 ) -> None:
     monkeypatch.setattr(simulate, "compiler_version", lambda: None)
     artefact = backend.compile(graph, board(rows=8, columns=8), tmp_path)
-    assert artefact.facts["bit_exact"] == "not checked: g++ is not here"
+    assert artefact.facts["bit_exact"] == "not checked: g++ is not installed"
     assert "NumPy" in backend.availability().version
     session = backend.load(artefact)
     images = np.random.default_rng(0).normal(0, 1, session.input_shape).astype(np.float32)
     assert set(session.run(images)) == set(session.outputs)
 
 
-@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
+@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not installed")
 def test_the_session_and_the_reference_answer_the_same(
     backend: Backend, artefact: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ def test_a_reshape_of_tokens_is_no_reason_to_stop(
     assert "Erf" not in found.nodes["host"]
 
 
-@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not here")
+@pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not installed")
 def test_the_emitted_experts_equal_the_reference_bit_by_bit(split: Split, tmp_path: Path) -> None:
     model, found, pictures, _ = split
     emitted = emit(found.program, Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 12))

@@ -106,7 +106,7 @@ def words_of(values: np.ndarray) -> list[str]:  # type: ignore[type-arg]
 @pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("verilator") is None or shutil.which("g++") is None,
-    reason="verilator or g++ is not here (Debian: verilator)",
+    reason="verilator or g++ is not installed (Debian: verilator)",
 )
 def test_the_array_takes_the_models_cycles_and_computes_the_references_numbers(
     tmp_path: Path,

@@ -27,7 +27,7 @@ from edgemtl.backends.fpga.work import Array
 from edgemtl.errors import StageFailed
 
 needs_compiler = pytest.mark.skipif(
-    simulate.compiler_version() is None, reason="g++ is not here (Debian: apt-get install g++)"
+    simulate.compiler_version() is None, reason="g++ is not installed (Debian: apt-get install g++)"
 )
 
 

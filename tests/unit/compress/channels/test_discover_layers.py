@@ -328,7 +328,7 @@ def test_a_record_sets_numbers_wherever_they_are_held(kind: str) -> None:
         assert torch.equal(again(images)["parts.logits"], less(images)["parts.logits"])
     wrong = copy.deepcopy(less.pruning)
     wrong[0]["attributes"][0]["name"] += ".x"
-    with pytest.raises(InputRefused, match="which the network has not"):
+    with pytest.raises(InputRefused, match="which the network does not have"):
         apply_records(Host(Uneven(kind), 5), wrong)
 
 
