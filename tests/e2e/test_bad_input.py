@@ -276,7 +276,7 @@ def test_a_defect_of_ours_leaves_a_record(
         *("compile", *dense_work.flags(), "--target=cpu", "-o", tmp_path / "out", "--json"),
         *("--from-stage=cost-reference",),
     )
-    refused(told, 1, "unexpected ZeroDivisionError: by nothing", "defect of ours")
+    refused(told, 1, "unexpected ZeroDivisionError: by nothing", "defect in EdgeMTL")
     failed_run(tmp_path / "out", "cost-reference", 1)
 
 
