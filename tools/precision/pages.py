@@ -28,9 +28,10 @@ The figures are from
 
 from the checkpoints in `examples/` and real pictures; that command printed every figure.
 
-- **Pictures.** Calibration (64 pictures) and the choice of layers that stay in float32 (600 other
-  pictures, budget 1 % per task) use training splits only. Accuracy is measured on the validation
-  splits, on the compiled artefact as it runs: `faces_crowd` gives AP of faces of 20 px and more;
+- **Pictures.** [Calibration](glossary.md#calibration) (64 pictures) and the choice of layers that
+  stay in float32 (600 other pictures, budget 1 % per task) use training splits only.
+  Accuracy is measured on the validation splits, on the compiled artefact as it runs:
+  `faces_crowd` gives AP of faces of 20 px and more;
   `faces_landmarks` gives NME in percent of the face's size, and the mean absolute error of the
   three angles against pseudo-labels.
 - **Brackets.** The change relative to float32 on the same runtime; positive is better.
