@@ -94,7 +94,7 @@ def eval_verb(
 ) -> None:
     """Measure accuracy per task; without --data on the embedded (synthetic) set.
 
-    A pruned checkpoint is shown beside the dense network that it came from, where that is at hand.
+    A pruned checkpoint is shown beside the dense network that it came from, if that is found.
     """
     from edgemtl.pipeline.evaluation import compare_report, evaluate_file, evaluate_wider
 

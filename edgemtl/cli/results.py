@@ -146,7 +146,7 @@ def report_verb(
     ] = None,
     factory: FactoryFlag = None,
 ) -> None:
-    """Write report.html and report.md of a run folder anew."""
+    """Write report.html and report.md of a run folder again."""
     from edgemtl.errors import InputRefused
     from edgemtl.pipeline.run_folder import read_run
     from edgemtl.report.page import write_report
