@@ -42,7 +42,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pruning import strangers  # noqa: F401 - registers its families
-from pruning.tables import write_tables
+from pruning.tables import worst_drop, write_tables
 
 from edgemtl import targets
 from edgemtl.compress.context import PruneOptions
@@ -178,13 +178,14 @@ def dense_accuracy(options: argparse.Namespace, network: MultiTaskNetwork) -> di
     return found
 
 
-def drops(network: MultiTaskNetwork, before: Any, after: Any) -> dict[str, float]:
-    """Task -> relative drop of its primary figure; positive is worse."""
-    found = {}
+def drops(network: MultiTaskNetwork, before: Any, after: Any) -> dict[str, float | None]:
+    """Task -> relative drop of its primary figure; positive is worse, None lost altogether."""
+    found: dict[str, float | None] = {}
     for task in network.tasks:
         one, two = before[task.name], after[task.name]
         if one is not None:
-            found[task.name] = task.primary.relative_drop(one, math.nan if two is None else two)
+            drop = task.primary.relative_drop(one, math.nan if two is None else two)
+            found[task.name] = drop if math.isfinite(drop) else None
     return found
 
 
@@ -215,11 +216,8 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
         "images": {"calibration": options.calibration, "held_out": options.oracle},
     }
     write_json(path, found)
-    worst = max(found["drops"], key=found["drops"].__getitem__)
-    tell(
-        f"{cell.name}: {found['macs']:.3f} of MACs, {found['params']:.3f} of parameters, worst "
-        f"{100 * found['drops'][worst]:+.2f} % ({worst})"
-    )
+    shares = f"{found['macs']:.3f} of MACs, {found['params']:.3f} of parameters"
+    tell(f"{cell.name}: {shares}, worst {worst_drop(found)}")
 
 
 def asked_of(options: argparse.Namespace, cell: Cell) -> PruneOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,8 +64,19 @@ def _order(one: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _worst(one: Mapping[str, Any]) -> tuple[str, float]:
-    name = max(one["drops"], key=one["drops"].__getitem__)
-    return name, one["drops"][name]
+    drops = {name: math.inf if drop is None else drop for name, drop in one["drops"].items()}
+    name = max(drops, key=drops.__getitem__)
+    return name, drops[name]
+
+
+def worst_drop(one: Mapping[str, Any]) -> str:
+    """The worst task's drop in words."""
+    name, drop = _worst(one)
+    return f"{_percent(drop)} ({name})"
+
+
+def _percent(drop: float) -> str:
+    return f"{100 * drop:+.1f} %" if math.isfinite(drop) else "all lost"
 
 
 def _named(one: Mapping[str, Any]) -> list[str]:
@@ -74,12 +86,11 @@ def _named(one: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(one: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
-    name, drop = _worst(one)
     return [
         f"{100 * one['macs']:.1f} %",
         f"{100 * one['params']:.1f} %",
         *(_value(one["accuracy"][task]) for task in tasks),
-        f"{100 * drop:+.1f} % ({name})",
+        worst_drop(one),
     ]
 
 
@@ -146,8 +157,8 @@ def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
             "yes" if solved else "no",
             f"{share:.0%}" + (f" of the ms on {target}" if target else ""),
             str(len(drops)),
-            f"{100 * statistics.mean(drops):+.1f} %",
-            f"{100 * min(drops):+.1f} to {100 * max(drops):+.1f} %",
+            _percent(statistics.mean(drops)),
+            f"{_percent(min(drops))} to {_percent(max(drops))}",
         ]
         for (share, method, solved, labels, target), drops in sorted(alike.items(), reverse=True)
         if len(drops) > 1
@@ -166,7 +177,6 @@ def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
     head = ["method", "solved again", "MACs left", "worst drop", *labels]
     rows = []
     for one in sorted(timed, key=_order):
-        name, drop = _worst(one)
         speeds = [
             f"x{s['speedup']:.2f} ({s['low']:.2f}-{s['high']:.2f})"
             + ("" if s["stable"] else ", unstable")
@@ -174,7 +184,7 @@ def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
         ]
         share = f"{100 * one['macs']:.1f} %"
         share += " (by ms)" if one["cell"]["target"] else ""
-        rows.append([*_named(one), share, f"{100 * drop:+.1f} % ({name})", *speeds])
+        rows.append([*_named(one), share, worst_drop(one), *speeds])
     return [
         "Measured, one thread, dense and pruned in turns, 95 % interval in brackets:",
         "",
@@ -190,14 +200,13 @@ def _oracle(folder: Path) -> list[str]:
     head = ["method", "oracle TMAC", "s", "MACs left", "worst drop", "worst loss ratio"]
     rows = []
     for one in costs:
-        name, drop = _worst(one)
         rows.append(
             [
                 one["method"],
                 f"{one['cost']['macs'] / 1e12:.2f}",
                 f"{one['seconds']:.0f}",
                 f"{100 * one['macs']:.1f} %",
-                f"{100 * drop:+.1f} % ({name})",
+                worst_drop(one),
                 f"{max(one['loss_ratio'].values()):.3f}",
             ]
         )
