@@ -9,7 +9,7 @@ Torch-Pruning halves the same network. It runs in a process of its own; what ``-
 network is not measured again. The packages of networks are no part of the project: an environment
 beside its own has them (timm, torchvision without its operators, segmentation-models-pytorch,
 transformers). Exit code 1 when a network neither exports nor is refused by name, when masked and
-cut differ, or when Torch-Pruning keeps less by an exact cut.
+cut differ, or when Torch-Pruning keeps fewer channels by an exact cut.
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ def summary(rows: Sequence[Measured], asked: int) -> tuple[list[str], bool]:
         f"Masked and cut agree to {SAME:g} in {len(same)} of {asked}.",
         f"Torch-Pruning cuts {len(exact)} exactly, {len(rows) - len(exact) - len(fails)} otherwise "
         f"than masked, and fails on {len(fails)}; of its exact cuts {len(level)} keep as many "
-        "parameters as ours or more.",
+        "channels as ours or more.",
     ]
     short = [row.name for row in exact if not row.level]
     if short:
-        lines.append(f"It keeps fewer parameters, exactly, in: {', '.join(short)}.")
+        lines.append(f"It keeps fewer channels, exactly, in: {', '.join(short)}.")
     good = len(exported) + len(refused) == asked == len(rows) and not short
     return lines, good and len(same) == len([row for row in rows if row.groups])
 

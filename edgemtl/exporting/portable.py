@@ -74,6 +74,7 @@ FORMS: Mapping[Any, Form] = {
     torch.rms_norm: portable_layers.root_mean_square,
     torch.channel_shuffle: portable_layers.shuffled,
     F.fold: portable_layers.folded,
+    torch.linspace: portable_layers.spaced,
 }
 
 

@@ -28,6 +28,17 @@ def shuffled(input: Tensor, groups: int) -> Tensor:
     return parts.transpose(1, 2).reshape(batch, channels, *places)
 
 
+def spaced(start: Any, end: Any, steps: Any, *, dtype: Any = None, **more: Any) -> Any:
+    """``linspace``, (steps,): from ``start`` to ``end``, which the exporter makes float64."""
+    wanted = torch.get_default_dtype() if dtype is None else dtype
+    if not wanted.is_floating_point or more.get("out") is not None:
+        return NotImplemented
+    (count,) = numbers((steps,))
+    first, last = (torch.as_tensor(value).to(wanted) for value in (start, end))
+    places = torch.arange(count, dtype=torch.int64).to(wanted)
+    return places * ((last - first) / max(count - 1, 1)) + first
+
+
 def folded(
     input: Tensor,
     output_size: Any,

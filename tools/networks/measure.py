@@ -40,10 +40,12 @@ class Measured:
         parity: largest difference torch / ONNX Runtime, as a share of the output; NaN if none.
         groups, units: found by us.
         kept_params, kept_macs: shares kept with half of every group.
+        kept_channels: rows of all weights that are left, see :func:`channels`.
         difference: masked against cut, as a share of the output.
         cut_export: as ``export``, of the cut network.
         peer: ``exact``, ``not exact`` with the difference, or what it raised.
         peer_params, peer_macs: shares it kept; NaN where it failed.
+        peer_channels: as ``kept_channels``; 0 where it failed.
         seconds: of a processor, to find the groups.
         peer_seconds: of the peer's whole cut, with the check of each of its groups.
         failure: of ours, where finding or cutting raised.
@@ -66,6 +68,8 @@ class Measured:
     seconds: float = float("nan")
     peer_seconds: float = float("nan")
     failure: str = ""
+    kept_channels: int = 0
+    peer_channels: int = 0
 
     @property
     def exported(self) -> bool:
@@ -74,8 +78,12 @@ class Measured:
 
     @property
     def level(self) -> bool:
-        """Whether we keep no more than the peer, where its cut is exact."""
-        return self.peer != "exact" or self.kept_params <= self.peer_params * 1.0005
+        """Whether we cut as many channels as the peer, where its cut is exact.
+
+        Channels, not parameters: of a concatenation it may halve the one part more and the other
+        less, which moves the parameters without a channel more or less.
+        """
+        return self.peer != "exact" or self.kept_channels <= self.peer_channels
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -90,6 +98,17 @@ class Measured:
 def parameters(network: torch.nn.Module) -> int:
     """Trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def channels(network: torch.nn.Module) -> int:
+    """Channels that weights of two dimensions and more write, all together."""
+    total = 0
+    for module in network.modules():
+        turned = isinstance(module, torch.nn.ConvTranspose2d)
+        for weight in module.parameters(recurse=False):
+            if weight.dim() > 1:
+                total += weight.shape[1] * module.groups if turned else weight.shape[0]
+    return total
 
 
 def measure(name: str) -> Measured:
@@ -114,6 +133,7 @@ def measure(name: str) -> Measured:
     found["peer"] = peer.failure or ("exact" if peer.exact else f"off by {peer.difference:.1g}")
     if peer.network is not None:
         found["peer_params"] = parameters(peer.network) / found["params"]
+        found["peer_channels"] = channels(peer.network)
         found["peer_macs"] = module_costs(peer.network).macs / dense.macs
     return Measured(**found)
 
@@ -125,6 +145,7 @@ def _half(network: MultiTaskNetwork, groups: tuple[ChannelGroup, ...], macs: int
     answer = {
         "kept_params": parameters(smaller) / parameters(network),
         "kept_macs": module_costs(smaller).macs / macs,
+        "kept_channels": channels(smaller),
         "difference": max(differences(network, keep, smaller, images, groups).values()),
     }
     return answer | {"cut_export": _export(smaller)[0]}

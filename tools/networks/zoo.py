@@ -258,7 +258,7 @@ ZOO: dict[str, tuple[str, int, Callable[[], Backbone]]] = {
     "hrnet_w18_small": ("timm", 64, lambda: _timm("hrnet_w18_small", (2, 4))),
     "densenet121": ("timm", 64, lambda: _timm("densenet121", (2, 4))),
     "ghostnet_100": ("timm", 64, lambda: _timm("ghostnet_100", (2, 4))),
-    "dla34": ("timm", 64, lambda: _timm("dla34", (2, 5))),
+    "dla34": ("timm", 64, lambda: _timm("dla34", (2, 4))),
     "res2net50d": ("timm", 64, lambda: _timm("res2net50d", (2, 4))),
     "resnest14d": ("timm", 64, lambda: _timm("resnest14d", (2, 4))),
     "repvgg_a0": ("timm", 64, lambda: _timm("repvgg_a0", (2, 4))),

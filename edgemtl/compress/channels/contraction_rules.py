@@ -140,9 +140,9 @@ def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> N
     to, by = (1, 0) if transposed else (0, 1)
     inner = [f for f in fields if by in f.axes]
     outer = [f for f in fields if to in f.axes]
-    if any(item.origin is None for item in inner):
-        tracer.fix((*incoming, *inner, *outer), "are read by a weight that is computed")
-        return
+    if weight.shape[by] > 1 and (not inner or any(item.origin is None for item in inner)):
+        tracer.fix((*incoming, *inner), "are read by a weight that is computed")
+        incoming, inner = [], []
     writes = groups == 1 or source.shape[1] != groups
     if not writes:
         if len(incoming) != 1:
@@ -167,8 +167,9 @@ def convolution_rule(tracer: Tracer, func: Any, args: Args, result: Tensor) -> N
         if item.axes != (to,):
             tracer.atoms.fix(item.core(), "meet several dimensions of a weight at once")
             continue
-        if writes and item.origin is not None:
-            tracer.trace.produced[item.origin] = None
+        writer = item.origin or tracer.trace.origin_of(item.core())
+        if writes and writer is not None:  # of a computed weight: what its rows are computed from
+            tracer.trace.produced[writer] = None
         channels = item.core().reshape(-1)
         if transposed and writes:
             channels = np.tile(channels, groups)

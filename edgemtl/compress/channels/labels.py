@@ -74,6 +74,29 @@ def along(labels: Ints, shape: Sequence[int], axis: int) -> Tensor:
 ChannelMaps = tuple[ChannelMap, ...]
 
 
+def distinct(atoms: ChannelIds, fields: ChannelMaps) -> ChannelMaps:
+    """Fields without those that say nothing more than another of them.
+
+    Scores between the channels of a head carry its label by row and by column; once its channels
+    are one unit, both say which head it is.
+    """
+    if len(fields) < 2:
+        return fields
+    kept: list[ChannelMap] = []
+    for item in sorted(fields, key=lambda f: -len(f.axes)):
+        if not any(_says_all(atoms, one, item) for one in kept):
+            kept.append(item)
+    return fields if len(kept) == len(fields) else tuple(kept)
+
+
+def _says_all(atoms: ChannelIds, one: ChannelMap, other: ChannelMap) -> bool:
+    """Whether ``one``, where nothing is fixed, has the classes of ``other`` everywhere."""
+    if not set(other.axes) <= set(one.axes):
+        return False
+    ours, theirs = np.broadcast_arrays(atoms.roots(one.core()), atoms.roots(other.core()))
+    return bool(ours.all()) and np.array_equal(ours, theirs)
+
+
 def bind(atoms: ChannelIds, item: ChannelMap, axes: Collection[int], why: str) -> ChannelMap | None:
     """What is computed jointly over ``axes`` cannot lose part of them, only a whole slice.
 

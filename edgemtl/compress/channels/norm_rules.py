@@ -11,13 +11,24 @@ from edgemtl.compress.channels.shape_rules import Args, blocked, first_of
 from edgemtl.compress.channels.spatial_rules import channelwise
 from edgemtl.compress.channels.tracer import Tracer
 
+_ONE_NORM = "share the mean and variance of one norm"
+
 
 def batch_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
-    """Batch norm: weight, bias, mean and variance belong to the channel of axis 1."""
+    """Batch norm: weight, bias, mean and variance belong to the channel of axis 1.
+
+    Where mean and variance are those of the batch, they are taken over all other axes: over the
+    inputs of a kernel, say, that is standardised this way (Brock et al. 2021, NFNets).
+    """
     source, target = args[0], first_of(result)
     shape = [1] * source.dim()
     shape[min(1, source.dim() - 1)] = -1
-    operands = [(tuple(source.shape), tracer.fields(source))]
+    fields = tracer.fields(source)
+    if any(value is True for value in args) or "with_update" in func._schema.name:
+        joint = set(range(source.dim())) - {1}
+        bound = [bind(tracer.atoms, item, joint, _ONE_NORM) for item in fields]
+        fields = tuple(item for item in bound if item is not None)
+    operands = [(tuple(source.shape), fields)]
     for tensor in args[1:5]:
         if isinstance(tensor, Tensor):
             viewed = tensor.reshape(shape)
@@ -41,7 +52,7 @@ def group_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
     for item in merged:
         shares = item.core().reshape(groups, -1)
         if groups == 1:
-            tracer.atoms.fix(shares, "share the mean and variance of one norm")
+            tracer.atoms.fix(shares, _ONE_NORM)
             continue
         tracer.atoms.unite(shares, shares[:, :1])
         tracer.note_count(shares[:, 0], "num_groups")
@@ -53,7 +64,7 @@ def layer_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
     """Mean and variance over the normalised axes would change with their size."""
     rank = args[0].dim()
     axes = range(rank - len(args[1]), rank)
-    blocked(tracer, args[0], axes, result, "share the mean and variance of one norm")
+    blocked(tracer, args[0], axes, result, _ONE_NORM)
 
 
 def weight_norm_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:

@@ -119,7 +119,9 @@ def select_rule(tracer: Tracer, func: Any, args: Args, result: Any) -> None:
     source, axis, index = args[0], args[1] % args[0].dim(), args[2]
     made = []
     for item in tracer.fields(source):
-        if axis in item.axes:
+        if item.axes == (axis,):
+            tracer.fix_if_used(result, item, "are told apart by number")
+        elif axis in item.axes:
             tracer.note_split(item, pinned=axis)
         moved = field(item.labels.select(axis, index), item.origin)
         if moved is not None:

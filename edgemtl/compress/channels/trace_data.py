@@ -67,3 +67,11 @@ class Trace:
     scaled: set[Origin] = dataclass_field(default_factory=set)
     lengths: dict[Origin, Origin] = dataclass_field(default_factory=dict)
     macs: dict[str, float] = dataclass_field(default_factory=dict)
+
+    def origin_of(self, labels: Ints) -> Origin | None:
+        """The dimension of a weight that the first of these labels was made for."""
+        first = int(labels.reshape(-1)[0])
+        for origin, atoms in self.starts.items():
+            if atoms[0] <= first <= atoms[-1]:
+                return origin
+        return None

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgemtl.compress.channels.ids import ChannelIds, Ints
-from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along
+from edgemtl.compress.channels.labels import ChannelMap, ChannelMaps, along, distinct
 from edgemtl.compress.channels.plain import plain_operators
 from edgemtl.compress.channels.trace_data import Counted, Split, Trace
 from edgemtl.compress.channels.where import line_of_user
@@ -126,7 +126,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def attach(self, tensor: Tensor, fields: ChannelMaps) -> None:
         """Say what a result carries, and note where labels vary along several axes."""
         assert all(f.labels.shape == tensor.shape for f in fields)
-        self._fields[tensor] = fields
+        self._fields[tensor] = distinct(self.atoms, fields)
 
     def fix(self, fields: ChannelMaps, why: str) -> None:
         """Make channels unremovable; ``why`` as in :meth:`ChannelIds.fix`."""
@@ -136,7 +136,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def fix_if_used(self, result: Tensor, item: ChannelMap, why: str) -> None:
         """Make channels unremovable as soon as anything reads ``result``.
 
-        An attention layer, for instance, averages its weights over heads, and few ask for them.
+        An attention layer, for instance, averages its weights over heads, and few ask for them; and
+        ``weight[0].numel()`` reads a size alone.
         """
         waiting: list[tuple[ChannelMap, str]] = self._pending.get(  # type: ignore[no-untyped-call]
             result, []
@@ -251,6 +252,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in inputs:
             for item in () if name else self.fields(tensor):
                 name = name or (item.origin[0] if item.origin else "")
+        if not name and func._schema.name == "aten::convolution":
+            computed = [
+                origin
+                for item in self.fields(args[1])
+                if (origin := self.trace.origin_of(item.core()))
+            ]
+            name = computed[0][0] if computed else ""
         macs = self.trace.macs
         macs[name] = macs.get(name, 0.0) + work
 

@@ -299,7 +299,7 @@ ALL = [
         "computed weight",
         lam(computed_weight, a=conv(8, 6), b=conv(6, 7), c=conv(7, 5)),
         5,
-        {"stem": 8, "body.c": 5},
+        {"stem": 8, "body.b": 7, "body.c": 5},
         {"body.a": "a weight that is computed reads it"},
     ),
 ]

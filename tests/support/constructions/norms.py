@@ -69,6 +69,20 @@ class StandardConv(nn.Conv2d):
         return F.conv2d(x, (self.weight - mean) / spread, self.bias, padding=self.padding)
 
 
+class ScaledStandardConv(nn.Conv2d):
+    """Kernels standardised by a batch norm that runs over them, with a gain each (NFNet)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+        self.gain = nn.Parameter(torch.rand(outputs, 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        gain = self.gain.view(-1) * self.weight[0].numel() ** -0.5
+        rows = F.batch_norm(rows, None, None, weight=gain, training=True, momentum=0.0)
+        return F.conv2d(x, rows.reshape_as(self.weight), self.bias, padding=self.padding)
+
+
 def squeezed(m: Lambda, x: Tensor) -> Tensor:
     x = m.a(x)
     gate = m.up(F.relu(m.down(x.mean((2, 3), keepdim=True)))).sigmoid()
@@ -355,6 +369,13 @@ ALL = [
         lambda: nn.Sequential(
             nn.Conv2d(8, 7, 1), StandardConv(7, 6, 3, padding=1), nn.Conv2d(6, 5, 1)
         ),
+        5,
+        {"stem": 8, "body.1": 6, "body.2": 5},
+        {"body.0": "a weight that is standardised over its inputs reads it"},
+    ),
+    Construction(
+        "standardised weights with a gain",
+        lambda: nn.Sequential(nn.Conv2d(8, 7, 1), ScaledStandardConv(7, 6, 3), nn.Conv2d(6, 5, 1)),
         5,
         {"stem": 8, "body.1": 6, "body.2": 5},
         {"body.0": "a weight that is standardised over its inputs reads it"},

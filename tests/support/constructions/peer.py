@@ -99,6 +99,7 @@ PEER: dict[str, Outcome] = {
     "weight norm": "fails",
     "spectral norm": "fails",
     "standardised weights": "differs",
+    "standardised weights with a gain": "fails",
     "softmax over channels": "differs",
     "mean over channels": "differs",
     "unit length over channels": "differs",

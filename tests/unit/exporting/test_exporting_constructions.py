@@ -145,6 +145,17 @@ LOWERED: dict[str, Make] = {
     "fold-strided": through(
         lambda x: F.fold(F.unfold(x, (3, 2), 2, 1, 3).tanh(), x.shape[2:], (3, 2), 2, 1, 3)
     ),
+    # of Mask2Former: grid sampling in double precision, which ONNX Runtime does not have
+    "spaced-places": through(
+        lambda x: F.grid_sample(
+            x,
+            torch.stack(
+                torch.meshgrid([torch.linspace(-0.9, 0.8, n) for n in x.shape[2:]], indexing="ij"),
+                -1,
+            )[None],
+            align_corners=False,
+        )
+    ),
     "mean-square-norm": on_tokens(lambda: nn.RMSNorm(16)),
     "mean-square-norm-plain": on_tokens(lambda: nn.RMSNorm(16, 0.1, elementwise_affine=False)),
     "shuffle": lambda: nn.ChannelShuffle(4),

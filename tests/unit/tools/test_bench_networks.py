@@ -24,7 +24,7 @@ from edgemtl.compress.channels.discover import channel_groups
 
 ROW = Measured(
     "resnet18", 11_000_000, 160_000_000, "ok", 2e-7, 13, 1000, 0.3, 0.3, 1e-7, "ok", "exact",
-    0.3, 0.3, 2.0, 1.0,
+    0.3, 0.3, 2.0, 1.0, kept_channels=500, peer_channels=500,
 )  # fmt: skip
 
 
@@ -92,8 +92,9 @@ def test_the_table_shows_what_was_measured_and_what_was_not() -> None:
     ("row", "good"),
     [
         (ROW, True),
-        (replace(ROW, kept_params=0.4), False),  # the peer keeps less, exactly
-        (replace(ROW, kept_params=0.4, peer="off by 0.1"), True),  # what it keeps is no answer
+        (replace(ROW, kept_channels=501), False),  # the peer keeps less, exactly
+        (replace(ROW, kept_params=0.31), True),  # other channels, not more
+        (replace(ROW, kept_channels=501, peer="off by 0.1"), True),  # what it keeps is no answer
         (replace(ROW, export="module 'a' (B): refused"), True),
         (replace(ROW, export="something went wrong"), False),
         (replace(ROW, difference=0.1), False),

@@ -32,24 +32,6 @@ from networks.peer import halve
 OUTPUTS = ("parts", "distance")
 #: largest difference between torch and ONNX Runtime, as a share of an output
 PARITY = 1e-5
-#: (check, construction) -> the limit, which docs/pruning-howto.md states; it costs freedom only
-FAILING_TODAY: dict[tuple[str, str], str] = {
-    ("groups", "standardised weights"): "a computed weight's outputs stay whole",
-    ("groups", "attention across channels"): "its heads stay whole",
-}
-
-
-def cases(check: str) -> list[object]:
-    """Names of all constructions, those that fail today marked."""
-    return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(reason=FAILING_TODAY[check, name], strict=True)]
-            if (check, name) in FAILING_TODAY
-            else [],
-        )
-        for name in CONSTRUCTIONS
-    ]
 
 
 @cache
@@ -94,7 +76,7 @@ def module_names(groups: Mapping[str, int]) -> dict[str, int]:
     return {name.replace(".parametrizations.weight", ""): n for name, n in groups.items()}
 
 
-@pytest.mark.parametrize("name", cases("groups"))
+@pytest.mark.parametrize("name", list(CONSTRUCTIONS))
 def test_groups_are_those_that_are_right(name: str) -> None:
     _, groups = found(name)
     expected = dict(CONSTRUCTIONS[name].groups)
@@ -110,7 +92,7 @@ def test_what_stays_whole_is_listed_by_module_with_a_reason(name: str) -> None:
         assert listed[path].reason and listed[path].channels > 0
 
 
-@pytest.mark.parametrize("name", cases("cut"))
+@pytest.mark.parametrize("name", list(CONSTRUCTIONS))
 def test_masked_equals_cut_at_half_width_and_at_the_narrowest(name: str) -> None:
     host, groups = found(name)
     assert groups
@@ -120,7 +102,7 @@ def test_masked_equals_cut_at_half_width_and_at_the_narrowest(name: str) -> None
     check_cut(host, narrowest, cut(host, narrowest, groups), images, groups)
 
 
-@pytest.mark.parametrize("name", cases("export"))
+@pytest.mark.parametrize("name", list(CONSTRUCTIONS))
 def test_cut_network_is_exported_or_refused_by_name(name: str, tmp_path: Path) -> None:
     refused = CONSTRUCTIONS[name].refused
     network = halved(name)
@@ -138,7 +120,7 @@ def test_cut_network_is_exported_or_refused_by_name(name: str, tmp_path: Path) -
         assert float(np.abs(value.numpy() - answers[output]).max()) <= PARITY * scale, output
 
 
-@pytest.mark.parametrize("name", cases("peer"))
+@pytest.mark.parametrize("name", list(CONSTRUCTIONS))
 def test_no_more_parameters_stay_than_by_a_peers_exact_cut(name: str) -> None:
     if name in ENDLESS:
         pytest.skip("Torch-Pruning's walk through this graph does not end")
@@ -154,4 +136,3 @@ def test_no_more_parameters_stay_than_by_a_peers_exact_cut(name: str) -> None:
 def test_the_collection_is_large_and_the_record_of_the_peer_whole() -> None:
     assert len(CONSTRUCTIONS) >= 90
     assert set(PEER) | ENDLESS == set(CONSTRUCTIONS)
-    assert {name for _, name in FAILING_TODAY} <= set(CONSTRUCTIONS)
