@@ -31,6 +31,9 @@ def as_told(error: Exception) -> EdgemtlError:
     """Any exception as the sentence that a user is told."""
     if isinstance(error, EdgemtlError):
         return error
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        name = "".join(c if c.isprintable() else "?" for c in str(error.object)[:200])
+        return InputRefused("the name of a file or folder is not UTF-8", where=name)
     if isinstance(error, OSError):
         place = error.filename if isinstance(error.filename, str) else "."
         return output_error(error, Path(place))

@@ -22,6 +22,8 @@ from edgemtl.variables import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR, check_v
 
 #: a benchmark or a warm-up of more than a day, or so many runs and steps, is a slip
 MOST_SECONDS, MOST_RUNS, MOST_STEPS = 86_400.0, 10_000_000, 10_000_000
+#: so many of anything; more is a slip, and might not fit into 64 bits
+Count = Annotated[int, Field(le=MOST_RUNS)]
 #: pixels of a side of a training picture
 Side = Annotated[int, Field(ge=8, le=16_384)]
 
@@ -56,7 +58,7 @@ class DataSection(_Section):
     training: str = Field("train", description="split that pruning searches and recovers on")
     calibration: str = Field("train", description="split whose pictures calibrate and check parity")
     evaluation: str = Field("val", description="split that accuracy is measured on")
-    limit: int | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
+    limit: Count | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice of pictures")
 
     _places: dict[str, Path] = PrivateAttr(default_factory=dict)
@@ -104,14 +106,14 @@ class PruneSection(_Section):
     compensate: bool = Field(
         True, description="give layers that read removed channels new weights, in closed form"
     )
-    channel_multiple: int | None = Field(
+    channel_multiple: Count | None = Field(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
     rounds: int | None = Field(
         None, ge=1, le=10, description="rounds of pruning and recovery; 2 with a goal, else 1"
     )
-    oracle_images: int = Field(128, ge=4, description="training pictures held out for the search")
-    calibration_images: int = Field(
+    oracle_images: Count = Field(128, ge=4, description="training pictures held out for the search")
+    calibration_images: Count = Field(
         128, ge=4, description="pictures that compensation, prices and saliency are computed on"
     )
 
@@ -128,7 +130,7 @@ class RecoverSection(_Section):
     steps: int = Field(
         800, ge=0, le=MOST_STEPS, description="optimiser steps at most; 0 for no recovery"
     )
-    batch: int = Field(16, ge=1, description="pictures per step")
+    batch: Count = Field(16, ge=1, description="pictures per step")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate, after the warm-up")
     size: tuple[Side, Side] | None = Field(
         None, description="training height, width in pixels; the network's own by default"
@@ -147,19 +149,19 @@ class MaskSection(_Section):
         0.9, gt=0, le=1, description="share of importance that a picture's own mask keeps"
     )
     nested: bool = Field(False, description="take prototypes as widths of one order of channels")
-    images: int = Field(96, ge=16, description="calibration pictures; as many more are held out")
-    router_images: int = Field(400, ge=32, description="pictures to train router and prototypes")
+    images: Count = Field(96, ge=16, description="calibration pictures; as many more are held out")
+    router_images: Count = Field(400, ge=32, description="pictures to train router and prototypes")
     steps: int = Field(
         0, ge=0, le=MOST_STEPS, description="training steps per prototype; 0: statistics only"
     )
-    batch: int = Field(12, ge=1, description="pictures per step")
+    batch: Count = Field(12, ge=1, description="pictures per step")
     shared: bool = Field(
         False, description="train only norms and biases, so that networks share their weights"
     )
     precision: float = Field(
         0.95, gt=0, le=1, description="share of right choices among those the router is sure of"
     )
-    channel_multiple: int | None = Field(
+    channel_multiple: Count | None = Field(
         None, ge=1, description="widths are multiples of it; the target's by default"
     )
     force: bool = Field(False, description="build even if the analysis advises against it")
@@ -175,14 +177,14 @@ class ExportSection(_Section):
     nms: Literal["host", "graph"] = Field(
         "host", description="where overlapping boxes are removed; 'graph' for TensorRT only"
     )
-    parity_images: int = Field(4, ge=1, description="real pictures that parity is checked on")
+    parity_images: Count = Field(4, ge=1, description="real pictures that parity is checked on")
     experts: Literal["gather", "sorted", "static", "dense"] | None = Field(
         None, description="how mixtures of experts are written; the target's way by default"
     )
     drop_experts: bool | None = Field(
         None, description="leave out experts that no calibration picture uses; if tasks are named"
     )
-    expert_images: int = Field(
+    expert_images: Count = Field(
         256, ge=1, description="calibration pictures on which the use of experts is counted"
     )
     expert_headroom: float = Field(
@@ -209,9 +211,11 @@ class QuantizeSection(_Section):
     method: Literal["minmax", "entropy", "percentile"] = Field(
         "minmax", description="how ranges are found on the calibration pictures"
     )
-    images: int = Field(64, ge=1, description="calibration pictures, to find the ranges of values")
-    judge_images: int = Field(600, ge=1, description="other pictures, to check the budgets on")
-    max_evaluations: int = Field(14, ge=2, description="most evaluations on the judge_images")
+    images: Count = Field(
+        64, ge=1, description="calibration pictures, to find the ranges of values"
+    )
+    judge_images: Count = Field(600, ge=1, description="other pictures, to check the budgets on")
+    max_evaluations: Count = Field(14, ge=2, description="most evaluations on the judge_images")
     keep_float: tuple[str, ...] = Field(
         (), description="patterns of node names or module paths that stay in float32"
     )
@@ -221,12 +225,9 @@ class QuantizeSection(_Section):
         None, description="weights for x86 without VNNI (16-bit sums); by default for processors"
     )
     recovery_steps: int = Field(
-        0,
-        ge=0,
-        le=MOST_STEPS,
-        description="training steps with rounded weights, if int8 misses a budget",
+        0, ge=0, le=MOST_STEPS, description="training steps on rounded weights, if int8 fails"
     )
-    recovery_images: int = Field(200, ge=0, description="more pictures for that training")
+    recovery_images: Count = Field(200, ge=0, description="more pictures for that training")
 
 
 class BenchSection(_Section):
@@ -234,10 +235,7 @@ class BenchSection(_Section):
 
     enabled: bool = Field(True, description="measure latency if this machine is the device")
     threads: int = Field(
-        1,
-        ge=0,
-        le=1024,
-        description="threads of the runtime, the target's by default; 0 lets it choose",
+        1, ge=0, le=1024, description="threads, the target's by default; 0: the runtime chooses"
     )
     seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="time at least so many seconds")
     min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="time at least so many runs")
@@ -315,11 +313,11 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: missing, not TOML, or with unknown keys.
     """
+    if not path.exists():
+        raise UsageError("there is no such recipe", where=str(path))
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError("there is no such recipe", where=str(path)) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also integers of 5,000 digits
         raise UsageError(f"the recipe is not readable TOML: {error}", where=str(path)) from error
     validate(data, str(path))
     return data
@@ -352,7 +350,7 @@ def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[s
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         parts = [part.strip() for part in key.split(".")]
-        if not equals or len(parts) < 2 or not all(parts):
+        if not equals or not 2 <= len(parts) <= 16 or not all(parts):
             raise UsageError(
                 f"'{assignment}' is not section.key=value",
                 where=where,
@@ -362,6 +360,8 @@ def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[s
             value: Any = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"'{key.strip()}': a value that is too large", where=where) from error
         table: dict[str, Any] = {parts[-1]: value}
         for part in reversed(parts[:-1]):
             table = {part: table}

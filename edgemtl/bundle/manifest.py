@@ -8,6 +8,7 @@ name the manifest by its hash. For the same reason there is no time of day in it
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgemtl.devices.runner.container import MANIFEST, check_name
+from edgemtl.devices.runner.container import MANIFEST, check_distinct, check_name
 from edgemtl.devices.runner.errors import RunnerError
 from edgemtl.devices.runner.manifest import OWN_HASH, READABLE, SCHEMA_VERSION, own_hash
 from edgemtl.errors import InputRefused, VerificationFailed
@@ -41,6 +42,13 @@ __all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest", "parse_manifest"]
 def _safe(name: str) -> str:
     try:
         return check_name(name)
+    except RunnerError as error:
+        raise ValueError(error.message) from error
+
+
+def _distinct(names: Iterable[str]) -> None:
+    try:
+        check_distinct(names)
     except RunnerError as error:
         raise ValueError(error.message) from error
 
@@ -216,6 +224,9 @@ class Manifest(_Entry):
                 raise ValueError(f"'{member}' is not among the files")
         if MANIFEST in self.files:
             raise ValueError("the manifest cannot hold its own hash")
+        _distinct(self.files)
+        for files in (self.artefact.files, self.reference.files if self.reference else ()):
+            _distinct(file.name for file in files)
         inside = {file.name for file in self.artefact.files}
         for variant in self.variants:
             for name in variant.files:

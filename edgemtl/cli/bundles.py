@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import (
+    FactoryFlag,
+    JsonFlag,
+    print_json,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -37,11 +41,11 @@ def verify_verb(
     if as_json:
         print_json(report.to_dict())
         return
-    print(f"{bundle}: {report.files} files whole, {report.cases} self-test case(s) reproduced")
+    say(f"{bundle}: {report.files} files whole, {report.cases} self-test case(s) reproduced")
     if report.signed_by is not None:
-        print(f"signed by the trusted key {report.signed_by}")
+        say(f"signed by the trusted key {report.signed_by}")
     elif report.signed:
-        print("signed, but by whom was not checked: --trusted-key says whom to believe")
+        say("signed, but by whom was not checked: --trusted-key says whom to believe")
 
 
 def sign_verb(
@@ -53,7 +57,7 @@ def sign_verb(
     """Sign a bundle's manifest, in place; 'verify --trusted-key' checks it."""
     from edgemtl.bundle.signature import private_key, sign_bundle
 
-    print(f"{bundle}: signed by {sign_bundle(bundle, private_key(sign_key))}")
+    say(f"{bundle}: signed by {sign_bundle(bundle, private_key(sign_key))}")
 
 
 def run_verb(
@@ -80,6 +84,6 @@ def run_verb(
     if as_json:
         print_json(found)
         return
-    print(f"{place}: " + ", ".join(f"{name}: {text}" for name, text in found["summary"].items()))
+    say(f"{place}: " + ", ".join(f"{name}: {text}" for name, text in found["summary"].items()))
     for note in found["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", warn=True)

@@ -20,6 +20,7 @@ from edgemtl.cli.console import (
     only_warnings,
     print_error,
     print_json,
+    say,
     toml_list,
 )
 
@@ -146,7 +147,7 @@ def compile_verb(
 
             signer = sign_bundle(result.bundle, key)
             if not as_json:
-                print(f"signed   {result.bundle} by {signer}")
+                say(f"signed   {result.bundle} by {signer}")
     if as_json:
         documents = [_summary(result) for result in results]
         print_json(documents[0] if len(documents) == 1 else documents)
@@ -225,7 +226,7 @@ def _show_plan(requests: list[CompileRequest], as_json: bool) -> None:
         )
         return
     for request, plan in found:
-        print(f"target {request.target.name}: {', '.join(plan.stages)}")
+        say(f"target {request.target.name}: {', '.join(plan.stages)}")
         for reason in plan.reasons:
-            print(f"# {reason}")
+            say(f"# {reason}")
         sys.stdout.write(tomlkit.dumps(plan.recipe.to_dict()))

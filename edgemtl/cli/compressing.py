@@ -15,6 +15,8 @@ from edgemtl.cli.console import (
     JsonFlag,
     PlainFlag,
     print_json,
+    say,
+    say_lines,
     toml_list,
 )
 
@@ -157,14 +159,14 @@ def prune_verb(
     else:
         from edgemtl.report.texttables import aligned
 
-        print("\n".join(aligned(cost_table(story))))
+        say_lines("\n".join(aligned(cost_table(story))))
         before, after = found["dense"], found["pruned"]
         for figure in ("macs", "params"):
             share = after[figure] / before[figure]
             sizes = f"{before[figure]:>16,.0f} -> {after[figure]:>16,.0f}"
-            print(f"{figure:<8} {sizes}  ({share:.1%} kept)")
-        print("\n".join(sentences(story)))
-        print(output)
+            say(f"{figure:<8} {sizes}  ({share:.1%} kept)")
+        say_lines("\n".join(sentences(story)))
+        say(output)
     pruned.check_goals()
 
 
@@ -237,7 +239,7 @@ def quantize_verb(
         print_json(found)
     else:
         _print_tasks(found)
-        print(output)
+        say(output)
     result = found["result"]
     if result is not None and not result["within_budgets"]:
         raise typer.Exit(int(ExitCode.ACCURACY_GATE))
@@ -248,14 +250,14 @@ def _print_tasks(found: dict[str, Any]) -> None:
     result = found["result"]
     for name, task in (result or {"tasks": {}})["tasks"].items():
         if task["drop"] is None:
-            print(f"{name:<12} not judged: {task['note']}")
+            say(f"{name:<12} not judged: {task['note']}")
             continue
         verdict = "" if task["budget"] is None else f"budget {task['budget']:.2%}, "
         verdict += (
             "kept" if task["budget"] is None or task["drop"] <= task["budget"] else "NOT KEPT"
         )
-        print(
+        say(
             f"{name:<12} {task['figure']:<14} {task['before']:.4f} -> {task['after']:.4f}  "
             f"({max(task['drop'], 0):.2%} worse, {verdict})"
         )
-    print(f"precision {found['precision']}")
+    say(f"precision {found['precision']}")

@@ -13,6 +13,7 @@ import typer
 
 from edgemtl.errors import EdgemtlError
 from edgemtl.logs import Lines
+from edgemtl.sinks import table_line, terminal
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
@@ -79,18 +80,30 @@ def print_json(data: Any) -> None:
 def print_error(error: EdgemtlError) -> None:
     """Print what was wrong, where, and what to do next, on standard error."""
     place = "" if error.where is None else f"{error.where}: "
-    print(f"error: {_one_line(place + error.message)}", file=sys.stderr)
-    print(f"next:  {_one_line(error.hint or error.general_hint)}", file=sys.stderr)
+    print(f"error: {terminal(place + error.message)}", file=sys.stderr)
+    print(f"next:  {terminal(error.hint or error.general_hint)}", file=sys.stderr)
 
 
-def _one_line(text: str) -> str:
-    """Without line breaks, and without what a file's contents could tell a terminal to do."""
-    words = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+def say(text: object = "", *, warn: bool = False) -> None:
+    """Print one line of a verb's answer, whatever names and paths are in it.
+
+    Args:
+        text: the line; what a terminal or a CI service would act on is taken out of it.
+        warn: on standard error instead of standard output.
+    """
+    print(table_line(str(text)), file=sys.stderr if warn else sys.stdout, flush=True)
+
+
+def say_lines(text: str) -> None:
+    """Print text of ours that has several lines, each as :func:`say` does."""
+    for line in text.removesuffix("\n").split("\n"):
+        say(line)
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # One message is one line, or several of ours; a name in it can at most begin a harmless one.
+    for part in line.split("\n"):
+        print(table_line(part), file=sys.stderr, flush=True)
 
 
 #: what the product says while it works, on standard error; part of :func:`edgemtl.logs` while the

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import CertificatesFlag, JsonFlag, PlainFlag, print_json
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+    say,
+)
 
 app = typer.Typer(
     name="farm", help="Run jobs on other machines (docs/farm.md).", no_args_is_help=True
@@ -43,9 +48,9 @@ def certificates_verb(
     written = make_certificates(folder, name or ["scheduler", "worker", "client"], days)
     for path in written:
         note = "  keep it here: whoever has it can join anybody" if path.name == CA_KEY else ""
-        print(f"wrote    {path}{note}")
+        say(f"wrote    {path}{note}")
     if not written:
-        print(f"nothing to do: all of them are in {folder}")
+        say(f"nothing to do: all of them are in {folder}")
 
 
 @app.command("scheduler")
@@ -113,6 +118,6 @@ def status_verb(
     for worker in workers:
         offers = ", ".join(f"{key}={amount:g}" for key, amount in worker.resources.items())
         jobs = "free" if not worker.busy else f"{worker.busy} job(s)"
-        print(f"{worker.name:<28} {jobs:<10} {offers}")
+        say(f"{worker.name:<28} {jobs:<10} {offers}")
     if not workers:
-        print("no worker has joined", file=sys.stderr)
+        say("no worker has joined", warn=True)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import CertificatesFlag, FarmFlag, JsonFlag, PlainFlag, print_json
+from edgemtl.cli.console import (
+    CertificatesFlag,
+    FarmFlag,
+    JsonFlag,
+    PlainFlag,
+    print_json,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +38,9 @@ def targets_verb(as_json: JsonFlag = False) -> None:
         return
     for target in found:
         state = f"{target['backend']} {target['version']}" if target["ok"] else "not here"
-        print(f"{target['name']:<20} {state:<28} {target['description']}")
+        say(f"{target['name']:<20} {state:<28} {target['description']}")
         if not target["ok"]:
-            print(f"{'':<20} {target['reason']}")
+            say(f"{'':<20} {target['reason']}")
 
 
 def devices_verb(
@@ -52,11 +59,11 @@ def devices_verb(
         return
     for device in found:
         where = "here" if device["here"] else "elsewhere"
-        print(f"{device['target']:<20} {device['device']:<18} {where:<10} {device['how']}")
+        say(f"{device['target']:<20} {device['device']:<18} {where:<10} {device['how']}")
     for board in boards:
-        print(f"{board['device']:<20} {board['worker']:<18} {'farm':<10} {board['how']}")
+        say(f"{board['device']:<20} {board['worker']:<18} {'farm':<10} {board['how']}")
     if farm is not None and not boards:
-        print("no board has joined the farm", file=sys.stderr)
+        say("no board has joined the farm", warn=True)
 
 
 def _boards(address: str, certificates: Path | None, without_tls: bool) -> list[dict[str, str]]:
@@ -85,9 +92,9 @@ def doctor_verb(as_json: JsonFlag = False) -> None:
         print_json(found)
         return
     for check in found["checks"]:
-        print(f"{'ok ' if check['ok'] else 'NO '} {check['name']}: {check['detail']}")
+        say(f"{'ok ' if check['ok'] else 'NO '} {check['name']}: {check['detail']}")
         if check["advice"]:
-            print(f"    next: {check['advice']}")
+            say(f"    next: {check['advice']}")
 
 
 def cache_verb(
@@ -99,7 +106,7 @@ def cache_verb(
     cache = StageCache(default_folder() / "stages")
     if clear:
         cache.clear()
-    print(f"{cache.folder}: {cache.size_bytes() / 1e6:.1f} MB")
+    say(f"{cache.folder}: {cache.size_bytes() / 1e6:.1f} MB")
 
 
 def schema_verb() -> None:
@@ -127,4 +134,4 @@ def init_verb(
     if output.exists() and not force:
         raise UsageError("the file exists already", where=str(output), hint="--force overwrites")
     write_text(output, text)
-    print(output)
+    say(output)

@@ -7,9 +7,10 @@ Modules here parse, call and print. Nothing heavy is imported before a verb runs
 from __future__ import annotations
 
 import copy
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ from edgemtl.cli import (
     tuning,
 )
 from edgemtl.cli.console import TERMINAL, print_error
+from edgemtl.cli.stopping import ending_cleanly
 from edgemtl.cli.verbosity import QuietFlag, VerboseFlag, add_verbosity
 from edgemtl.errors import EdgemtlError, UsageError
 from edgemtl.files import as_told
@@ -100,11 +102,26 @@ def _without_flags(callback: Callable[..., Any] | None) -> Callable[[], None]:
     return verb
 
 
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Refuse what no report, manifest or runtime could write down.
+
+    Raises:
+        UsageError: a name of a file or folder is not UTF-8.
+    """
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UsageError("this name is not UTF-8", where=argument, hint="rename it")
+
+
 def main() -> None:
     """Run the command line and leave with a documented exit code, never a traceback.
 
     ``EDGEMTL_DEBUG=1`` lets the traceback through, for those who look for a defect of ours.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A log may be ASCII; a letter that it does not have must not end the run.
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] or ["--help"]
     verbs = app
     if arguments in (["--help"], ["-h"]):
@@ -113,8 +130,11 @@ def main() -> None:
     if os.environ.get("EDGEMTL_DEBUG") == "1":
         verbs(arguments)
     try:
-        # Typer answers --help (0), Ctrl-C (130) and a reader of our output that has gone (1).
-        sys.exit(verbs(arguments, standalone_mode=False) or 0)
+        _check_utf8(arguments)
+        with ending_cleanly():
+            # Typer answers --help (0), Ctrl-C (130) and a reader of our output that has gone (1).
+            code = verbs(arguments, standalone_mode=False) or 0
+        sys.exit(code)
     except typer.TyperException as error:
         hint = "'edgemtl --help' lists the verbs, 'edgemtl VERB --help' its flags"
         problem: EdgemtlError = UsageError(error.format_message(), hint=hint)

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from edgemtl.cli.console import DataFlag, FactoryFlag, JsonFlag, print_json, toml_list
+from edgemtl.cli.console import (
+    DataFlag,
+    FactoryFlag,
+    JsonFlag,
+    print_json,
+    say,
+    toml_list,
+)
 from edgemtl.errors import UsageError
 
 
@@ -114,35 +121,35 @@ def mask_verb(
         return
     _print(story)
     if output is not None:
-        print(output)
+        say(output)
 
 
 def _print(story: dict[str, Any]) -> None:
     found = story["analysis"]
     for pair, value in found["overlap"].items():
-        print(f"{'masks of ' + pair:<44} {value:.2f} alike")
+        say(f"{'masks of ' + pair:<44} {value:.2f} alike")
     for key, label in (("dependence", "channels weighted by task"), ("dependence_of_mass", "mass")):
         one = found[key]
         share = one["dependent_share"]
         text = f"{one['mean']:.3f}, {share:.0%} of the work in groups that depend"
-        print(f"{'dependence on the picture (' + label + ')':<44} {text}")
+        say(f"{'dependence on the picture (' + label + ')':<44} {text}")
     kinds = (("static", "one mask"), ("prototypes", "prototypes"))
     for key, label in kinds:
         added = ", ".join(f"{t} {v:+.1%}" for t, v in found[f"added_{key}"].items())
         macs = found[f"mean_macs_{key}"]
-        print(f"{label + ' at ' + format(macs, '.0%') + ' of the MACs':<44} loss {added}")
+        say(f"{label + ' at ' + format(macs, '.0%') + ' of the MACs':<44} loss {added}")
     for note in found["notes"]:
-        print(f"note: {note}")
-    print(found["decision"])
+        say(f"note: {note}")
+    say(found["decision"])
     built = story["built"]
     if built is not None:
         router = built["router"]
-        print(
+        say(
             f"router: {router['accuracy']:.1%} right, {built['shares'][0]:.1%} of the pictures go "
             f"to the full network, mean {built['mean_macs'] / built['macs'][0]:.0%} of its MACs"
         )
         weights = story["weights"]
-        print(
+        say(
             f"on disk {weights['bytes_shared'] / 1e6:.1f} MB, "
             f"{weights['bytes_apart'] / 1e6:.1f} MB if weights were not shared"
         )

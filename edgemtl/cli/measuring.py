@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from edgemtl.cli.console import (
     PlainFlag,
     only_warnings,
     print_json,
+    say,
 )
 from edgemtl.progress import Progress, listening
 
@@ -164,7 +164,7 @@ def bench_verb(
     else:
         _print(result, bundle, against)
     if not result.stable:
-        print(f"not stable: {result.reason}", file=sys.stderr)
+        say(f"not stable: {result.reason}", warn=True)
         raise typer.Exit(int(ExitCode.UNSTABLE))
 
 
@@ -202,9 +202,9 @@ def _on_device(
             figures = ", ".join(
                 f"{k[:-3]} {found[k]:.2f} ms" for k in ("p50_ms", "p90_ms", "p99_ms")
             )
-            print(f"{device}: {figures} ({found['count']} runs)")
+            say(f"{device}: {figures} ({found['count']} runs)")
     if run.message:
-        print(f"error: {run.message}", file=sys.stderr)
+        say(f"error: {run.message}", warn=True)
     if run.exit_code:
         raise typer.Exit(run.exit_code)
 
@@ -228,9 +228,9 @@ def _on_farm(
         if latency is not None and not as_json:
             keys = ("p50_ms", "p90_ms", "p99_ms")
             figures = ", ".join(f"{key[:-3]} {latency[key]:.2f} ms" for key in keys)
-            print(f"{place} {figures} ({latency['count']} runs)", flush=True)
+            say(f"{place} {figures} ({latency['count']} runs)")
         if found.message:
-            print(f"error: {found.device} ({found.worker}): {found.message}", file=sys.stderr)
+            say(f"error: {found.device} ({found.worker}): {found.message}", warn=True)
 
     with open_farm(*where) as members:
         results = bench_on_farm(bundle, devices, timing, members, show)
@@ -301,8 +301,8 @@ def parity_verb(
             apart = output.difference
             told = apart.problem or f"{apart.max_relative:.2e} of its range"
             verdict = "ok" if output.ok else "DIFFERS"
-            print(f"{verdict:<8} {output.task:<14} {output.name:<24} {told}")
+            say(f"{verdict:<8} {output.task:<14} {output.name:<24} {told}")
         if found.culprit is not None:
-            print(found.culprit.told())
+            say(found.culprit.told())
     if not found.report.passed:
         raise typer.Exit(int(ExitCode.PARITY))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from edgemtl.cli.console import (
     ReferenceFlag,
     only_warnings,
     print_json,
+    say,
 )
 from edgemtl.errors import UsageError
 
@@ -110,7 +110,7 @@ def eval_verb(
             print_json({"tasks": {"detection": found}})
         else:
             for subset, value in found.items():
-                print(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
+                say(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
         return
     if farm is None:
         report = evaluate_file(model, data or [], split, layout, limit, factory)
@@ -153,13 +153,13 @@ def _print_accuracy(compared: Comparison) -> None:
     for name, drop in compared.drops.items():
         if drop is not None:
             word = "worse" if drop > 0 else "better"
-            print(f"{name}: {abs(drop):.2%} {word} than {compared.note}")
+            say(f"{name}: {abs(drop):.2%} {word} than {compared.note}")
     if compared.note and dense is None:
-        print(f"compared with {compared.note}", file=sys.stderr)
+        say(f"compared with {compared.note}", warn=True)
     if report.skipped:
-        print(f"{len(report.skipped)} not used:", file=sys.stderr)
+        say(f"{len(report.skipped)} not used:", warn=True)
         for line in report.skipped[:10]:
-            print(f"  {line}", file=sys.stderr)
+            say(f"  {line}", warn=True)
 
 
 def export_verb(
@@ -182,9 +182,9 @@ def export_verb(
     if as_json:
         print_json(facts)
         return
-    print(f"{output}: opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
+    say(f"{output}: opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
     for note in facts["notes"]:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def import_verb(
@@ -217,7 +217,7 @@ def import_verb(
 
     options = ImportOptions(preset, None if size is None else parse_size(size), top_k, heads)
     found: dict[str, Any] = import_file(source, family, output, options)
-    print(f"{output}: {found['parameters']:,} parameters, tasks {', '.join(found['tasks'])}")
+    say(f"{output}: {found['parameters']:,} parameters, tasks {', '.join(found['tasks'])}")
     for note in found["notes"]:
-        print(f"note: {note}")
-    print(f"check it: edgemtl eval {output} --data DIR --split val")
+        say(f"note: {note}")
+    say(f"check it: edgemtl eval {output} --data DIR --split val")

@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import FactoryFlag, JsonFlag, print_json
+from edgemtl.cli.console import (
+    FactoryFlag,
+    JsonFlag,
+    print_json,
+    say,
+    say_lines,
+)
 
 #: the file whose contents GitHub shows on a job's page
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -105,13 +111,14 @@ def gate_verb(
         from edgemtl.report.comparison import comparison_markdown, comparison_text
 
         if not as_json:
-            sys.stdout.write("\n" + comparison_text(regression))
+            say_lines("\n" + comparison_text(regression))
         if markdown is not None:
             write_text(markdown, comparison_markdown(regression))
         if step_summary:
             _add_to_step_summary(comparison_markdown(regression))
     if annotations:
         lines = github_annotations(report, regression)
+        # Orders to the CI service, on purpose; what is in them was made harmless.
         print("\n".join(lines), file=sys.stderr if as_json else sys.stdout)
     codes = [report.exit_code()] + ([regression.exit_code()] if regression else [])
     code = int(most_serious(codes))
@@ -159,4 +166,4 @@ def report_verb(
         from edgemtl.pipeline.judging import hold_run_against
 
         hold_run_against(run, reference, factory)
-    print(write_report(run))
+    say(write_report(run))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgemtl.cli.console import JsonFlag, print_json
+from edgemtl.cli.console import (
+    JsonFlag,
+    print_json,
+    say,
+    say_lines,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -42,9 +46,9 @@ def diff_verb(
         return
     from edgemtl.report.comparison import comparison_text
 
-    sys.stdout.write(comparison_text(report))
+    say_lines(comparison_text(report))
     if html is not None:
-        print(f"page    {html}")
+        say(f"page    {html}")
 
 
 def history_verb(
@@ -80,6 +84,6 @@ def history_verb(
         return
     from edgemtl.report.trend import trend_text
 
-    sys.stdout.write(trend_text(entries))
+    say_lines(trend_text(entries))
     if html is not None:
-        print(f"page    {html}")
+        say(f"page    {html}")

@@ -17,6 +17,7 @@ from edgemtl.cli.console import (
     PlainFlag,
     only_warnings,
     print_json,
+    say,
 )
 from edgemtl.progress import Progress, listening
 
@@ -88,6 +89,6 @@ def tune_verb(
     if as_json:
         print_json(found.to_dict())
         return
-    print(f"measured {found.measured} of {found.operators} operators: {found.records}")
+    say(f"measured {found.measured} of {found.operators} operators: {found.records}")
     if found.target is not None:
-        print(f"target   {found.target}")
+        say(f"target   {found.target}")

@@ -247,7 +247,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
         return ()
     try:
         names = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputRefused(f"the class names cannot be read: {error}", where=str(path)) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputRefused("the class names are not a list of names", where=str(path))

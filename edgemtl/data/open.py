@@ -133,7 +133,7 @@ def _dense_splits(root: Path) -> list[str | None]:
 def _people_splits(root: Path) -> list[str | None]:
     try:
         names = json.loads((root / "classes.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     # only a data set whose first class says that it is background has a person to tell from it
     return _dense_splits(root) if isinstance(names, list) and names[:1] == ["null"] else []

@@ -48,11 +48,23 @@ def read_metadata(path: Path) -> tuple[tuple[Task, ...], InputSpec]:
             try:
                 data = json.loads(entry.value)
                 tasks = tuple(build(spec_from_dict(task)) for task in data["tasks"])
-                return tasks, InputSpec.from_dict(data["input"])
+                spec = InputSpec.from_dict(data["input"])
+            except RecursionError as error:
+                raise InputRefused(
+                    "its task description is nested too deeply", where=str(path)
+                ) from error
             except (ValueError, KeyError, TypeError) as error:
                 raise InputRefused(
                     f"its task description is not readable: {error}", where=str(path)
                 ) from error
+            held = {output.name for output in model.graph.output}
+            absent = [name for task in tasks for name in task.outputs if name not in held]
+            if absent:
+                raise InputRefused(
+                    f"its task description names the output '{absent[0]}', which it does not have",
+                    where=str(path),
+                )
+            return tasks, spec
     raise InputRefused(
         "this ONNX file does not say what its outputs mean",
         where=str(path),

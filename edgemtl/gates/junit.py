@@ -12,6 +12,7 @@ from edgemtl.gates.judge import GateOutcome, GateReport
 from edgemtl.gates.regression import Change, RegressionReport
 from edgemtl.gates.snapshot import Snapshot
 from edgemtl.measure.statistics import summarise
+from edgemtl.sinks import ci_message, ci_property, junit
 
 
 def describe(outcome: GateOutcome) -> str:
@@ -78,23 +79,24 @@ def write_junit(
     """
     import junitparser
 
-    document = junitparser.JUnitXml(suite)
-    groups = [(suite, _gate_cases(report))] if report else []
+    document = junitparser.JUnitXml(junit(suite))
+    groups = [(junit(suite), _gate_cases(report))] if report else []
     if regression is not None:
         groups.append(("edgemtl regression", _change_cases(regression)))
     for name, found in groups:
         cases = junitparser.TestSuite(name)
         for entry in found:
+            title, text = junit(entry.name), junit(entry.text)
             # The part before the last dot groups them in a viewer; the case keeps the whole name.
-            case = junitparser.TestCase(entry.name, classname=entry.name.rpartition(".")[0])
+            case = junitparser.TestCase(title, classname=title.rpartition(".")[0])
             if entry.outcome == "pass":
-                case.system_out = entry.text
+                case.system_out = text
             elif entry.outcome == "fail":
-                case.result = [junitparser.Failure(entry.text, "fail")]
+                case.result = [junitparser.Failure(text, "fail")]
             elif entry.outcome == "skipped":
-                case.result = [junitparser.Skipped(entry.text)]
+                case.result = [junitparser.Skipped(text)]
             else:
-                case.result = [junitparser.Error(entry.text, entry.kind)]
+                case.result = [junitparser.Error(text, junit(entry.kind))]
             cases.add_testcase(case)
         document.add_testsuite(cases)
     document.update_statistics()  # type: ignore[no-untyped-call]
@@ -121,8 +123,8 @@ def github_annotations(
     for word, case in cases:
         if case.outcome != "pass":
             level = "notice" if case.outcome == "skipped" else "error"
-            title = _property(f"{word} {case.name.removeprefix('regression.')}")
-            lines.append(f"::{level} title={title}::{_text(case.text)}")
+            title = ci_property(f"{word} {case.name.removeprefix('regression.')}")
+            lines.append(f"::{level} title={title}::{ci_message(case.text)}")
     return lines
 
 
@@ -149,11 +151,3 @@ def bencher_metrics(snapshot: Snapshot) -> dict[str, Any]:
     for key, value in snapshot.cost.items():
         measures[key.replace("_", "-")] = {"value": value}
     return {snapshot.name: measures}
-
-
-def _text(value: str) -> str:
-    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(value: str) -> str:
-    return _text(value).replace(":", "%3A").replace(",", "%2C")

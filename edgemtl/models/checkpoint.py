@@ -30,10 +30,28 @@ from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.files import write_atomically
 from edgemtl.models import registry
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.sinks import MOST_IN_PATH, check_name
 from edgemtl.tasks.registry import spec_from_dict
 
 FORMAT_KEY = "edgemtl_checkpoint"
 FORMAT = 1
+#: bytes of a weight whose numbers are not all stored, as of a constant that was expanded
+MOST_EXPANDED = 64 << 20
+#: what torch computes with on a CPU; float8 and int4 are ways to store, not to compute
+_TYPES = frozenset(
+    {
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -91,15 +109,43 @@ def is_plain_tensor(value: Any) -> bool:
     )
 
 
+def check_tensors(state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that nothing here computes with, before anything looks into them.
+
+    Args:
+        state: what a file held.
+
+    Raises:
+        InputRefused: a name that is none; a type of fewer than 16 bits per number (float8, int4),
+            a complex, quantised or sparse tensor; or a large one whose numbers are not all stored:
+            a stride of 0 makes terabytes out of four bytes.
+    """
+    odd = [name for name, value in state.items() if not is_plain_tensor(value)]
+    if odd:
+        raise InputRefused(f"'{odd[0]}' is not a dense tensor of real numbers")
+    for name, value in state.items():
+        check_name(name, "the name of a weight", MOST_IN_PATH)
+        if value.dtype not in _TYPES:
+            raise InputRefused(
+                f"weight '{name}' is of type {str(value.dtype).removeprefix('torch.')}, which "
+                "nothing here computes with",
+                hint="store it as float32, float16 or bfloat16",
+            )
+        size = value.numel() * value.element_size()
+        if size > max(MOST_EXPANDED, value.untyped_storage().nbytes()):
+            raise InputRefused(
+                f"weight '{name}' of shape {tuple(value.shape)} holds more numbers than the file",
+                hint="store a copy of its own: tensor.clone()",
+            )
+
+
 def load_weights(network: MultiTaskNetwork, state: Mapping[str, Tensor]) -> None:
     """Load a state dict strictly.
 
     Raises:
         InputRefused: keys or shapes do not fit, or a weight is NaN or infinite.
     """
-    odd = [name for name, value in state.items() if not is_plain_tensor(value)]
-    if odd:
-        raise InputRefused(f"'{odd[0]}' is not a dense tensor of real numbers")
+    check_tensors(state)
     broken = [
         name
         for name, value in state.items()
@@ -326,6 +372,7 @@ def weights_hash(network: MultiTaskNetwork) -> str:
 
 __all__ = [
     "Checkpoint",
+    "check_tensors",
     "from_network",
     "load",
     "load_network",

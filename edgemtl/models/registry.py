@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from edgemtl.errors import EdgemtlError, InputRefused, UsageError
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.plugins import loaded, points
+from edgemtl.sinks import check_name
 
 NetworkT = TypeVar("NetworkT", bound=MultiTaskNetwork)
 
@@ -47,6 +48,7 @@ def family(name: str) -> type[MultiTaskNetwork]:
         InputRefused: there is no such family.
         UsageError: its package cannot be imported.
     """
+    check_name(name, "the name of a family")
     if name not in _FAMILIES:
         if name in _BUILT_IN:
             importlib.import_module(_BUILT_IN[name])

@@ -172,6 +172,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     """``run.json`` of a folder as plain data; empty when there is none that can be read."""
     try:
         data = json.loads((folder / RUN).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -41,11 +41,11 @@ from edgemtl.record.untrusted import (
     numbers,
     read_object,
     rows,
-    shown,
     table,
     text,
     texts,
 )
+from edgemtl.sinks import shown
 from edgemtl.tasks.base import MetricSpec
 
 __all__ = ["RunData", "load_run"]

@@ -9,20 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.errors import InputRefused
+from edgemtl.sinks import shown
 
 #: no result file of a run comes near this size
 MOST_BYTES = 64 << 20
-#: longest text that is shown; longer ones are cut
-MOST_CHARACTERS = 4000
 #: a longer integer is no count of anything
 _MOST_DIGITS = 18
-#: marks that turn the direction of text and so can make a name read as another one
-_DIRECTION_MARKS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_UNSHOWN = {
-    code: "\ufffd"
-    for code in (*range(0x20), *range(0x7F, 0xA0), *map(ord, _DIRECTION_MARKS))
-    if chr(code) not in "\n\t"
-}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -51,12 +43,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def shown(value: str) -> str:
-    """A text without control characters and direction marks, cut to a length fit to print."""
-    kept = value.translate(_UNSHOWN)
-    return kept if len(kept) <= MOST_CHARACTERS else f"{kept[:MOST_CHARACTERS]}…"
 
 
 def text(data: Mapping[str, Any], key: str) -> str:

@@ -11,11 +11,11 @@ from edgemtl import files
 from edgemtl.gates.regression import Change, RegressionReport
 from edgemtl.gates.snapshot import Snapshot
 from edgemtl.measure.statistics import summarise
-from edgemtl.record.untrusted import shown
 from edgemtl.report import charts, comparison
 from edgemtl.report.figures import Figure
 from edgemtl.report.page import render
 from edgemtl.report.verdict import State
+from edgemtl.sinks import shown
 
 
 @dataclass(frozen=True)

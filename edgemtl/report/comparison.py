@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from edgemtl.gates.regression import Change, RegressionReport
-from edgemtl.record.untrusted import shown
 from edgemtl.report.figures import Figure, nothing, percent, plain, scaled_figures
 from edgemtl.report.markdown import markdown_table, safe
 from edgemtl.report.texttables import TextRow, TextTable, aligned, simple
 from edgemtl.report.verdict import State
+from edgemtl.sinks import shown
 
 #: what a reader sees for each status, and how it is coloured
 WORDS: dict[str, tuple[str, State]] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemtl.record.load import RunData, load_run
-from edgemtl.record.untrusted import shown
 from edgemtl.report.summary import Summary, summarise_run
 from edgemtl.report.texttables import aligned, main_tables, simple
 from edgemtl.report.verdict import SYMBOLS
+from edgemtl.sinks import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from edgemtl.record.rundata import RunData
 from edgemtl.report.summary import summarise_run
 from edgemtl.report.texttables import TextTable, main_tables, simple
 from edgemtl.report.verdict import SYMBOLS
-
-#: what Markdown, its tables and HTML act on
-_ACTIVE = re.compile(r"([\\`*_{}\[\]<>|~&$])")
-#: what code hosts turn into mentions of people and of issues; a backslash does not stop that
-_LINKED = re.compile(r"([@#])(?=\w)")
+from edgemtl.sinks import markdown
 
 
 def render_markdown(run: RunData) -> str:
@@ -50,4 +44,4 @@ def markdown_table(table: TextTable) -> list[str]:
 
 def safe(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return _LINKED.sub("\\1\u200b", _ACTIVE.sub(r"\\\1", simple(text)))
+    return markdown(simple(text))

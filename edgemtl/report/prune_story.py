@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from edgemtl.record.untrusted import integer, number, numbers, rows, shown, table, text, texts
+from edgemtl.record.untrusted import integer, number, numbers, rows, table, text, texts
 from edgemtl.report.texttables import TextRow, TextTable
+from edgemtl.sinks import shown
 
 NAMELESS = "(no name)"
 #: groups left whole that a sentence names; the page has them all

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.record.rundata import CostFacts, RunData, RunFacts, TaskMetrics
-from edgemtl.record.untrusted import shown
 from edgemtl.report import advice
 from edgemtl.report.figures import (
     Figure,
@@ -23,6 +22,7 @@ from edgemtl.report.figures import (
     worse,
 )
 from edgemtl.report.verdict import GateRow, State, Verdict, gate_rows, judge_run
+from edgemtl.sinks import shown
 from edgemtl.tasks.base import MetricSpec
 
 _SIDES = ("reference", "artefact")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgemtl.record.untrusted import shown
 from edgemtl.report.figures import GAP, TIMES
 from edgemtl.report.summary import FigureRow, Summary
 from edgemtl.report.verdict import SYMBOLS, State
+from edgemtl.sinks import shown
 
 #: the figures of the cost and latency tables; the page has the others
 MAIN_FIGURES = ("macs", "parameters", "size_bytes", "p50_ms", "p90_ms", "p99_ms")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgemtl.gates.history import Entry
-from edgemtl.record.untrusted import shown
 from edgemtl.report.figures import DASH, Figure, nothing, plain
 from edgemtl.report.texttables import TextRow, TextTable, aligned, simple
+from edgemtl.sinks import shown
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 #: runs that the line of blocks shows, the latest ones

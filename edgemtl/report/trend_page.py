@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from edgemtl import files
 from edgemtl.gates.history import Entry
-from edgemtl.record.untrusted import shown
 from edgemtl.report.curves import Axis, Point, draw_points
 from edgemtl.report.figures import Figure
 from edgemtl.report.page import render
 from edgemtl.report.trend import Course, by_name, courses
+from edgemtl.sinks import shown
 
 
 @dataclass(frozen=True)

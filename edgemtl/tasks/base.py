@@ -22,6 +22,7 @@ from edgemtl.data.dense import map_on_canvas
 from edgemtl.data.preprocess import InputSpec, Part, View
 from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
+from edgemtl.sinks import check_name
 
 #: length of an entry of a list that is a number and not an array
 NUMBER = -1
@@ -194,7 +195,7 @@ class Task(ABC):
     secondary: ClassVar[tuple[MetricSpec, ...]] = ()
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = check_name(name, "the name of a task")
 
     @property
     @abstractmethod

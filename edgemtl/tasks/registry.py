@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from edgemtl.errors import EdgemtlError, InputRefused, UsageError
 from edgemtl.plugins import loaded, points
+from edgemtl.sinks import check_name
 from edgemtl.tasks.base import Task, TaskSpec
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -63,6 +64,8 @@ def spec_from_dict(data: Mapping[str, Any]) -> TaskSpec:
         raise InputRefused(f"a task description is not readable: {error}") from error
     if not isinstance(name, str) or not isinstance(kind, str) or not isinstance(options, Mapping):
         raise InputRefused("a task description has fields of the wrong type")
+    check_name(name, "the name of a task")
+    check_name(kind, "the kind of a task")
     return TaskSpec(name, kind, dict(options))
 
 

@@ -17,6 +17,7 @@ from edgemtl.recipes import (
     from_assignments,
     from_environment,
     merge,
+    read_file,
     resolve,
     validate,
 )
@@ -213,3 +214,31 @@ def test_the_commented_recipe_is_a_recipe_of_defaults() -> None:
         assert f"[{path}]" in text
         for name in model.model_fields:
             assert name in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "limit = " + "9" * 5000,
+        "limit = " + "9" * 400,
+        "limit = " + "[" * 5000 + "]" * 5000,
+        "limit = " + "{a=" * 5000 + "1" + "}" * 5000,
+        "limit = 1e9999",
+    ],
+    ids=["5000 digits", "400 digits", "lists", "tables", "infinite"],
+)
+def test_values_beyond_bounds_are_refused_in_a_file_and_in_an_assignment(
+    line: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"[data]\n{line}\n", "utf-8")
+    with pytest.raises(UsageError):
+        read_file(path)
+    key, _, value = line.partition(" = ")
+    with pytest.raises(UsageError):
+        resolve({}, None, [f"data.{key}={value}"])
+
+
+def test_a_key_of_thousands_of_parts_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not section"):
+        from_assignments([".".join("a" * 5000) + "=1"])

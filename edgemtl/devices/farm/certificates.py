@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CA_KEY = "ca-key.pem"
 #: a machine whose clock is a little behind takes new certificates too
 _SLACK = timedelta(minutes=5)
+#: a century; the calendar of certificates ends with the year 9999
+MOST_DAYS = 36_500
 
 
 def make_certificates(folder: Path, names: Sequence[str], days: int) -> list[Path]:
@@ -32,17 +34,19 @@ def make_certificates(folder: Path, names: Sequence[str], days: int) -> list[Pat
         folder: gets ``ca.pem``, ``ca-key.pem``, and ``NAME.pem`` with ``NAME-key.pem``. Keys can
             be read by their owner alone.
         names: ``scheduler``, ``worker``, ``client``.
-        days: until the certificates expire.
+        days: until the certificates expire, a century at most.
 
     Returns:
         The files that were written; what was there stays.
 
     Raises:
-        UsageError: a name is not one that can be a file's.
+        UsageError: a name is not one that can be a file's, or too many days.
         InputRefused: the authority that is there cannot be read.
         StageFailed: the folder is not writable.
         TargetUnavailable: ``cryptography`` is not installed.
     """
+    if not 1 <= days <= MOST_DAYS:
+        raise UsageError(f"{days} days are not 1 to {MOST_DAYS}", where="--days")
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec

@@ -15,7 +15,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Union
 
@@ -45,6 +45,13 @@ _DAMAGE = (
 )
 
 
+#: names that Windows keeps for devices, whatever follows a dot
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])\s*(\.|$)",
+    re.I,
+)
+
+
 def check_name(name: str) -> str:
     """Return ``name`` when it is a plain relative path with forward slashes.
 
@@ -56,10 +63,34 @@ def check_name(name: str) -> str:
         not name
         or len(name) > 512
         or any(part in ("", ".", "..") for part in parts)
-        or re.search(r'[\x00-\x1f\\:*?"<>|]', name)
+        or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', name)
+        # Windows drops dots and spaces at the end, and opens devices by these names.
+        or any(part != part.rstrip(". ") for part in parts)
+        or any(_DEVICE.match(part) for part in parts)
     ):
         raise RunnerError(INPUT_REFUSED, f"the bundle has a file with the unsafe name {name!r}")
     return name
+
+
+def check_distinct(names: Iterable[str]) -> None:
+    """Refuse names of which a file system would make one file, or a file and a folder.
+
+    Raises:
+        RunnerError: two are equal but for case or the way that an accent is written, or one lies
+            below another.
+    """
+    files: set[str] = set()
+    folders: set[str] = set()
+    for name in names:
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if key in files or key in folders:
+            raise RunnerError(INPUT_REFUSED, f"'{name}' is there twice")
+        files.add(key)
+        parts = key.split("/")
+        above = {"/".join(parts[:count]) for count in range(1, len(parts))}
+        if above & files:
+            raise RunnerError(INPUT_REFUSED, f"'{name}' lies below a file")
+        folders |= above
 
 
 class ZipFiles:
@@ -98,7 +129,6 @@ class ZipFiles:
                 INPUT_REFUSED, f"it would unpack to {total} bytes, which is out of proportion"
             )
         members: dict[str, zipfile.ZipInfo] = {}
-        seen = set()
         for info in infos:
             # zipfile cuts names at a NUL byte; the uncut one is what has to be safe.
             name = check_name(info.orig_filename)
@@ -109,12 +139,9 @@ class ZipFiles:
                 raise RunnerError(INPUT_REFUSED, f"'{name}' is encrypted")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise RunnerError(INPUT_REFUSED, f"'{name}' is compressed in an unknown way")
-            # Two names that one file system takes for the same file would overwrite each other.
-            key = unicodedata.normalize("NFC", name).casefold()
-            if key in seen:
-                raise RunnerError(INPUT_REFUSED, f"'{name}' is there twice")
-            seen.add(key)
             members[name] = info
+        # Two names that one file system takes for the same file would overwrite each other.
+        check_distinct(info.orig_filename for info in infos)
         return members
 
     def __contains__(self, name: str) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .container import MANIFEST, Files, check_name, read_small
+from .container import MANIFEST, Files, check_distinct, check_name, read_small
 from .detection import DetectionTask, tasks_of
 from .errors import INPUT_REFUSED, VERIFICATION, RunnerError
 
@@ -122,7 +122,7 @@ def read_manifest(files: Files) -> Manifest:
         if data.get(OWN_HASH) and data[OWN_HASH] != own_hash(data):
             raise RunnerError(VERIFICATION, f"{files.path}: manifest.json was changed")
         return _parse(data, hashlib.sha256(raw).hexdigest())
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RunnerError(
             INPUT_REFUSED, f"{files.path}: manifest.json lacks or garbles a field ({error})"
         ) from error
@@ -134,6 +134,7 @@ def _parse(data: Mapping[str, Any], sha256: str) -> Manifest:
         if not re.match(r"^[0-9a-f]{64}$", entry["sha256"]) or int(entry["size"]) < 0:
             raise ValueError(f"files.{name}")
         entries[check_name(name)] = {"sha256": entry["sha256"], "size": int(entry["size"])}
+    check_distinct(entries)
     artefact = _members(data["artefact"])
     reference = _members(data["reference"]) if data.get("reference") else []
     expected = [
@@ -205,4 +206,5 @@ def task_files(facts: Mapping[str, Any], files: Sequence[str]) -> dict[str, tupl
 
 
 def _members(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    check_distinct(f["name"] for f in entry["files"])
     return [(check_name(f["name"]), str(f["member"])) for f in entry["files"]]

@@ -40,6 +40,14 @@ def test_extract_writes_every_file(bundle_path: Path, tmp_path: Path) -> None:
         "C:/evil.txt",
         "a//b",
         "d/",
+        "a/CON",
+        "nul.txt",
+        "Com1.tar.gz/x",
+        "lpt\u00b2",
+        "aux .txt",
+        "trailing.",
+        "trailing /x",
+        "del\x7f",
     ],
 )
 def test_unsafe_names_are_refused(bundle_path: Path, tmp_path: Path, name: str) -> None:
@@ -83,6 +91,38 @@ def test_names_that_fall_together_are_refused(bundle_path: Path) -> None:
         archive.writestr("MODEL.onnx", b"x")
     with pytest.raises(InputRefused, match="twice"):
         open_bundle(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("selftest/a", "selftest/A"), "twice"),
+        (("a\u0301", "\u00e1"), "twice"),
+        (("stra\u00dfe", "STRASSE"), "twice"),
+        (("x", "X/y"), "below a file"),
+        (("X/y", "x"), "twice"),
+    ],
+)
+def test_names_that_collide_are_refused(
+    bundle_path: Path, tmp_path: Path, names: tuple[str, str], reason: str
+) -> None:
+    members = members_of(bundle_path) | dict.fromkeys(names, b"x")
+    with pytest.raises(InputRefused, match=reason):
+        open_bundle(_rehash(tmp_path, members))
+
+
+def test_names_that_only_look_reserved_are_welcome(bundle_path: Path, tmp_path: Path) -> None:
+    members = members_of(bundle_path) | dict.fromkeys(("console", "com", "nulls.txt", "x/a"), b"x")
+    open_bundle(_rehash(tmp_path, members))
+
+
+def test_names_of_the_artefact_that_collide_are_refused(bundle_path: Path) -> None:
+    def collide(manifest: dict[str, Any]) -> None:
+        first = manifest["artefact"]["files"][0]
+        manifest["artefact"]["files"].append({**first, "name": first["name"].upper()})
+
+    with pytest.raises(InputRefused, match="twice"):
+        open_bundle(with_manifest(bundle_path, collide))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support.dense_family import build as build_dense
+from torch import Tensor
 
 from edgemtl.errors import ExitCode, InputRefused, StageFailed, UsageError
 from edgemtl.models import checkpoint
@@ -342,3 +343,63 @@ def test_what_was_cut_from_a_factorys_network_is_cut_again(tmp_path: Path) -> No
     wanted, found = pruned(images), again(images)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
     assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+def _with_first_weight(path: Path, change: Callable[[Tensor], Tensor]) -> str:
+    good = checkpoint.from_network(build_dense())
+    name = next(n for n, value in good.state_dict.items() if value.ndim == 4)
+    state = dict(good.state_dict)
+    state[name] = change(state[name])
+    torch.save({**payload_of(good), "state_dict": state}, path)
+    return name
+
+
+def payload_of(good: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The fields of the file."""
+    fields = ("family", "arguments", "state_dict", "tasks", "input", "pruning", "meta")
+    return {"edgemtl_checkpoint": 1, **{f: _plain(getattr(good, f)) for f in fields}}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+def test_types_that_nothing_computes_with_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    path = tmp_path / "model.pt"
+    name = _with_first_weight(path, lambda value: value.to(kind))
+    assert name in str(refused(path))
+
+
+def test_a_weight_larger_than_its_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    # Four bytes in the file, 4 TB once something looks at each number.
+    name = _with_first_weight(path, lambda value: torch.zeros(1).expand(1 << 20, 1 << 20))
+    error = refused(path)
+    assert path.stat().st_size < 4 << 20
+    assert f"'{name}'" in str(error) and "more numbers than the file" in str(error)
+
+
+def test_a_small_expanded_weight_is_welcome(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    _with_first_weight(path, lambda value: torch.ones(1).expand(value.shape))
+    checkpoint.load_network(path)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 600])
+def test_names_of_weights_that_are_none(tmp_path: Path, name: str) -> None:
+    good = checkpoint.from_network(build_dense())
+    path = tmp_path / "model.pt"
+    torch.save({**payload_of(good), "state_dict": {**good.state_dict, name: torch.zeros(1)}}, path)
+    assert "the name of a weight is no name" in str(refused(path))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 600, ""])
+def test_names_of_families_and_tasks_that_are_none(tmp_path: Path, name: str) -> None:
+    good = checkpoint.from_network(build_dense())
+    path = tmp_path / "model.pt"
+    torch.save({**payload_of(good), "family": name}, path)
+    assert "the name of a family is no name" in str(refused(path))
+    first, *others = good.tasks
+    torch.save({**payload_of(good), "tasks": [{**first, "name": name}, *others]}, path)
+    assert "the name of a task is no name" in str(refused(path))

@@ -101,5 +101,5 @@ def load(
             raise ValueError(f"format {routing['format']}")
         opened = (backend, device, threads, precision_hint)
         return RoutedSession(routing, str(Path(model).parent), opened)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RunnerError(INPUT_REFUSED, f"routing.json is not readable ({error})") from error

@@ -76,6 +76,9 @@ def test_certificates_are_made_once_and_keys_are_private(tmp_path: Path) -> None
     assert {path: path.read_bytes() for path in first} == before
     with pytest.raises(UsageError):
         make_certificates(tmp_path, ["../worker"], days=1)
+    for days in (0, 36_501, 10**12):
+        with pytest.raises(UsageError, match="days"):
+            make_certificates(tmp_path, ["worker"], days=days)
     (tmp_path / "ca-key.pem").write_text("not a key", "utf-8")
     with pytest.raises(InputRefused):
         make_certificates(tmp_path, ["another"], days=1)
