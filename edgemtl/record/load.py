@@ -212,6 +212,7 @@ def _cost(data: Mapping[str, Any], side: str) -> CostFacts | None:
             for row in rows(found, "per_node")
         ),
         texts(found, "uncounted"),
+        {k: v for k in ("macs", "parameters") if (v := number(table(found, "network"), k))},
     )
 
 

@@ -104,11 +104,16 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class CostFacts:
-    """What one network costs: ``figures`` by key (``macs``, ``size_bytes``, ...)."""
+    """What one network costs: ``figures`` by key (``macs``, ``size_bytes``, ...).
+
+    ``network`` has ``macs`` and ``parameters`` of the torch network that the graph was written
+    from, where a run says so: before norms are folded and tables stored.
+    """
 
     figures: Mapping[str, float] = field(default_factory=dict)
     per_node: tuple[NodeFacts, ...] = ()
     uncounted: tuple[str, ...] = ()
+    network: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def render_html(run: RunData) -> str:
         modules=sections.modules(run),
         modules_compared=bool(run.cost_before and run.cost_before.per_node and run.cost_after),
         uncounted=run.cost_after.uncounted if run.cost_after else (),
+        folded=sections.folded(run),
         nodes=sections.nodes(run),
         histogram=sections.histogram(run),
         interval=sections.interval(run),

@@ -76,6 +76,22 @@ def modules(run: RunData) -> list[ModuleRow]:
     return rows
 
 
+def folded(run: RunData) -> list[str]:
+    """What the torch networks have where their graphs have other counts, a sentence for each."""
+    found = []
+    for label, cost in (("Before", run.cost_before), ("After", run.cost_after)):
+        own = cost.network if cost else {}
+        if cost is None or len(own) < 2 or all(own[k] == cost.figures.get(k) for k in own):
+            continue
+        macs, parameters = own["macs"], own["parameters"]
+        found.append(
+            f"{label}: the network in torch, as inspect and prune count it, has "
+            f"{macs / 1e6:,.1f} M MACs and {parameters:,.0f} parameters; in the graph norms are "
+            "folded into convolutions and computed tables are stored."
+        )
+    return found
+
+
 def nodes(run: RunData) -> list[dict[str, Any]]:
     """The costliest nodes of the graph."""
     side, cost = ("artefact", run.cost_after) if run.cost_after else ("reference", run.cost_before)

@@ -355,3 +355,21 @@ def test_colours_of_both_themes_are_readable(theme: int) -> None:
     assert contrast("after", "card") >= 3
     assert contrast("before", "card") >= 2  # its figures stand beside it in words
     assert contrast("after", "before") >= 1.5
+
+
+def test_the_page_says_where_graph_and_network_have_other_counts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+
+    def unfolded(cost: dict[str, Any]) -> None:
+        own = cost["artefact"]
+        own["network"] = {"macs": own["macs"] + 3.6e6, "parameters": own["parameters"] + 48_848}
+        before = cost["reference"]
+        before["network"] = {key: before[key] for key in ("macs", "parameters")}
+
+    edit(folder, "cost.json", unfolded)
+    stored = json.loads((folder / "cost.json").read_text("utf-8"))["artefact"]["network"]
+    said = parse(render_html(load_run(folder))).text
+    macs = f"{stored['macs'] / 1e6:,.1f} M MACs"
+    assert f"After: the network in torch, as inspect and prune count it, has {macs}" in said
+    assert f"{stored['parameters']:,.0f} parameters; in the graph norms are folded" in said
+    assert "Before: the network in torch" not in said, "there both have the same"
