@@ -110,7 +110,7 @@ class PruneSection(_Section):
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
     rounds: int | None = Field(
-        None, ge=1, le=10, description="rounds of pruning and recovery; 2 with a goal, else 1"
+        None, ge=1, le=10, description="rounds of pruning and recovery; 1 by default, 2 if 1 fails"
     )
     oracle_images: Count = Field(128, ge=4, description="training pictures held out for the search")
     calibration_images: Count = Field(
@@ -127,11 +127,12 @@ class PruneSection(_Section):
 class RecoverSection(_Section):
     """``[recover]``: training after pruning, with the dense network as the teacher."""
 
-    steps: int = Field(
-        800, ge=0, le=MOST_STEPS, description="optimiser steps at most; 0 for no recovery"
-    )
+    steps: int = Field(800, ge=0, le=MOST_STEPS, description="at most; 0 for no recovery")
     batch: Count = Field(16, ge=1, description="pictures per step")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="highest rate, after the warm-up")
+    learning_rate: float | None = Field(None, gt=0, le=10, description="found by trials by default")
+    train: Literal["auto", "norms", "all"] = Field(
+        "auto", description="all, norms (and biases), or auto: the least that keeps every gate"
+    )
     size: tuple[Side, Side] | None = Field(
         None, description="training height, width in pixels; the network's own by default"
     )

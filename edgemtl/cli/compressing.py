@@ -88,7 +88,14 @@ def prune_verb(
         ),
     ] = "cpu",
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of recovery training; 0 for none.")
+        int | None, typer.Option(min=0, help="Steps of recovery training at most; 0 for none.")
+    ] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What recovery trains: norms (and biases), all, or auto: the least that suffices.",
+        ),
     ] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe key.")
@@ -123,6 +130,7 @@ def prune_verb(
         "prune.params": params,
         "prune.latency_ratio": latency_ratio,
         "recover.steps": steps,
+        "recover.train": recover,
         "prune.compensate": None if compensate is None else str(compensate).lower(),
     }
     assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]

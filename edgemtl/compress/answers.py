@@ -21,13 +21,18 @@ def distance(
     task: Task, outputs: Mapping[str, Tensor], dense: Mapping[str, Tensor]
 ) -> NDArray[np.float64]:
     """(B,) how far each picture's answers are apart: 0 for the same, about 1 for unrelated ones."""
+    return np.asarray(distances(task, outputs, dense).numpy(), np.float64)
+
+
+def distances(task: Task, outputs: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> Tensor:
+    """The same as a (B,) float64 tensor, through which gradients flow to ``outputs``."""
     found, read = task.read(outputs), task.read(dense)
     total = torch.zeros(len(next(iter(outputs.values()))), dtype=torch.float64)
     for name, (reference, weight) in read.items():
         scale = _scale(reference, weight)
         square = (found[name][0].double() - reference.double()).pow(2) * weight * scale
-        total += square.flatten(1).sum(dim=1)
-    return np.asarray((total / len(read)).numpy(), np.float64)
+        total = total + square.flatten(1).sum(dim=1)
+    return total / len(read)
 
 
 def probe(task: Task, outputs: Mapping[str, Tensor], rng: np.random.Generator) -> Tensor:

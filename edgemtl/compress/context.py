@@ -60,6 +60,8 @@ class PruneOptions:
         keep_whole: patterns of modules whose weights keep their shapes (``decoders.*``).
         only: patterns of the modules that may lose channels; all when empty.
         rounds: of pruning and recovery on the way to the goal.
+        one_cut_first: try one round first, and several only where that one misses a goal or leaves
+            a task over ``most_drop``.
         seed: of everything random.
         recovery: how to train after each round; None for no recovery.
         most_drop: task -> largest relative drop of its primary figure on the held-out pictures
@@ -82,6 +84,7 @@ class PruneOptions:
     keep_whole: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rounds: int = 1
+    one_cut_first: bool = False
     seed: int = 0
     recovery: RecoverOptions | None = None
     most_drop: Mapping[str, float] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.compress.augmentation import prepare_all
-from edgemtl.compress.best_round import BestRound
+from edgemtl.compress.best_round import BestRound, furthest_over
 from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.channels.whole import check_patterns
 from edgemtl.compress.compensation.method import compensate
@@ -35,6 +35,7 @@ from edgemtl.compress.latency_model import Latency
 from edgemtl.compress.outcome import PruneResult, Round
 from edgemtl.compress.reach import Reach
 from edgemtl.compress.recover import RecoverOptions, recover
+from edgemtl.compress.recover.matched import Rows, matched_rows
 from edgemtl.compress.remote import RemoteWorkers
 from edgemtl.compress.run_or_resume import run_or_resume
 from edgemtl.compress.shortfall import goals_of, sentence, what_stopped
@@ -111,6 +112,17 @@ def prune(
             without a table, or others for a method that has no use for them.
         StageFailed: the data says nothing about a task, or nothing can be cut.
     """
+    if options.one_cut_first and options.rounds > 1:
+        once = replace(options, rounds=1, one_cut_first=False)
+        result = prune(network, data, once, state_dir, latency, workers)
+        short = _falls_short(result, options)
+        if not short:
+            return result
+        note = f"one cut {short}, so it was cut in {options.rounds} rounds"
+        _log.info(note)
+        options = replace(options, one_cut_first=False)
+        result = prune(network, data, options, state_dir, latency, workers)
+        return replace(result, notes=(note, *result.notes))
     method_module(options.method)
     if options.latency_ratio is not None and latency is None:
         raise UsageError("a latency goal needs a target to measure on", hint="give --target")
@@ -151,6 +163,7 @@ def prune(
     floor = ""
     reach: Reach | None = None
     inside = BestRound(options.most_drop)
+    rows: Rows | None = None
     for number in range(options.rounds):
         goals = _goals_of_round(options, number)
         where = None if folder is None else folder / f"round{number + 1}"
@@ -182,6 +195,9 @@ def prune(
             _log.info(notes[-1])
         else:
             smaller = _cut(context, found)
+            if options.recovery is not None:
+                solved = [*found.explained] if found.weights else []
+                rows = matched_rows(context.network, found.keep, context.groups, solved, rows)
         # counted anew: the search takes products of activations (attention) for as large as before
         counted = module_costs(smaller)
         cost = replace(context.cost.of(found.keep), macs=counted.macs, params=counted.parameters)
@@ -201,6 +217,7 @@ def prune(
                 data.oracle,
                 _recovery_of_round(options, number),
                 None if where is None else where / "recovery.pt",
+                rows,
             )
         rounds.append(
             Round(
@@ -249,6 +266,15 @@ def prune(
         floor,
         reach,
     )
+
+
+def _falls_short(result: PruneResult, options: PruneOptions) -> str:
+    """What one cut did not come to, a clause; empty where it came to all."""
+    if result.goals_reached is False:
+        return "missed a goal"
+    recovery = result.rounds[-1].recovery
+    over = None if recovery is None else furthest_over(recovery, options.most_drop)
+    return "" if over is None else f"left '{over.task}' {over.drop:.1%} worse"
 
 
 def _starting_point(network: MultiTaskNetwork, options: PruneOptions) -> MultiTaskNetwork:

@@ -38,7 +38,9 @@ DEFAULT_LATENCY = 0.5
 #: rounds on the way to a goal
 DEFAULT_ROUNDS = 2
 #: evaluations during recovery, and steps between them at least
-EVALUATIONS, FEWEST_STEPS = 8, 50
+EVALUATIONS, FEWEST_STEPS = 8, 20
+#: share of its limit at which a task is well: pictures not held out may judge it less kindly
+WELL = 0.5
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> 
         flops = params = DEFAULT_KEPT
     towards = any(goal is not None for goal in (flops, params, ratio))
     steps = recovery.steps
+    gates, most = gate_drops(recipe, judged), most_drops(recipe, judged)
     return PruneOptions(
         method=asked.method,
         flops=flops,
@@ -197,7 +200,7 @@ def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> 
         latency_ratio=ratio,
         tasks=None if names is None else tuple(names),
         budgets=asked.budgets,
-        allowed=gate_drops(recipe, judged),
+        allowed=gates,
         compensate=asked.compensate,
         channel_multiple=asked.channel_multiple or target.channel_multiple,
         keep_whole=asked.keep_whole,
@@ -211,10 +214,14 @@ def prune_options(recipe: Recipe, target: Target, network: MultiTaskNetwork) -> 
             size=recovery.size,
             evaluate_every=max(FEWEST_STEPS, steps // EVALUATIONS),
             seed=recipe.data.seed,
+            train=recovery.train,
+            allowed=gates,
+            enough={name: WELL * limit for name, limit in (most or gates).items()},
         )
         if steps
         else None,
-        most_drop=most_drops(recipe, judged),
+        most_drop=most,
+        one_cut_first=asked.rounds is None,
     )
 
 

@@ -27,6 +27,8 @@ QUICK = (
     "--set=prune.oracle_images=8",
     "--set=prune.calibration_images=4",
     "--set=recover.steps=6",
+    "--set=recover.train=all",
+    "--set=recover.learning_rate=1e-3",
     "--set=recover.batch=2",
 )
 

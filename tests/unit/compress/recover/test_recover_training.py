@@ -1,35 +1,30 @@
-"""Recovery training: it helps, it resumes to the same weights, labels stay true."""
+"""Recovery training: it helps, it resumes to the same weights, its start is never lost."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from support.data import write_dense_folder, write_face_folder
 from support.dense_family import TinyDense, build
 
-from edgemtl.compress.augmentation import prepare_all, random_view, rescaled
+from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, targets_of
 from edgemtl.compress.distillation import SharedFeatures, feature_loss
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
+from edgemtl.compress.recover.options import Train
+from edgemtl.compress.recover.trainer import Trainer
 from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
-from edgemtl.data.preprocess import InputSpec
-from edgemtl.data.samples import Faces, Sample
 from edgemtl.errors import StageFailed
 from edgemtl.logs import Lines
 from edgemtl.models.mos.network import MOS
-from edgemtl.tasks import Detection, Segmentation
-from edgemtl.tasks.anchors import AnchorSpec
 
-SPEC = InputSpec((96, 128), fill=0.0)
-FACES = [Detection("faces", AnchorSpec().to_dict())]
-OPTIONS = RecoverOptions(steps=6, batch=4, evaluate_every=3, warmup=2, ema=0.5)
+OPTIONS = RecoverOptions(steps=6, batch=4, evaluate_every=3, warmup=2, ema=0.5, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +51,7 @@ def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder
             teacher.train()(images)
     student = _spoilt(1, teacher.eval())
     # The teacher was never trained: its answers, not the labels, are to be learnt here.
-    options = replace(OPTIONS, steps=16, answers=100.0, evaluate_every=8)
+    options = replace(OPTIONS, steps=16, answers=100.0, evaluate_every=8, patience=9)
 
     def distance() -> float:
         with torch.no_grad():
@@ -70,48 +65,111 @@ def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder
     assert not student.training
     worst = {step: max(drops.values()) for step, drops in result.drops}
     assert result.best_step == min(worst, key=lambda step: worst[step])
-    student.load_state_dict(recovery.average.state_dict())
+    (stage,) = result.stages
+    assert (stage.trains, stage.taken, stage.rate) == ("all", 16, 1e-3)
+    assert len(stage.trials) == 2  # with and without the statistics of the batches
+    student.load_state_dict(recovery.weights.average.state_dict())
     assert distance() < before
     assert set(result.to_dict()["after"]) == {"parts", "distance"}
 
 
-@pytest.mark.parametrize(("at", "saved"), [(0, 0), (5, 4)])
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("train", "after"),
+    [*(("all", n) for n in (1, 6, 9, 12, 15, 19)), *(("auto", n) for n in (9, 15, 19, 23, 27))],
+)
 def test_a_killed_training_goes_on_to_the_same_weights(
-    at: int, saved: int, pictures: DenseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, after: int, pictures: DenseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgemtl.compress.recover.SAVE_EVERY", 2)
+    """Killed while moments are warmed, in a trial of rates, between steps, in a later stage."""
+    monkeypatch.setattr("edgemtl.compress.recover.training.SAVE_EVERY", 2)
+    monkeypatch.setattr("edgemtl.compress.recover.trial.RATES", (1e-3, 1e-4))
+    monkeypatch.setattr("edgemtl.compress.recover.training.RATES", (1e-3, 1e-4))
+    enough = {"parts": -99.0} if train == "auto" else {}
+    options = replace(OPTIONS, learning_rate=None, train=train, enough=enough)
     teacher, held_out = build(0), pictures.subset(range(4))
     whole = _spoilt(2)
-    recover(whole, teacher, pictures, held_out, OPTIONS)
+    expected = recover(whole, teacher, pictures, held_out, options)
 
-    original = Recovery._step
+    original, count = Trainer.step, 0
 
-    def killed(self: Recovery, *args: object) -> None:
-        if self.progress.step == at:
-            raise KeyboardInterrupt
-        original(self, *args)  # type: ignore[arg-type]
+    def killed(self: Trainer, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == after:
+            raise Killed
+        original(self, *args)
 
     state = tmp_path / "state.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(Recovery, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            recover(_spoilt(2), teacher, pictures, held_out, OPTIONS, state)
+        patch.setattr(Trainer, "step", killed)
+        with pytest.raises(Killed):
+            recover(_spoilt(2), teacher, pictures, held_out, options, state)
     lines: list[str] = []
     part = _spoilt(2)
     with Lines(lines.append).shown():
-        result = recover(part, teacher, pictures, held_out, OPTIONS, state)
-    assert f"recovery goes on from step {saved}" in lines
-    assert [step for step, _ in result.drops] == [0, 3, 6]
+        result = recover(part, teacher, pictures, held_out, options, state)
+    assert any(line.startswith("recovery goes on from step") for line in lines)
+    assert (result.drops, result.best_step) == (expected.drops, expected.best_step)
+    tried = [[(t.rate, t.frozen, t.score) for t in one.trials] for one in expected.stages]
+    assert [[(t.rate, t.frozen, t.score) for t in one.trials] for one in result.stages] == tried
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(part.state_dict()[name], value, rtol=0, atol=0)
 
 
-def test_a_training_that_diverges_says_so(pictures: DenseFolder) -> None:
+def test_what_an_earlier_version_left_is_not_gone_on_from(
+    pictures: DenseFolder, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.pt"
+    torch.save({"progress": {"step": 3}}, state)
+    lines: list[str] = []
+    with Lines(lines.append).shown():
+        result = recover(_spoilt(2), build(0), pictures, pictures.subset(range(3)), OPTIONS, state)
+    assert any("starts anew" in line for line in lines) and result.steps == 6
+
+
+def test_a_training_that_cannot_begin_says_so(pictures: DenseFolder) -> None:
     student = _spoilt(3)
     with torch.no_grad():
         student.stem.conv.weight.fill_(float("nan"))
-    with pytest.raises(StageFailed, match="loss is nan"):
+    with pytest.raises(StageFailed, match="not finite before the first step"):
         recover(student, build(0), pictures, pictures.subset(range(3)), OPTIONS)
+
+
+@pytest.mark.parametrize("rate", [10.0, 1e30])
+def test_an_absurd_rate_costs_nothing(rate: float, pictures: DenseFolder) -> None:
+    student = _labelled_start(pictures)
+    before = copy.deepcopy(student.state_dict())
+    options = replace(OPTIONS, learning_rate=rate)
+    result = recover(student, copy.deepcopy(student), pictures, pictures.subset(range(6)), options)
+    assert result.best_step == 0 and result.after == result.before
+    for name, value in before.items():
+        torch.testing.assert_close(student.state_dict()[name], value, rtol=0, atol=0)
+
+
+def _labelled_start(pictures: DenseFolder) -> TinyDense:
+    """A network that has learnt the pictures a little, so that random steps make it worse."""
+    network = build(0)
+    options = replace(OPTIONS, steps=30, answers=0.0, evaluate_every=30, learning_rate=3e-3)
+    recover(network, build(0), pictures, pictures.subset(range(6)), options)
+    return network
+
+
+def test_where_every_step_hurts_none_is_taken(
+    pictures: DenseFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgemtl.compress.recover.training.RATES", (3.0, 1.0))
+    student = _labelled_start(pictures)
+    options = replace(OPTIONS, learning_rate=None)
+    result = recover(student, copy.deepcopy(student), pictures, pictures.subset(range(6)), options)
+    (stage,) = result.stages
+    assert [trial.rate for trial in stage.trials] == [3.0, 1.0, 0.125]
+    assert all(trial.score > 0 for trial in stage.trials)
+    assert (result.steps, result.best_step, stage.rate) == (0, 0, 0.0)
+    assert stage.ended == "no rate was better than no step"
 
 
 def test_timing_leaves_the_network_as_it_was(pictures: DenseFolder) -> None:
@@ -160,55 +218,6 @@ def test_features_are_compared_whatever_their_width() -> None:
     with torch.no_grad():
         network(images)
     assert not theirs.maps
-
-
-def _one_face(seed: int) -> Sample:
-    """A black picture with one white box labelled as a face."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((120, 160, 3), np.uint8)
-    x, y = (int(v) for v in rng.integers(30, 60, 2))
-    cv2.rectangle(image, (x, y), (x + 39, y + 29), (255, 255, 255), -1)
-    boxes = np.array([[x, y, x + 40, y + 30]], np.float32)
-    points = np.full((1, 5, 2), [x + 20, y + 15], np.float32)
-    return Sample("one", image, {"faces": Faces(boxes, points, np.zeros((1, 3), np.float32))})
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_rescaled_faces_keep_their_labels(seed: int) -> None:
-    moved = rescaled(_one_face(seed), FACES, SPEC, np.random.default_rng(seed))
-    faces = moved.labels["faces"]
-    assert len(faces) == 1 and moved.image.shape[:2] == SPEC.size
-    white = moved.image[:, :, 0] > 200
-    rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
-    found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    np.testing.assert_allclose(faces.boxes[0], found, atol=2.0)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_views_keep_dense_labels(seed: int) -> None:
-    """The label is 1 exactly where the picture is bright, before and after."""
-    image = np.full((90, 120, 3), 20, np.uint8)
-    label = np.zeros((90, 120), np.int64)
-    image[30:60, 40:90] = 240
-    label[30:60, 40:90] = 1
-    view = random_view(
-        Sample("one", image, {"segmentation": label}),
-        [Segmentation("parts", ("dark", "bright"))],
-        SPEC,
-        np.random.default_rng(seed),
-    )
-    assert view.canvas.shape == (3, *SPEC.size)
-    bright = view.canvas.astype(np.float32).mean(axis=0)
-    moved = view.labels["segmentation"]
-    assert moved.shape == SPEC.size
-    assert bright[moved == 1].mean() > bright[moved == 0].mean() + 60
-
-
-def test_views_depend_on_the_seed_only() -> None:
-    sample = _one_face(0)
-    a, b = (random_view(sample, FACES, SPEC, np.random.default_rng(7)) for _ in range(2))
-    np.testing.assert_array_equal(a.canvas, b.canvas)
-    np.testing.assert_array_equal(a.labels["faces"].boxes, b.labels["faces"].boxes)
 
 
 @pytest.mark.parametrize(

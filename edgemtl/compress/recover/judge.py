@@ -1,0 +1,117 @@
+"""Held-out pictures judge what is trained, with labels or by the dense network's answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from edgemtl.compress.answers import distance
+from edgemtl.compress.augmentation import prepare_all
+from edgemtl.compress.batches import Prepared, each_batch, losses_per_image
+from edgemtl.compress.compensation.allowance import Allowance
+from edgemtl.compress.recover.records import Verdict
+from edgemtl.data.samples import Dataset
+from edgemtl.measure.accuracy import evaluate, network_runner
+from edgemtl.models.base import MultiTaskNetwork
+
+#: pictures per batch
+BATCH = 8
+#: of pictures without labels of a task so many are held against the dense network's answers
+UNLABELLED = 32
+
+
+class HeldOutJudge:
+    """Judges networks.
+
+    Args:
+        names: of the tasks that count.
+        teacher: the dense network.
+        held_out: pictures.
+        seed: of the scales that the losses see them at.
+        allowed: task -> largest drop that is allowed.
+        figures: task -> the dense network's primary metric, where it is known already.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        teacher: MultiTaskNetwork,
+        held_out: Dataset,
+        seed: int,
+        allowed: Mapping[str, float],
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        self._names, self._teacher, self._held_out, self._seed = names, teacher, held_out, seed
+        shares = Allowance.of(names, allowed, {}, {}).shares
+        self.shares = dict(zip(names, (shares / shares.mean()).tolist(), strict=True))
+        self.dense = dict(self._figures(teacher) if figures is None else figures)
+        self._labelled = {name for name in names if not math.isnan(self.dense[name])}
+        self._tasks = [teacher.task(name) for name in names]
+        self._prepared: list[Prepared] = []
+
+    def verdict(self, network: MultiTaskNetwork) -> Verdict:
+        """Judge a network in eval mode; weights that are not finite have lost everything."""
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            drops = {name: math.inf for name in self._names if name in self._labelled}
+            others = {name: math.inf for name in self._names if name not in self._labelled}
+            return Verdict(dict.fromkeys(self._names, math.nan), drops, others, math.inf)
+        figures = self._figures(network)
+        drops = {
+            task.name: task.primary.relative_drop(self.dense[task.name], figures[task.name])
+            for task in self._tasks
+            if task.name in self._labelled
+        }
+        distances = {}
+        if len(self._labelled) < len(self._names):
+            found = self._losses(network, UNLABELLED)
+            distances = {n: v for n, v in found.items() if n not in self._labelled}
+        lost = {**drops, **distances}
+        score = max(lost[name] / self.shares[name] for name in self._names)
+        return Verdict(figures, drops, distances, score)
+
+    def losses(self, network: MultiTaskNetwork) -> dict[str, float]:
+        """Task -> mean loss over the labelled pictures; without labels the distance."""
+        return self._losses(network, None)
+
+    def _losses(self, network: MultiTaskNetwork, most: int | None) -> dict[str, float]:
+        if not self._prepared:
+            spec = self._teacher.input_spec
+            self._prepared = prepare_all(self._held_out, self._tasks, spec, self._seed)
+        asked = [task.name for task in network.selected(list(self._names))]
+        losses, apart = [], []
+        size = network.input_spec.size
+        some = self._prepared[:most]
+        for number, batch in enumerate(each_batch(some, self._tasks, size, BATCH)):
+            with torch.inference_mode():
+                outputs = network(batch.images, asked)
+                losses.append(losses_per_image(outputs, batch, self._tasks))
+                if len(self._labelled) < len(self._names) and number * BATCH < UNLABELLED:
+                    reference = self._teacher(batch.images, asked)
+                    columns = [distance(t, outputs, reference)[: batch.count] for t in self._tasks]
+                    apart.append(np.stack(columns, axis=1))
+        every = np.concatenate(losses)
+        found = {}
+        for column, name in enumerate(self._names):
+            if name in self._labelled:
+                count = max(int((every[:, column] != 0).sum()), 1)
+                found[name] = float(every[:, column].sum() / count)
+            else:
+                found[name] = float(np.concatenate(apart)[:, column].mean())
+        return found
+
+    def _figures(self, network: MultiTaskNetwork) -> dict[str, float]:
+        tasks = network.selected(list(self._names))
+        report = evaluate(
+            network_runner(network, [task.name for task in tasks]),
+            tasks,
+            network.input_spec,
+            self._held_out,
+        )
+        found = {}
+        for name in self._names:
+            value = report.tasks[name].values[network.task(name).primary.key]
+            found[name] = math.nan if value is None else value
+        return found
