@@ -181,3 +181,21 @@ def test_limits_are_checked(pruned: Pruned) -> None:
         PruneOptions(most_drop={"parts": -0.01})
     with pytest.raises(UsageError, match="'pose', which is not pruned for"):
         pruned.run({"pose": 0.01})
+
+
+def test_one_cut_is_all_where_it_reaches_the_goal_and_keeps_every_task(pruned: Pruned) -> None:
+    pruned.options = replace(pruned.options, one_cut_first=True)
+    result = pruned.run(MOST)
+    assert len(result.rounds) == 1 and result.goals_reached and result.notes == ()
+    assert len(pruned.left) == 1
+
+
+def test_rounds_follow_where_one_cut_costs_a_task_too_much(pruned: Pruned) -> None:
+    pruned.options = replace(pruned.options, one_cut_first=True)
+    pruned.drops = [OVER, INSIDE, INSIDE]
+    result = pruned.run(MOST)
+    assert len(result.rounds) == 2 and result.goals_reached
+    assert result.notes == ("one cut left 'distance' 5.0% worse, so it was cut in 2 rounds",)
+    pruned.options = replace(pruned.options, one_cut_first=False)
+    pruned.drops = [INSIDE, INSIDE]
+    assert weights_hash(pruned.run(MOST).network) == weights_hash(result.network)
