@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemtl.compress.task_shares import task_shares
+
 
 @dataclass(frozen=True)
 class Allowance:
@@ -30,16 +32,9 @@ class Allowance:
         budgets: Mapping[str, float],
         drops: Mapping[str, float],
     ) -> Allowance:
-        """From what was asked, by name.
-
-        A task without a share has the mean of the others, one with 0 a tenth of the least.
-        """
-        given = [value for name, value in shares.items() if name in tasks and value > 0]
-        usual = float(np.mean(given)) if given else 1.0
-        least = min(given, default=1.0) * 0.1
-        found = [shares.get(name, usual) or least for name in tasks]
+        """From what was asked, by name; see :func:`~edgemtl.compress.task_shares.task_shares`."""
         return Allowance(
-            np.array(found),
+            task_shares(tasks, shares),
             np.array([budgets.get(name, np.inf) for name in tasks]),
             np.array([drops.get(name, np.inf) for name in tasks]),
         )

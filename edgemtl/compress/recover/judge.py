@@ -11,8 +11,8 @@ import torch
 from edgemtl.compress.answers import distance
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import Prepared, each_batch, losses_per_image
-from edgemtl.compress.compensation.allowance import Allowance
 from edgemtl.compress.recover.records import Verdict
+from edgemtl.compress.task_shares import task_shares
 from edgemtl.data.samples import Dataset
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.base import MultiTaskNetwork
@@ -45,7 +45,7 @@ class HeldOutJudge:
         figures: Mapping[str, float] | None = None,
     ) -> None:
         self._names, self._teacher, self._held_out, self._seed = names, teacher, held_out, seed
-        shares = Allowance.of(names, allowed, {}, {}).shares
+        shares = task_shares(names, allowed)
         self.shares = dict(zip(names, (shares / shares.mean()).tolist(), strict=True))
         self.dense = dict(self._figures(teacher) if figures is None else figures)
         self._labelled = {name for name in names if not math.isnan(self.dense[name])}
