@@ -56,6 +56,8 @@ class Trace:
         lengths: normalised dimension of a weight -> that of the lengths it is given, which can be
             masked where the weight itself would be divided by 0.
         macs: weight -> multiply-accumulates for one picture; those of no weight under "".
+        products: weight -> those among the latter that grow with the channels it writes (attention
+            with its heads).
     """
 
     atoms: ChannelIds
@@ -67,6 +69,7 @@ class Trace:
     scaled: set[Origin] = dataclass_field(default_factory=set)
     lengths: dict[Origin, Origin] = dataclass_field(default_factory=dict)
     macs: dict[str, float] = dataclass_field(default_factory=dict)
+    products: dict[str, float] = dataclass_field(default_factory=dict)
 
     def origin_of(self, labels: Ints) -> Origin | None:
         """The dimension of a weight that the first of these labels was made for."""

@@ -261,6 +261,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = computed[0][0] if computed else ""
         macs = self.trace.macs
         macs[name] = macs.get(name, 0.0) + work
+        if not name:
+            origins = [
+                self.trace.origin_of(item.core())
+                for tensor in inputs
+                for item in self.fields(tensor)
+            ]
+            first = next((o for o in origins if o is not None and o[1] == 0), None)
+            if first is not None:
+                self.trace.products[first[0]] = self.trace.products.get(first[0], 0.0) + work
 
     def finish(self) -> Trace:
         """Decide what was left open: in each case what leaves most freedom."""

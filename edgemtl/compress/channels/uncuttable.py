@@ -58,9 +58,12 @@ def uncuttable(
 
 
 def work_of(network: MultiTaskNetwork, traced: Trace) -> tuple[Work, ...]:
-    """What each weight costs, and what reads none."""
+    """What each weight costs, what goes with channels it writes, and what reads none."""
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
-    return tuple(Work(name, shapes.get(name, ()), macs) for name, macs in traced.macs.items())
+    alone = traced.macs.get("", 0.0) - sum(traced.products.values())
+    macs = traced.macs | ({"": alone} if "" in traced.macs else {})
+    own = [Work(name, shapes.get(name, ()), value) for name, value in macs.items()]
+    return (*own, *(Work(n, shapes.get(n, ())[:1], value) for n, value in traced.products.items()))
 
 
 def _places(groups: Sequence[ChannelGroup]) -> set[tuple[str, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,11 +15,19 @@ from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.groups import snapped_widths
 from edgemtl.compress.reach import reach_of
 from edgemtl.exporting.module_cost import module_costs
+from edgemtl.models.base import MultiTaskNetwork
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
-def test_the_lowest_share_is_that_of_the_network_cut_to_its_narrowest(multiple: int) -> None:
-    network = build()
+@pytest.mark.parametrize(
+    "make",
+    [build, *(CONSTRUCTIONS[name].build for name in ("packed heads", "separate heads", "windows"))],
+    ids=["dense", "packed-heads", "separate-heads", "windows"],
+)
+def test_the_lowest_share_is_that_of_the_network_cut_to_its_narrowest(
+    make: Callable[[], MultiTaskNetwork], multiple: int
+) -> None:
+    network = make()
     found = discover(network)
     keep = {
         group.name: torch.arange(group.width) < snapped_widths(group, multiple)[0]
