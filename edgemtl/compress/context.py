@@ -208,7 +208,7 @@ class PruneContext:
             self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
         )[0]
         self.work = count_work(self.network, self.calibration.images[:1])
-        self.cost = CostModel(network, self.groups, self.work, 1)
+        self.cost = CostModel(network, self.groups, self.work, 1, discovery.products)
         self.latency: LatencyModel | None = None
         if latency is not None:
             self.latency = latency.model(network, self.groups)

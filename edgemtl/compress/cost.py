@@ -112,6 +112,14 @@ class _Parameter:
     macs: float
     shrink: tuple[dict[str, float], ...]
 
+    def size(self, removed: Mapping[str, Any]) -> Any:
+        """Elements left; ``removed`` as in :meth:`CostModel.macs`."""
+        size: Any = 1.0
+        for length, shrink in zip(self.shape, self.shrink, strict=True):
+            lost = sum(rate * removed.get(group, 0) for group, rate in shrink.items())
+            size = size * (length - lost)
+        return size
+
 
 class CostModel:
     """Cost as a function of the widths.
@@ -125,6 +133,9 @@ class CostModel:
         groups: its groups.
         work: of one forward pass, for how often each weight is used.
         batch: pictures in that pass.
+        products: multiply-accumulates per picture of products that read no weight, by the weight
+            that writes the channels they go with (attention with its heads; see
+            :attr:`edgemtl.compress.channels.discovery.Discovery.products`).
     """
 
     def __init__(
@@ -133,6 +144,7 @@ class CostModel:
         groups: Sequence[ChannelGroup],
         work: Sequence[Work],
         batch: int,
+        products: Mapping[str, float] | None = None,
     ) -> None:
         named = dict(network.named_parameters())
         macs = dict.fromkeys(named, 0.0)
@@ -156,6 +168,11 @@ class CostModel:
             for name, p in named.items()
             if name in used
         ]
+        self._products = [
+            _Parameter(named[name].shape[:1], value / named[name].shape[0], (shrink[name][0],))
+            for name, value in (products or {}).items()
+        ]
+        self._rest -= sum((products or {}).values())
         #: adds the latency of given widths, when there is a table
         self.latency: Callable[[Keep], float] | None = None
 
@@ -178,10 +195,9 @@ class CostModel:
         macs: Any = self._rest
         params: Any = 0.0
         for parameter in self._parameters:
-            size: Any = 1.0
-            for length, shrink in zip(parameter.shape, parameter.shrink, strict=True):
-                lost = sum(rate * removed.get(group, 0) for group, rate in shrink.items())
-                size = size * (length - lost)
+            size = parameter.size(removed)
             params = params + size
             macs = macs + size * parameter.macs
+        for product in self._products:
+            macs = macs + product.size(removed) * product.macs
         return macs, params

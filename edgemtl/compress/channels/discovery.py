@@ -59,6 +59,11 @@ class Discovery:
     work: tuple[Work, ...]
 
     @property
+    def products(self) -> dict[str, float]:
+        """Weight -> multiply-accumulates of products that read none and go with its channels."""
+        return {one.tensor: one.macs for one in self.work if len(one.shape) == 1}
+
+    @property
     def whole_share(self) -> float:
         """Share of the network's multiply-accumulates in channels that cannot be cut."""
         largest: dict[str, float] = {}

@@ -13,9 +13,12 @@ from support.dense_family import build
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import discover
 from edgemtl.compress.channels.groups import snapped_widths
+from edgemtl.compress.cost import CostModel
 from edgemtl.compress.reach import reach_of
+from edgemtl.compress.work import count_work
 from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.surgery import example_images
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
@@ -36,6 +39,17 @@ def test_the_lowest_share_is_that_of_the_network_cut_to_its_narrowest(
     smaller = cut(network, keep, found.groups)
     share = module_costs(smaller).macs / module_costs(network).macs
     assert reach_of(found, multiple).lowest == pytest.approx(share, rel=1e-3)
+
+
+def test_the_price_of_a_search_counts_attention_with_its_heads() -> None:
+    network = CONSTRUCTIONS["packed heads"].build()
+    found = discover(network)
+    work = count_work(network, example_images(network))
+    price = CostModel(network, found.groups, work, 1, found.products)
+    keep = {g.name: torch.arange(g.width) < g.width // 2 for g in found.groups}
+    smaller = cut(network, keep, found.groups)
+    assert price.of({}).macs == pytest.approx(module_costs(network).macs)
+    assert price.of(keep).macs == pytest.approx(module_costs(smaller).macs)
 
 
 def test_a_goal_out_of_reach_is_told_with_what_any_width_would_allow() -> None:
