@@ -1,29 +1,34 @@
 """Spoils inputs, kills runs, fills disks, runs many at once; docs/robustness.md has what it found.
 
     python tools/robustness.py mutate --count 2000        # spoilt files through the command line
+    python tools/robustness.py names --count 200          # odd names in every place for one
+    python tools/robustness.py devices --count 300        # bench --device whose answers are spoilt
     python tools/robustness.py kill --count 200           # compile killed at random moments
     python tools/robustness.py disk                       # a full disk before each stage
     python tools/robustness.py together --count 8         # so many compiles on one cache
 
 Each prints a table and leaves with 1 when something was wrong. The same seed gives the same files;
 the moments of kills depend on the machine. Findings are kept under --work with what caused them.
-Needs the packages of the extra 'dev' and runs on Linux.
+The first three go on with --resume where they were stopped. Needs the packages of the extra 'dev'
+and runs on Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-from robust import disk, forks, kills  # noqa: E402 - lies beside this file
-from robust.cases import Base, cases  # noqa: E402
+from robust import devices, disk, forks, kills, names  # noqa: E402 - lies beside this file
+from robust.cases import MAKERS, Base, cases  # noqa: E402
 from support import dense_family  # noqa: E402 - lies in tests/
 from support.data import write_face_folder  # noqa: E402
 from support.dense_work import NO_BENCH, write_dense_work  # noqa: E402
@@ -59,20 +64,35 @@ def prepare(folder: Path) -> Base:
     return Base(folder, ROOT / "examples" / "mos_t.pt")
 
 
-def mutate(count: int, seed: int, work: Path) -> int:
-    """Spoilt files through the command line; the number of findings."""
+#: what is spoilt, each kind with its share
+SPOILT = {"mutate": MAKERS, "names": ((names.name, 1),), "devices": ((devices.answer, 1),)}
+
+
+def spoil(what: str, count: int, seed: int, work: Path) -> int:
+    """Spoilt inputs through the command line; the number of findings.
+
+    What was found of each is written down at once, so that a run that was stopped can go on.
+    """
     forks.preload()
     base = prepare(work / "base")
-    total: Counter[str] = Counter()
+    devices.use_our_ssh(work / "bin")
+    progress = work / f"done-{seed}.jsonl"
+    done = _read(progress)
+    total = Counter(entry["kind"] for entry in done.values())
     codes: dict[str, Counter[int]] = {}
-    findings = []
-    for number, case, folder in cases(base, count, seed, work):
+    for entry in done.values():
+        codes.setdefault(entry["kind"], Counter())[entry["code"]] += 1
+    findings = [entry for entry in done.values() if entry["fault"]]
+    for number, case, folder in cases(base, count, seed, work, SPOILT[what], done):
         left = forks.run(case.arguments, folder)
         total[case.kind] += 1
         codes.setdefault(case.kind, Counter())[left.code] += 1
         found = forks.fault(left, case.allowed)
+        entry = {"number": number, "kind": case.kind, "code": left.code, "fault": found}
+        with progress.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
         if found:
-            words = " ".join(map(str, case.arguments))
+            words = " ".join(map(repr, map(str, case.arguments)))
             print(f"{number}: {case.kind} ({case.how}): {found}\n    edgemtl {words}", flush=True)
             findings.append({"number": number, "fault": found, "command": words, "said": left.said})
             (work / "findings.json").write_text(json.dumps(findings, indent=1), "utf-8")
@@ -84,25 +104,37 @@ def mutate(count: int, seed: int, work: Path) -> int:
     for kind, files in total.items():
         told = ", ".join(f"{code}: {n}" for code, n in sorted(codes[kind].items()))
         print(f"{kind:<12} {files:>6}  {told}")
-    print(f"{sum(total.values())} spoilt files, {len(findings)} findings (seed {seed})")
+    print(f"{sum(total.values())} spoilt inputs, {len(findings)} findings (seed {seed})")
     return len(findings)
 
 
+def _read(progress: Path) -> dict[int, dict[str, Any]]:
+    """Number -> what was found, of a run that was stopped; a last line that was cut off is not."""
+    done = {}
+    for line in progress.read_text("utf-8").splitlines() if progress.exists() else ():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            done[entry["number"]] = entry
+    return done
+
+
 def main() -> int:
-    """Run one of the four; 1 when something was wrong."""
+    """Run one of them; 1 when something was wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("mutate", "kill", "disk", "together"))
+    parser.add_argument("what", choices=(*SPOILT, "kill", "disk", "together"))
     parser.add_argument("--count", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "robustness")
+    parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     work = (given.work / given.what).resolve()
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    if given.what == "mutate":
-        found = mutate(given.count or 2000, given.seed, work)
+    if not given.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    if given.what in SPOILT:
+        found = spoil(given.what, given.count or 2000, given.seed, work)
     elif given.what == "kill":
         found = kills.kill_many(given.count or 200, given.seed, work)
     elif given.what == "together":

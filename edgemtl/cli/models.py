@@ -129,8 +129,9 @@ def eval_verb(
 
 
 def _print_accuracy(compared: Comparison) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edgemtl.report.terminal import plain_console
 
     report, dense = compared.report, compared.reference
     table = Table(title=f"{report.images} pictures of {report.data}, {report.protocol}")
@@ -149,7 +150,7 @@ def _print_accuracy(compared: Comparison) -> None:
             table.add_row(name, key, told(value), *before)
         if task.note:
             table.add_row(name, "note", task.note)
-    Console().print(table)
+    plain_console().print(table)
     for name, drop in compared.drops.items():
         if drop is not None:
             word = "worse" if drop > 0 else "better"

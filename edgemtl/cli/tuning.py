@@ -56,16 +56,16 @@ def tune_verb(
     When all are measured, a target file is written beside the measurements, for 'compile --target'.
     On a farm the operators are shared out over workers of one kind of processor (docs/farm.md).
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
     from edgemtl.pipeline.farm.members import open_farm
     from edgemtl.pipeline.farm.tuning import tune_on_farm
     from edgemtl.pipeline.tuning import tune
+    from edgemtl.report.terminal import plain_console
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    console = Console(file=sys.stderr)
+    console = plain_console(sys.stderr)
     only_warnings(as_json)
     with Bar(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("exporting", total=None)

@@ -101,13 +101,15 @@ def printable(text: str) -> str:
 
 def _check_latency(latency: Mapping[str, Any], where: str) -> None:
     samples = latency.get("samples_ms")
-    figures = [latency.get(name, 1.0) for name in _FIGURES]
+    figures = [latency.get(name) for name in _FIGURES]
     if not isinstance(samples, list) or not samples:
         raise _refused("the latency has no samples", where)
     for value in (*samples, *figures):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value <= LONGEST_MS:
             raise _refused(f"{printable(repr(value))} is no latency in ms", where)
+    if type(latency.get("count")) is not int or latency["count"] < 1:
+        raise _refused("the latency does not say how many runs it is of", where)
     if not isinstance(latency.get("stable"), bool):
         raise _refused("the latency does not say whether it was stable", where)
 

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgemtl.devices.results import MOST_BYTES, check_exit, parse_results, printable
-from edgemtl.errors import StageFailed, TargetUnavailable, UsageError
+from edgemtl.errors import ExitCode, StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
 from edgemtl.processes import run_bounded
 
@@ -36,6 +36,8 @@ FOLDER = ".cache/edgemtl/bundles"
 _SSH_FAILED = 255
 #: a shell adds this to the number of the signal that ended a program
 _SIGNALLED = 128
+#: of a number that a device tells; no file and no code has more
+_MOST_DIGITS = 15
 #: copies that arrive damaged before giving up
 _COPIES = 3
 #: for the runner to leave its process number
@@ -174,7 +176,7 @@ class SshDevice:
             # Also after Ctrl-C: what was started there is ended, what was written is removed.
             with contextlib.suppress(TargetUnavailable, StageFailed):
                 self._run(_clean_up(job), min(self._patience, _LAST_SECONDS))
-        if code > _SIGNALLED:
+        if _SIGNALLED < code < 256:
             raise TargetUnavailable(
                 f"the runner was ended on the device by signal {code - _SIGNALLED}",
                 where=str(self.address),
@@ -182,8 +184,10 @@ class SshDevice:
             )
         document = parse_results(results, str(self.address))
         check_exit(code, document, str(self.address))
-        last = printable((message.strip().splitlines() or [""])[-1])
-        return DeviceRun(code, document, last.removeprefix("error: "), copied)
+        last = printable((message.strip().splitlines() or [""])[-1]).removeprefix("error: ")
+        # A defect there is a run that failed, not a defect of the program that is here.
+        told = int(ExitCode.STAGE_FAILED) if code == ExitCode.UNEXPECTED else code
+        return DeviceRun(told, document, last or ("no reason told" if code else ""), copied)
 
     def _send(self, bundle: Path, digest: str) -> int:
         """Copy by hash, going on where an earlier copy stopped; returns the bytes sent."""
@@ -200,7 +204,8 @@ class SshDevice:
                 return sent
             if copies == _COPIES:
                 raise StageFailed("the copy on the device is damaged", where=str(self.address))
-            offset = int(found) if found.isdigit() and int(found) <= size else 0
+            held = _number(found) or 0
+            offset = held if held <= size else 0
             if offset > before:  # an attempt that was cut off got somewhere
                 before, ends = offset, time.monotonic() + self._patience
             _log.info(f"copying {size - offset:,} bytes to {self.address}")
@@ -256,8 +261,13 @@ class SshDevice:
         began = time.monotonic()
         while (passed := time.monotonic() - began) < limit_seconds:
             state = self._run(look).decode("ascii", "replace").strip()
-            if state.isdigit():
-                return int(state)
+            if (code := _number(state)) is not None:
+                return code
+            if state not in ("runs", "starting", "gone"):
+                raise StageFailed(
+                    f"the device answered '{printable(state)[:40]}' when asked how the run goes",
+                    where=str(self.address),
+                )
             if state == "gone" or (state == "starting" and passed > _START_SECONDS):
                 raise TargetUnavailable(
                     "the run was killed on the device, or the device was restarted",
@@ -332,6 +342,11 @@ class SshDevice:
         if done.code:
             raise StageFailed(last, where=str(self.address))
         return done.answer
+
+
+def _number(text: str) -> int | None:
+    """A count or a code that a device told; None for anything else, a million digits included."""
+    return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _clean_up(job: str) -> str:

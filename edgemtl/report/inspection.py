@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgemtl.report.designs import print_plan
+from edgemtl.report.terminal import plain_console
 
 
 def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> None:
     """Print :func:`edgemtl.pipeline.inspection.inspect_file`'s answer as tables."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = plain_console()
     height, width = found["input"]["size"]
-    console.print(f"[bold]{found['file']}[/bold]: {found['kind']}", highlight=False)
+    console.print(f"{found['file']}: {found['kind']}", style="bold", highlight=False)
     if found["params"] is not None:
         console.print(
             f"{found['params']:,} parameters, {found['macs'] / 1e6:,.1f} M MACs at "

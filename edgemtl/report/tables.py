@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgemtl.gates.judge import GateOutcome, GateReport
+from edgemtl.report.terminal import plain_console
 
 if TYPE_CHECKING:
     from edgemtl.measure.results import Comparison, LatencyResult
@@ -16,7 +17,6 @@ _WORDS = {"pass": "pass", "fail": "FAIL", "not-measured": "NOT MEASURED", "unsta
 
 def print_gates(report: GateReport) -> None:
     """One row per gate, then the verdict."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="gates")
@@ -31,7 +31,7 @@ def print_gates(report: GateReport) -> None:
             _value(outcome, outcome.limit),
             outcome.detail,
         )
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print("all gates hold" if report.passed else "not good enough", highlight=False)
 
@@ -44,7 +44,6 @@ def _value(outcome: GateOutcome, value: float | None) -> str:
 
 def print_latency(result: LatencyResult, name: str) -> None:
     """One artefact's latency, with what it was measured on."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{name}: {len(result.samples_ms)} runs, {result.threads} thread(s)")
@@ -60,7 +59,7 @@ def print_latency(result: LatencyResult, name: str) -> None:
         if summary is not None:
             shown = (summary.p50_ms, summary.p90_ms, summary.p99_ms)
             table.add_row(what, *(f"{value:.2f}" for value in shown))
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(
         f"load {result.load_ms:.0f} ms, first inference {result.first_inference_ms:.1f} ms, "
@@ -74,10 +73,9 @@ def print_latency(result: LatencyResult, name: str) -> None:
 
 def print_comparison(result: Comparison, name: str, against: str) -> None:
     """The speed-up of one artefact over another with its interval."""
-    from rich.console import Console
 
     ratio = result.speedup
-    console = Console()
+    console = plain_console()
     for side, label in ((result.a, name), (result.b, against)):
         console.print(
             f"{label}: p50 {side.summary.p50_ms:.2f} ms, p99 {side.summary.p99_ms:.2f} ms",
@@ -110,9 +108,8 @@ def telemetry_words(result: LatencyResult) -> str:
 
 def print_self_check(result: SelfCheck, name: str) -> None:
     """The noise floors of this machine with this artefact."""
-    from rich.console import Console
 
-    console = Console()
+    console = plain_console()
     for word, side in (("first", result.first), ("second", result.second)):
         figures = f"p50 {side.summary.p50_ms:.3f} ms, p99 {side.summary.p99_ms:.3f} ms"
         console.print(f"{name}, {word} time: {figures}", highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,11 +179,24 @@ MAKERS: tuple[tuple[Maker, int], ...] = (
 )
 
 
-def cases(base: Base, count: int, seed: int, root: Path) -> Iterator[tuple[int, Case, Path]]:
-    """So many cases, each with its own seed and its own folder, which the caller removes."""
-    makers = [maker for maker, share in MAKERS for _ in range(share)]
+def cases(
+    base: Base,
+    count: int,
+    seed: int,
+    root: Path,
+    makers: Sequence[tuple[Maker, int]] = MAKERS,
+    done: Container[int] = (),
+) -> Iterator[tuple[int, Case, Path]]:
+    """So many cases, each with its own seed and its own folder, which the caller removes.
+
+    Those whose numbers are in ``done`` are left out; the others are the same as without.
+    """
+    shares = [maker for maker, share in makers for _ in range(share)]
     for number in range(count):
+        if number in done:
+            continue
         rng = random.Random(f"{seed}:{number}")
         folder = root / f"case-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        yield number, makers[number % len(makers)](base, rng, folder), folder
+        yield number, shares[number % len(shares)](base, rng, folder), folder

@@ -122,6 +122,8 @@ def fault(left: Left, allowed: Collection[int]) -> str:
         return f"{len(errors)} error lines"
     if any(len(line) > MOST_LINE for line in errors):
         return "an endless error line"
-    if "\x1b" in "".join(errors):
-        return "a terminal escape in an error line"
+    if "\x1b" in left.said or "\x9b" in left.said:
+        return "a terminal escape"
+    if re.search(r"^\s*::|##\[|##vso\[", left.said, re.MULTILINE):
+        return "an order to a CI service"
     return ""

@@ -17,7 +17,12 @@ GOOD: dict[str, Any] = {
     "bundle": "net",
     "manifest_sha256": "0" * 64,
     "device": {"board": "a board", "cores": 4},
-    "latency": {"samples_ms": [1.0, 1.5], "stable": True, "reason": "", "p50_ms": 1.25, "count": 2},
+    "latency": {
+        "samples_ms": [1.0, 1.5],
+        "stable": True,
+        "reason": "",
+        **{"p50_ms": 1.25, "p90_ms": 1.45, "p99_ms": 1.495, "count": 2},
+    },
 }
 
 
@@ -53,6 +58,9 @@ def test_a_document_of_the_runner_comes_through_as_it_is() -> None:
         text(latency=latency(p50_ms=-1.0)),
         text(latency=latency(p99_ms=None)),
         text(latency=latency(stable="yes")),
+        text(latency={k: v for k, v in GOOD["latency"].items() if k != "p90_ms"}),
+        text(latency=latency(count="2")),
+        text(latency=latency(count=0)),
         text(device="a board"),
         text().replace(b"1.25", b"NaN"),
         text().replace(b"1.25", b"Infinity"),
