@@ -23,6 +23,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -161,8 +162,14 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
     found["seconds"] = time.monotonic() - started
     found["threads"] = options.threads
     write_json(path, found)
-    worst = max(found["drops"], key=found["drops"].__getitem__)
-    tell(f"{cell.name}: worst {100 * found['drops'][worst]:+.2f} % ({worst})")
+    tell(f"{cell.name}: worst {worst_of(found['drops'])}")
+
+
+def worst_of(found: dict[str, float | None]) -> str:
+    """The task that lost most; a drop of None is of a figure that was lost altogether."""
+    name = max(found, key=lambda one: math.inf if found[one] is None else float(found[one] or 0))
+    drop = found[name]
+    return f"{name} lost" if drop is None else f"{100 * drop:+.1f} % ({name})"
 
 
 def table_of(options: argparse.Namespace) -> str:
@@ -211,7 +218,7 @@ def table_of(options: argparse.Namespace) -> str:
         )
     )
     for one in kept:
-        cell, worst = one["cell"], max(one["drops"], key=one["drops"].__getitem__)
+        cell = one["cell"]
         stages = [stage for part in one["recovery"] for stage in part["stages"]]
         how = [cell["method"]]
         how += [f"{cell['rounds']} rounds"] if cell["rounds"] > 1 else []
@@ -225,7 +232,7 @@ def table_of(options: argparse.Namespace) -> str:
                 f"{100 * one['macs']:.1f} %",
                 f"{100 * one['params']:.1f} %",
                 *_figures(one["accuracy"], tasks),
-                f"{100 * one['drops'][worst]:+.1f} % ({worst})",
+                worst_of(one["drops"]),
                 ", ".join(str(part["best_step"]) for part in one["recovery"]),
                 ", ".join(f"{stage['rate'] or 0:.1e}" for stage in stages),
                 f"{one['seconds']:.0f}",
