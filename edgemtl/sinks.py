@@ -37,6 +37,7 @@ _UNSHOWN = {
 }
 #: what begins an order to a CI service: GitHub's ``::error`` and ``##[group]``, Azure's ``##vso[``
 _ORDER = re.compile(r"^\s*:(?=:)|#(?=#\[|#vso\[)")
+_ORDER_IN_JSON = re.compile(r"#(?=#\[|#vso\[)")
 #: what Markdown, its tables and HTML act on
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>|~&$])")
 #: what code hosts turn into mentions of people and of issues; a backslash does not stop that
@@ -72,6 +73,11 @@ def terminal(text: str, most: int = MOST_IN_LINE) -> str:
     # Not all of it is looked at when most of it is thrown away: an error may quote a whole file.
     words = " ".join(text[: 8 * most].split())
     return _ORDER.sub(lambda found: f"{found[0]} ", cut(_plain(words), most))
+
+
+def json_text(text: str) -> str:
+    """The same JSON without an order to a CI service: a ``#`` stands in strings alone."""
+    return _ORDER_IN_JSON.sub("\\\\u0023", text)
 
 
 def table_line(text: str) -> str:

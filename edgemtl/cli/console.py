@@ -13,7 +13,7 @@ import typer
 
 from edgemtl.errors import EdgemtlError
 from edgemtl.logs import Lines
-from edgemtl.sinks import table_line, terminal
+from edgemtl.sinks import json_text, table_line, terminal
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.stage import StageRecord
@@ -74,7 +74,7 @@ def toml_list(values: Iterable[str]) -> str:
 
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(json.dumps(data, indent=2, allow_nan=False)) + "\n")
 
 
 def print_error(error: EdgemtlError) -> None:

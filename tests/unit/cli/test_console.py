@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -116,3 +117,11 @@ def test_json_is_one_document_without_numbers_that_are_none(
     assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    2\n  ]\n}\n'
     with pytest.raises(ValueError):
         print_json({"a": float("nan")})
+
+
+def test_json_holds_no_order_to_a_ci_service(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"a": ["##vso[task.complete]", "##[error]x", "###[x", "# a #"]}
+    print_json(data)
+    told = capsys.readouterr().out
+    assert "##[" not in told and "##vso[" not in told
+    assert json.loads(told) == data
