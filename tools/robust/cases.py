@@ -64,16 +64,18 @@ def checkpoint(base: Base, rng: random.Random, folder: Path) -> Case:
 
 
 def recipe(base: Base, rng: random.Random, folder: Path) -> Case:
-    """A recipe, before anything is run."""
+    """A recipe, before anything is run; 3 where its data is another folder now."""
     how = _spoil(
         rng,
         base.folder / "recipe.toml",
         folder / "recipe.toml",
         (mutate.some_line, mutate.some_bytes),
     )
+    # The recipe names its data from here; without them a whole one would be refused, too.
+    (folder / "data").symlink_to(base.folder / "data")
     model = base.folder / "model.pt"
     arguments = ("compile", model, "--target=cpu", "-c", "recipe.toml", "--dry-run", "--json")
-    return Case("recipe", how, arguments, (0, 2))
+    return Case("recipe", how, arguments, (0, 2, 3))
 
 
 def labels(base: Base, rng: random.Random, folder: Path) -> Case:
