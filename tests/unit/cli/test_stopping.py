@@ -12,10 +12,13 @@ import psutil
 import pytest
 
 #: a verb at work: a temporary folder, a process, and one that this process started in a session
-#: of its own, which no kill of a group reaches
+#: of its own, which no kill of a group reaches. Under nohup, or in the background of a script, the
+#: tests are started with signals ignored, which their children would inherit.
 AT_WORK = """
-import subprocess, sys, tempfile, time
+import signal, subprocess, sys, tempfile, time
 from edgemtl.cli.stopping import ending_cleanly
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 CHILD = (
     "import subprocess, sys, time;"

@@ -14,11 +14,15 @@ from edgemtl.backends.types import Artefact
 from edgemtl.bundle import BundleContents
 from edgemtl.bundle.read import open_bundle
 from edgemtl.bundle.write import write_bundle
+from edgemtl.devices.runner.latency import summary
 from edgemtl.devices.ssh import DeviceRun
 from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
 from edgemtl.errors import UsageError
 from edgemtl.pipeline import device_bench
 from edgemtl.pipeline.benchmarking import Timing
+
+#: what a device says of one run of a millisecond
+MEASURED = {**summary(np.ones(1)), "samples_ms": [1.0], "stable": True}
 
 
 def bundle_for_tvm(folder: Path) -> Path:
@@ -41,11 +45,10 @@ def test_library_recorded_answers_and_limits_are_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[RpcAddress, RpcJob, bytes]] = []
-    measured = {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}
 
     def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append((address, job, job.library.read_bytes()))
-        return DeviceRun(0, {"latency": measured}, "", 7)
+        return DeviceRun(0, {"latency": MEASURED}, "", 7)
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
@@ -56,7 +59,7 @@ def test_library_recorded_answers_and_limits_are_sent(
     assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
     assert set(job.expected) == set(job.allowed) == {"étiquettes.logits", "depth.depth"}
     assert (job.threads, job.min_seconds, job.min_runs, job.warm_up) == (3, 2.0, 40, 0.5)
-    assert run.results is not None and run.results["latency"] == measured
+    assert run.results is not None and run.results["latency"] == MEASURED
     assert run.results["bundle"] == path.name and len(run.results["manifest_sha256"]) == 64
 
 
@@ -67,9 +70,7 @@ def test_a_server_gets_the_bundles_threads_where_none_are_asked(
 
     def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append(job.threads)
-        return DeviceRun(
-            0, {"latency": {"p50_ms": 1.0, "samples_ms": [1.0], "stable": True}}, "", 7
-        )
+        return DeviceRun(0, {"latency": MEASURED}, "", 7)
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)

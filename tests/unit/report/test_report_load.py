@@ -13,8 +13,9 @@ from support.run_folder import BEFORE, edit, write_run
 
 from edgemtl.errors import InputRefused
 from edgemtl.record.load import MOST_PICTURES, load_run
-from edgemtl.record.untrusted import MOST_CHARACTERS, read_object, shown
+from edgemtl.record.untrusted import read_object, shown
 from edgemtl.report.page import render_html
+from edgemtl.sinks import MOST_CHARACTERS
 
 
 def test_complete_run_has_no_problem(variant: Any) -> None:
