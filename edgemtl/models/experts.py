@@ -17,6 +17,8 @@ Lowering = Literal["gather", "sorted", "static", "dense"]
 LOWERINGS: tuple[Lowering, ...] = ("gather", "sorted", "static", "dense")
 #: tokens per expert: for all, per layer with experts, or per layer and expert; None for all tokens
 Capacity = int | Sequence[int | Sequence[int]] | None
+#: advice for a network whose mixture cannot be written sparsely
+BUILD_WITH = "build the mixture from edgemtl.models.m3vit.experts.Experts"
 
 
 @dataclass(frozen=True)

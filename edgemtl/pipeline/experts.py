@@ -15,7 +15,7 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.exporting.mixtures import dense_mixtures
 from edgemtl.models.base import MultiTaskNetwork
-from edgemtl.models.experts import ExpertNetwork, Lowering
+from edgemtl.models.experts import BUILD_WITH, ExpertNetwork, Lowering
 from edgemtl.recipes import Recipe
 
 #: capacities are rounded up to a multiple of this: products compute rows of a few tokens at once
@@ -71,7 +71,7 @@ def check_experts(network: MultiTaskNetwork, recipe: Recipe) -> None:
     raise UsageError(
         f"{wanted} is asked for, but {has}",
         where=key,
-        hint="leave the key out, or build the mixture from edgemtl.models.m3vit.experts.Experts",
+        hint=f"leave the key out, or {BUILD_WITH}",
     )
 
 

@@ -214,7 +214,7 @@ def test_factories_that_do_not_work(dense_work: DenseWork, factory: str, words: 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Raising", "does not run on one picture"),
+        ("Raising", "forward raises"),
         ("WrongNames", "my_parts"),
         ("Missing", "own"),
         ("NoDict", "output name -> tensor"),
