@@ -155,7 +155,8 @@ def prune_verb(
         with open_farm(farm, certificates, without_tls) as members:
             pruned = prune_file(asked, on_workers(members, factory))
     found = pruned.story()
-    from edgemtl.report.prune_story import cost_table, read_story, sentences
+    from edgemtl.record.prune_story import read_story
+    from edgemtl.report.prune_story import cost_table, sentences
 
     story = read_story(found)
     if report is not None:

@@ -9,6 +9,7 @@ from edgemtl.gates.judge import GateFacts, GateReport, judge
 from edgemtl.gates.limits import GateLimits
 from edgemtl.pipeline.task_limits import goal_comes_first
 from edgemtl.recipes import PruneSection
+from edgemtl.record.prune_story import read_goals
 from edgemtl.record.run_record import GATES, Measured
 
 
@@ -53,8 +54,4 @@ def binding_goals(asked: PruneSection, story: Any) -> dict[str, tuple[float, flo
     """The goals of ``prune.json`` that hold whatever the tasks lose, as the gates take them."""
     if not isinstance(story, dict) or not goal_comes_first(asked):
         return {}
-    goals, stopped_by = story.get("goals") or {}, str(story.get("stopped_by", ""))
-    return {
-        str(key): (float(goal["left"]), float(goal["asked"]), stopped_by if goal["missed"] else "")
-        for key, goal in goals.items()
-    }
+    return read_goals(story)

@@ -18,6 +18,7 @@ from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.record.designs import parse_plan
+from edgemtl.record.prune_story import read_changes
 from edgemtl.record.rundata import (
     Accuracy,
     Change,
@@ -36,6 +37,7 @@ from edgemtl.record.rundata import (
     TaskMetrics,
 )
 from edgemtl.record.untrusted import (
+    NAMELESS,
     integer,
     number,
     numbers,
@@ -53,8 +55,6 @@ __all__ = ["RunData", "load_run"]
 T = TypeVar("T")
 
 COST_FIGURES = ("macs", "parameters", "activation_bytes", "peak_activation_bytes", "size_bytes")
-#: what stands where a file leaves a name out
-NAMELESS = "(no name)"
 #: more pairs than this make a page that no phone opens
 MOST_PICTURES = 12
 MOST_PICTURE_BYTES = 32 << 20
@@ -104,7 +104,7 @@ def load_run(folder: Path) -> RunData:
         not_timed=skipped or "",
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),
-        pruning=load("prune.json", _pruning, expected=False),
+        pruning=load("prune.json", read_changes, expected=False),
         quantisation=load("quantize.json", _quantisation, expected=False),
         pictures=_pictures(folder / "pictures"),
         problems=tuple(problems),
@@ -257,21 +257,6 @@ def _parity(data: Mapping[str, Any]) -> tuple[ParityRow, ...]:
                 )
             )
     return tuple(found)
-
-
-def _pruning(data: Mapping[str, Any]) -> Changes:
-    """``{"method": ..., "steps": [GroupStep.to_dict(), ...]}``; steps of one group add up."""
-    found: dict[str, Change] = {}
-    for row in rows(data, "steps"):
-        name, drops = text(row, "group") or NAMELESS, numbers(row, "loss_rise")
-        before, after = number(row, "width_before"), number(row, "width_after")
-        if name in found:
-            earlier = found[name]
-            tasks = dict.fromkeys((*earlier.drops, *drops))
-            drops = {t: earlier.drops.get(t, 0.0) + drops.get(t, 0.0) for t in tasks}
-            before = earlier.before
-        found[name] = Change(name, before, after, drops=drops)
-    return Changes(text(data, "method"), tuple(found.values()))
 
 
 def _ratio(data: Mapping[str, Any]) -> Ratio:

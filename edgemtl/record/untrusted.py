@@ -13,6 +13,8 @@ from edgemtl.sinks import shown
 
 #: no result file of a run comes near this size
 MOST_BYTES = 64 << 20
+#: what stands where a file leaves a name out
+NAMELESS = "(no name)"
 #: a longer integer is no count of anything
 _MOST_DIGITS = 18
 

@@ -11,16 +11,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from edgemtl import files
+from edgemtl.record.prune_story import GroupCost, PruneStory, TaskAfterCut, UncutChannels
 from edgemtl.report.charts import draw_bar, line, nice_ticks, opening, text
 from edgemtl.report.figures import DASH, Figure, nothing, percent, with_unit
 from edgemtl.report.page import render
-from edgemtl.report.prune_story import (
-    GroupCost,
-    PruneStory,
-    TaskAfterCut,
-    UncutChannels,
-    sentences,
-)
+from edgemtl.report.prune_story import sentences
 
 #: pixels of the plot, and above and below it
 PLOT, TOP, BOTTOM = 170, 26, 40

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from support.htmltree import parse
 
+from edgemtl.record.prune_story import read_story
 from edgemtl.report.prune_page import charts, draw_curves, render_prune_page
-from edgemtl.report.prune_story import cost_table, read_story, sentences
+from edgemtl.report.prune_story import cost_table, sentences
 from edgemtl.report.texttables import aligned
 
 
