@@ -20,6 +20,7 @@ from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, benc
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.selfcheck import SelfCheck, self_check
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.bench import Around, bench_request
 from edgemtl.pipeline.export import ExportRequest, export_model
 from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.recipes import ModelSection, Recipe
@@ -147,22 +148,16 @@ def _bench_request(
     options: SessionOptions,
     recorded: Path | None,
 ) -> BenchRequest:
-    return BenchRequest(
-        artefact,
-        options if timing.threads is None else replace(options, threads=timing.threads),
-        picture=timing.picture,
-        input_array=recorded if timing.picture is None else None,
-        tasks=tuple(task.spec().to_dict() for task in tasks),
-        input_spec=spec.to_dict(),
-        stop=StopRule(
-            warmup_seconds=timing.warmup_seconds,
-            min_runs=timing.min_runs,
-            min_seconds=min(timing.seconds, timing.max_seconds),
-            max_seconds=timing.max_seconds,
-            cooldown_seconds=timing.cooldown,
-        ),
-        seed=timing.seed,
+    stop = StopRule(
+        warmup_seconds=timing.warmup_seconds,
+        min_runs=timing.min_runs,
+        min_seconds=min(timing.seconds, timing.max_seconds),
+        max_seconds=timing.max_seconds,
+        cooldown_seconds=timing.cooldown,
     )
+    session = options if timing.threads is None else replace(options, threads=timing.threads)
+    around = Around(tasks, spec, timing.picture, recorded)
+    return bench_request(artefact, session, stop, timing.seed, around)
 
 
 def _from_onnx(path: Path, backend_name: str, folder: Path) -> Artefact:

@@ -19,9 +19,10 @@ from edgemtl.exporting.cost import count_cost
 from edgemtl.files import read_json, sha256_file
 from edgemtl.gates.junit import write_junit
 from edgemtl.measure.accuracy import AccuracyReport, evaluate, network_runner
-from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, bench, compare
+from edgemtl.measure.latency import BenchRequest, InterleaveRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
+from edgemtl.pipeline.bench import Around, bench_request, stop_rule
 from edgemtl.pipeline.datasets import first_images
 from edgemtl.pipeline.gate import Verdicts, judge_measured
 from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage
@@ -300,22 +301,9 @@ class Bench(Stage):
 
     @staticmethod
     def _request(context: Context, stage: str) -> BenchRequest:
-        recipe = context.recipe.bench
-        seconds = min(recipe.seconds, recipe.max_seconds)
-        return BenchRequest(
-            context.artefact(stage),
-            context.session_options,
-            tasks=tuple(task.spec().to_dict() for task in context.tasks),
-            input_spec=context.dense.input_spec.to_dict(),
-            picture=_some_picture(context),
-            stop=StopRule(
-                warmup_seconds=recipe.warmup_seconds,
-                min_runs=recipe.min_runs,
-                min_seconds=seconds,
-                max_seconds=recipe.max_seconds,
-            ),
-            seed=context.recipe.data.seed,
-        )
+        around = Around(context.tasks, context.dense.input_spec, _some_picture(context))
+        stop, seed = stop_rule(context.recipe.bench), context.recipe.data.seed
+        return bench_request(context.artefact(stage), context.session_options, stop, seed, around)
 
 
 def _some_picture(context: Context) -> Path | None:

@@ -23,7 +23,8 @@ from edgemtl.compress.quantize import (
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed
-from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
+from edgemtl.measure.latency import InterleaveRule, StopRule, compare
+from edgemtl.pipeline.bench import bench_request
 from edgemtl.pipeline.sessions import session_options
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
@@ -269,9 +270,7 @@ def _time(request: QuantizeRequest, path: Path) -> tuple[float, float]:
             folder.mkdir()
             artefact = backend.compile(onnx, request.target, folder)
             stop = StopRule(warmup_seconds=request.recipe.bench.warmup_seconds)
-            timed.append(
-                BenchRequest(artefact, request.session, stop=stop, seed=request.recipe.data.seed)
-            )
+            timed.append(bench_request(artefact, request.session, stop, request.recipe.data.seed))
         bench = request.recipe.bench
         rule = replace(
             COMPARE,
