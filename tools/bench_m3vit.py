@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from entry import run_tool
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,7 +42,6 @@ from edgemtl.backends.taskfiles import TaskSessions, with_task_files
 from edgemtl.backends.types import SessionOptions
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.exporting.experts import unstack_weights, written_experts
 from edgemtl.exporting.module_cost import module_costs
 from edgemtl.exporting.onnx_export import export_onnx
@@ -474,8 +474,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

@@ -32,6 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import cv2
 import torch
+from entry import run_tool
 
 from edgemtl import targets
 from edgemtl.backends import registry
@@ -40,7 +41,6 @@ from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.data.open import open_dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.exporting.onnx_export import export_onnx
 from edgemtl.exporting.simplify import simplify
 from edgemtl.files import write_json, write_text
@@ -452,8 +452,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

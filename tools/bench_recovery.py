@@ -23,7 +23,6 @@ import argparse
 import copy
 import itertools
 import json
-import math
 import os
 import sys
 import time
@@ -41,24 +40,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_training_free import (
     SETS,
-    Bare,
     accuracy,
     dense_accuracy,
     drops,
     folder_of,
-    sets_of,
     tell,
+    training_data,
 )
+from entry import run_tool
+from pruning.tables import figures_of, markdown, title_of, value_of, worst_drop
 
 from edgemtl.compress.context import PruneOptions
-from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.prune import prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, recover
-from edgemtl.data.open import open_dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
 from edgemtl.logs import Lines
-from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load_network, save
 
 #: looks at the held-out pictures during a training, and steps between them at least
@@ -97,14 +93,6 @@ class Cell:
         return "-".join(parts)
 
 
-def training_data(options: argparse.Namespace, network: MultiTaskNetwork, cell: Cell) -> DataSplits:
-    """Slices of the training splits."""
-    parts: list[Any] = [open_dataset(options.data / name, "train") for name in sets_of(network)]
-    if not cell.labels:
-        parts = [Bare(part) for part in parts]
-    return DataSplits.split(parts, options.oracle, options.calibration, cell.seed)
-
-
 def recovery_of(options: argparse.Namespace, cell: Cell) -> RecoverOptions:
     """How a cell is trained."""
     return RecoverOptions(
@@ -126,7 +114,7 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
         return
     network = load_network(options.model)
     reference = dense_accuracy(options, network)["accuracy"]
-    data = training_data(options, network, cell)
+    data = training_data(options, network, cell.seed, cell.labels)
     recovery, started = recovery_of(options, cell), time.monotonic()
     found: dict[str, Any] = {"cell": cell.__dict__, "macs": 1.0, "params": 1.0}
     with Lines(lambda line: tell(f"  {line}")).shown():
@@ -162,14 +150,7 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
     found["seconds"] = time.monotonic() - started
     found["threads"] = options.threads
     write_json(path, found)
-    tell(f"{cell.name}: worst {worst_of(found['drops'])}")
-
-
-def worst_of(found: dict[str, float | None]) -> str:
-    """The task that lost most; a drop of None is of a figure that was lost altogether."""
-    name = max(found, key=lambda one: math.inf if found[one] is None else float(found[one] or 0))
-    drop = found[name]
-    return f"{name} lost" if drop is None else f"{100 * drop:+.1f} % ({name})"
+    tell(f"{cell.name}: worst {worst_drop(found)}")
 
 
 def table_of(options: argparse.Namespace) -> str:
@@ -177,34 +158,11 @@ def table_of(options: argparse.Namespace) -> str:
     network = load_network(options.model)
     reference = dense_accuracy(options, network)
     tasks = [task.name for task in network.tasks if task.name in SETS]
-    heads = [" ".join([name, *filter(None, reference["figures"][name])]) for name in tasks]
-    first = [
-        "method",
-        "steps",
-        "seed",
-        "MACs left",
-        "params left",
-        *heads,
-        "worst drop",
-        "kept step",
-        "rates",
-        "s",
-    ]
-    rows = [first, ["---"] * len(first)]
-    rows.append(
-        [
-            "dense, as it came",
-            "0",
-            "",
-            "100 %",
-            "100 %",
-            *_figures(reference["accuracy"], tasks),
-            "",
-            "",
-            "",
-            "",
-        ]
-    )
+    titles = [title_of(name, *reference["figures"][name]) for name in tasks]
+    head = ["method", "steps", "seed", "MACs left", "params left", *titles, "worst drop"]
+    head += ["kept step", "rates", "s"]
+    dense = [value_of(reference["accuracy"][task]) for task in tasks]
+    rows = [["dense, as it came", "0", "", "100 %", "100 %", *dense, "", "", "", ""]]
     kept = [
         json.loads(path.read_text("utf-8"))
         for path in sorted(folder_of(options).glob("trained-*.json"))
@@ -229,21 +187,13 @@ def table_of(options: argparse.Namespace) -> str:
                 ", ".join(how),
                 str(cell["steps"]),
                 str(cell["seed"]),
-                f"{100 * one['macs']:.1f} %",
-                f"{100 * one['params']:.1f} %",
-                *_figures(one["accuracy"], tasks),
-                worst_of(one["drops"]),
+                *figures_of(one, tasks),
                 ", ".join(str(part["best_step"]) for part in one["recovery"]),
                 ", ".join(f"{stage['rate'] or 0:.1e}" for stage in stages),
                 f"{one['seconds']:.0f}",
             ]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _figures(accuracy: dict[str, float | None], tasks: list[str]) -> list[str]:
-    values = [accuracy[name] for name in tasks]
-    return ["-" if value is None else f"{value:.3f}" for value in values]
+    return "\n".join(markdown(head, rows))
 
 
 def arguments() -> argparse.Namespace:
@@ -291,8 +241,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

@@ -41,6 +41,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from entry import run_tool
 from pruning import strangers  # noqa: F401 - registers its families
 from pruning.tables import worst_drop, write_tables
 
@@ -52,7 +53,6 @@ from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.search_cost import peak_mib
 from edgemtl.data.open import open_dataset
 from edgemtl.data.samples import Dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.files import write_json
 from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate, network_runner
@@ -147,12 +147,14 @@ def sets_of(network: MultiTaskNetwork) -> list[str]:
     return list(dict.fromkeys(SETS[task.name] for task in network.tasks))
 
 
-def training_data(options: argparse.Namespace, network: MultiTaskNetwork, cell: Cell) -> DataSplits:
-    """Held-out and calibration slices of the training splits."""
+def training_data(
+    options: argparse.Namespace, network: MultiTaskNetwork, seed: int, labels: bool
+) -> DataSplits:
+    """Held-out and calibration slices of the training splits, with or without their labels."""
     parts: list[Any] = [open_dataset(options.data / name, "train") for name in sets_of(network)]
-    if not cell.labels:
+    if not labels:
         parts = [Bare(part) for part in parts]
-    return DataSplits.split(parts, options.oracle, options.calibration, cell.seed)
+    return DataSplits.split(parts, options.oracle, options.calibration, seed)
 
 
 def accuracy(network: MultiTaskNetwork, data: Path) -> dict[str, float | None]:
@@ -197,7 +199,7 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> None:
         return
     network = load_network(options.model)
     reference = dense_accuracy(options, network)["accuracy"]
-    data = training_data(options, network, cell)
+    data = training_data(options, network, cell.seed, cell.labels)
     with Lines(lambda line: tell(f"  {line}")).shown():
         result = prune(
             network, data, asked_of(options, cell), place / "state", latency_of(options, cell)
@@ -247,7 +249,8 @@ def time_cell(options: argparse.Namespace, cell: Cell) -> None:
         return
     network = load_network(options.model)
     began, worked = time.monotonic(), time.process_time()
-    result = prune(network, training_data(options, network, cell), asked_of(options, cell))
+    data = training_data(options, network, cell.seed, cell.labels)
+    result = prune(network, data, asked_of(options, cell))
     with tempfile.TemporaryDirectory() as name:
         save_pruned(result, Path(name) / "pruned.pt")
     found = {
@@ -292,8 +295,9 @@ def oracle_cost(options: argparse.Namespace) -> None:
             compensate=cell.compensate,
         )
         began = time.monotonic()
+        data = training_data(options, network, cell.seed, cell.labels)
         with Lines(tell).shown():
-            result = prune(network, training_data(options, network, cell), asked)
+            result = prune(network, data, asked)
         after = accuracy(result.network, options.data)
         write_json(
             path,
@@ -369,8 +373,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

@@ -31,6 +31,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from entry import run_tool
 from torch import Tensor, nn
 
 from edgemtl.compress.augmentation import random_view
@@ -38,7 +39,6 @@ from edgemtl.compress.batches import Prepared, images_of, targets_of
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.data.open import open_dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.exporting.module_cost import module_costs
 from edgemtl.models.checkpoint import from_network, load, load_network, save
 from edgemtl.models.m3vit.decoders import Decoder
@@ -298,8 +298,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

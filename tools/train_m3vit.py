@@ -24,11 +24,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from entry import run_tool
 from training.dense_loop import DensePlan, DenseTrainer
 from training.dense_mixture import BODY_PARTS, DenseMixture, read_people, read_rooms
 
 from edgemtl.data.open import open_dataset
-from edgemtl.errors import EdgemtlError
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.models.m3vit.decoders import Decoder
@@ -130,8 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

@@ -23,13 +23,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from entry import run_tool
 from training.face_mixture import FaceMixture
 from training.loop import Plan, Trainer
 from training.teachers import fill_gaps
 
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.images import read_image
-from edgemtl.errors import EdgemtlError
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.models.checkpoint import from_network, load, load_network, load_tensors, save
 from edgemtl.models.mos.heads import CrossStitch, LevelHead
@@ -162,8 +162,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except EdgemtlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    run_tool(main)

@@ -41,15 +41,15 @@ def model_lines(folder: Path) -> list[str]:
     ]
     single = [one for one in found if one["cell"]["seed"] == 0 and not one["cell"]["target"]]
     tasks = list(dense["figures"])
-    titles = [_title(name, *dense["figures"][name]) for name in tasks]
+    titles = [title_of(name, *dense["figures"][name]) for name in tasks]
     lines = [f"### `{folder.name}`, no training step", ""]
     head = ["method", "solved again", "MACs left", "params left", *titles, "worst drop"]
     head += ["oracle TMAC", "passes", "search s"]
-    rows = [["dense", "", "100 %", "100 %", *(_value(dense["accuracy"][t]) for t in tasks)]]
+    rows = [["dense", "", "100 %", "100 %", *(value_of(dense["accuracy"][t]) for t in tasks)]]
     rows[0] += [""] * 4
     for one in sorted(single, key=_order):
-        rows.append([*_named(one), *_figures(one, tasks), *_costs(one)])
-    lines += [*_table(head, rows), ""]
+        rows.append([*_named(one), *figures_of(one, tasks), *_costs(one)])
+    lines += [*markdown(head, rows), ""]
     lines += _seeds(found)
     lines += _latency_goals(found, tasks, titles)
     lines += _speeds(found)
@@ -85,11 +85,12 @@ def _named(one: Mapping[str, Any]) -> list[str]:
     return [method, "yes" if cell["compensate"] else "no"]
 
 
-def _figures(one: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+def figures_of(one: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    """Cells of a row: what is left, every task's figure, the worst drop."""
     return [
         f"{100 * one['macs']:.1f} %",
         f"{100 * one['params']:.1f} %",
-        *(_value(one["accuracy"][task]) for task in tasks),
+        *(value_of(one["accuracy"][task]) for task in tasks),
         worst_drop(one),
     ]
 
@@ -113,12 +114,12 @@ def _latency_goals(
         cell, last = one["cell"], one["latency"][-1]
         goal = f"{cell['share']:.0%} of the ms on {cell['target']}"
         ratio = f"{last['predicted']:.3f}, {last['ratio']:.3f} ± {last['half']:.3f}"
-        rows.append([*_named(one), goal, ratio, str(len(one["latency"])), *_figures(one, tasks)])
+        rows.append([*_named(one), goal, ratio, str(len(one["latency"])), *figures_of(one, tasks)])
     if not rows:
         return []
     head = ["method", "solved again", "goal", "predicted, measured", "times measured", "MACs left"]
     head += ["params left", *titles, "worst drop"]
-    return [*_table(head, rows), ""]
+    return [*markdown(head, rows), ""]
 
 
 def _times(folder: Path) -> list[str]:
@@ -141,7 +142,7 @@ def _times(folder: Path) -> list[str]:
     if not rows:
         return []
     head = ["method", "MACs left", "s", "processor s", "threads", "peak MiB", "passes"]
-    return ["From images to checkpoint, in a process of its own:", "", *_table(head, rows), ""]
+    return ["From images to checkpoint, in a process of its own:", "", *markdown(head, rows), ""]
 
 
 def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -166,7 +167,7 @@ def _seeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     head = ["method", "solved again", "goal", "seeds", "mean of the worst drop", "from, to"]
-    return [*_table(head, rows), ""]
+    return [*markdown(head, rows), ""]
 
 
 def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -188,7 +189,7 @@ def _speeds(found: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         "Measured, one thread, dense and pruned in turns, 95 % interval in brackets:",
         "",
-        *_table(head, rows),
+        *markdown(head, rows),
         "",
     ]
 
@@ -215,21 +216,24 @@ def _oracle(folder: Path) -> list[str]:
         f"At the same budgets (every loss at most {first['budget']:g} of the dense one), both on "
         f"{first['images']} held-out images:",
         "",
-        *_table(head, rows),
+        *markdown(head, rows),
         "",
     ]
 
 
-def _title(task: str, label: str, unit: str) -> str:
+def title_of(task: str, label: str, unit: str) -> str:
+    """Of the column of a task's figure."""
     named = label if label.lower().startswith(task) else f"{task} {label}"
     return f"{named} {unit}".strip()
 
 
-def _value(value: float | None) -> str:
+def value_of(value: float | None) -> str:
+    """A task's figure as text."""
     return "none" if value is None else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     return [
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
