@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from edgemtl.compress.answers import distance
 from edgemtl.compress.augmentation import prepare_all
-from edgemtl.compress.batches import Prepared, each_batch, losses_per_image
+from edgemtl.compress.batches import Batch, Prepared, each_batch, losses_per_image
 from edgemtl.compress.recover.records import Verdict
 from edgemtl.compress.task_shares import task_shares
 from edgemtl.data.samples import Dataset
@@ -64,43 +64,50 @@ class HeldOutJudge:
             for task in self._tasks
             if task.name in self._labelled
         }
-        distances = {}
-        if len(self._labelled) < len(self._names):
-            found = self._losses(network, UNLABELLED)
-            distances = {n: v for n, v in found.items() if n not in self._labelled}
+        distances = self._distances(network)
         lost = {**drops, **distances}
         score = max(lost[name] / self.shares[name] for name in self._names)
         return Verdict(figures, drops, distances, score)
 
     def losses(self, network: MultiTaskNetwork) -> dict[str, float]:
         """Task -> mean loss over the labelled pictures; without labels the distance."""
-        return self._losses(network, None)
+        found = self._distances(network)
+        if self._labelled:
+            losses = []
+            for batch in self._batches(network, None):
+                with torch.inference_mode():
+                    outputs = network(batch.images, self._asked(network))
+                losses.append(losses_per_image(outputs, batch, self._tasks))
+            every = np.concatenate(losses)
+            for column, name in enumerate(self._names):
+                if name in self._labelled:
+                    count = max(int((every[:, column] != 0).sum()), 1)
+                    found[name] = float(every[:, column].sum() / count)
+        return {name: found[name] for name in self._names}
 
-    def _losses(self, network: MultiTaskNetwork, most: int | None) -> dict[str, float]:
+    def _distances(self, network: MultiTaskNetwork) -> dict[str, float]:
+        """Task without labels -> mean distance of its answers from the dense network's."""
+        tasks = [task for task in self._tasks if task.name not in self._labelled]
+        if not tasks:
+            return {}
+        asked, apart = self._asked(network), []
+        for batch in self._batches(network, UNLABELLED):
+            with torch.inference_mode():
+                outputs = network(batch.images, asked)
+                reference = self._teacher(batch.images, asked)
+            columns = [distance(task, outputs, reference)[: batch.count] for task in tasks]
+            apart.append(np.stack(columns, axis=1))
+        every = np.concatenate(apart)
+        return {task.name: float(every[:, column].mean()) for column, task in enumerate(tasks)}
+
+    def _asked(self, network: MultiTaskNetwork) -> list[str]:
+        return [task.name for task in network.selected(list(self._names))]
+
+    def _batches(self, network: MultiTaskNetwork, most: int | None) -> Iterator[Batch]:
         if not self._prepared:
             spec = self._teacher.input_spec
             self._prepared = prepare_all(self._held_out, self._tasks, spec, self._seed)
-        asked = [task.name for task in network.selected(list(self._names))]
-        losses, apart = [], []
-        size = network.input_spec.size
-        some = self._prepared[:most]
-        for number, batch in enumerate(each_batch(some, self._tasks, size, BATCH)):
-            with torch.inference_mode():
-                outputs = network(batch.images, asked)
-                losses.append(losses_per_image(outputs, batch, self._tasks))
-                if len(self._labelled) < len(self._names) and number * BATCH < UNLABELLED:
-                    reference = self._teacher(batch.images, asked)
-                    columns = [distance(t, outputs, reference)[: batch.count] for t in self._tasks]
-                    apart.append(np.stack(columns, axis=1))
-        every = np.concatenate(losses)
-        found = {}
-        for column, name in enumerate(self._names):
-            if name in self._labelled:
-                count = max(int((every[:, column] != 0).sum()), 1)
-                found[name] = float(every[:, column].sum() / count)
-            else:
-                found[name] = float(np.concatenate(apart)[:, column].mean())
-        return found
+        return each_batch(self._prepared[:most], self._tasks, network.input_spec.size, BATCH)
 
     def _figures(self, network: MultiTaskNetwork) -> dict[str, float]:
         tasks = network.selected(list(self._names))
