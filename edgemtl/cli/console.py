@@ -103,7 +103,7 @@ def say_lines(text: str) -> None:
 def _print(line: str) -> None:
     # One message is one line, or several of ours; a name in it can at most begin a harmless one.
     for part in line.split("\n"):
-        print(table_line(part), file=sys.stderr, flush=True)
+        say(part, warn=True)
 
 
 #: what the product says while it works, on standard error; part of :func:`edgemtl.logs` while the

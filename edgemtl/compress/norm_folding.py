@@ -65,19 +65,14 @@ def fold_norms(
         factor = (norm.running_var + norm.eps).rsqrt()
         factor = factor if norm.weight is None else factor * norm.weight
         folds[name] = Fold(norm_name, factor.detach().clone(), convolution.bias is not None)
-        _replace(found, name, fuse_conv_bn_eval(convolution, norm))
-        _replace(found, norm_name, nn.Identity())
+        found.set_submodule(name, fuse_conv_bn_eval(convolution, norm))
+        found.set_submodule(norm_name, nn.Identity())
     after = found(images[:1])
     for name, value in before.items():
         span = (value.amax() - value.amin()).clamp(min=1e-12)
         if not bool((after[name] - value).abs().amax() <= TOLERANCE * span):
             return copy.deepcopy(network), {}
     return found, folds
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    owner, _, own = name.rpartition(".")
-    setattr(network.get_submodule(owner), own, module)
 
 
 def _followed(

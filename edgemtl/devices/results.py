@@ -22,6 +22,7 @@ from edgemtl.devices.runner.errors import (
     VERIFICATION,
 )
 from edgemtl.errors import StageFailed
+from edgemtl.sinks import cut
 
 #: of the document as text; 200,000 samples take 2 MB
 MOST_BYTES = 16 << 20
@@ -95,8 +96,7 @@ def check_exit(code: int, document: Mapping[str, Any] | None, where: str) -> Non
 
 def printable(text: str) -> str:
     """One line of at most :data:`MOST_CHARACTERS`, without control characters."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
+    return cut("".join(c if c.isprintable() else " " for c in text), MOST_CHARACTERS)
 
 
 def _check_latency(latency: Mapping[str, Any], where: str) -> None:
