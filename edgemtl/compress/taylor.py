@@ -59,17 +59,6 @@ def taylor_scores(
     return {name: value / np.maximum(counts, 1)[:, None] for name, value in scores.items()}
 
 
-def worst_task(scores: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(width,) importance: the score for the task that would suffer most.
-
-    Args:
-        scores: (tasks, width).
-        scale: (tasks,) loss rise that each task can bear; a task that can bear little weighs much.
-    """
-    worst: NDArray[np.float64] = (scores / scale[:, None]).max(axis=0)
-    return worst
-
-
 def keep_most_important(importance: NDArray[np.float64], alive: Tensor, width: int) -> Tensor:
     """(total,) bool mask of the ``width`` most important channels among those alive.
 
@@ -80,10 +69,3 @@ def keep_most_important(importance: NDArray[np.float64], alive: Tensor, width: i
     keep = torch.zeros(len(importance), dtype=torch.bool)
     keep[torch.from_numpy(order[:width].copy())] = True
     return keep
-
-
-def predicted_rise(scores: NDArray[np.float64], alive: Tensor, keep: Tensor) -> NDArray[np.float64]:
-    """(tasks,) sum of the scores of what is alive and would go."""
-    gone = (alive & ~keep).numpy()
-    rise: NDArray[np.float64] = scores[:, gone].sum(axis=1)
-    return rise

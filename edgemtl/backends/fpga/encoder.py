@@ -42,11 +42,6 @@ class Encoder:
     weight_bytes: int = 2
 
     @property
-    def moe_layers(self) -> int:
-        """Blocks with experts."""
-        return self.depth // 2 if self.experts else 0
-
-    @property
     def expert_bytes(self) -> int:
         """Weights and biases of one expert."""
         return self.weight_bytes * _mlp(self.dim, self.expert_hidden)

@@ -91,10 +91,6 @@ class MaskedNetwork:
         )
         return dict(self._gates)
 
-    def use_gates(self, gates: Mapping[str, Tensor]) -> None:
-        """Multiply with these gates, (width,) float each, of any value, from now on."""
-        self._gates = dict(gates)
-
     def overrides(self) -> dict[str, Tensor]:
         """Weights that stand in for the network's own: name -> masked weight."""
         factors = {

@@ -71,8 +71,8 @@ class Farm:
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.address = address
-        #: bytes of files sent and fetched
-        self.sent_bytes = self.fetched_bytes = 0
+        #: bytes of files sent
+        self.sent_bytes = 0
         self._credentials = credentials
         #: how long a job may wait while no worker could take it
         self.patience = patience_seconds
@@ -186,7 +186,6 @@ class Farm:
                 while block := bytes(self._ask("edgemtl_get", digest=digest, offset=offset)):
                     stream.write(block)
                     offset += len(block)
-                self.fetched_bytes += offset
 
             write_atomically(path, write)
             if sha256_file(path) != digest:
