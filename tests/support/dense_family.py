@@ -18,6 +18,7 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork, register_family
 from edgemtl.models.layers import ConvNormAct
 from edgemtl.tasks import Depth, Segmentation, Task
+from support.norms import enliven
 
 CLASSES = ("ground", "block", "ball", "sky")
 SIZE = (64, 96)
@@ -102,11 +103,7 @@ def build(seed: int = 0) -> TinyDense:
         network = TinyDense()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0.0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-                nn.init.uniform_(module.weight, 0.7, 1.3)
-                nn.init.normal_(module.bias, 0.0, 0.1)
+                enliven(module)
         for decoder in network.decoders.values():
             assert isinstance(decoder, Decoder) and decoder.out.bias is not None
             nn.init.normal_(decoder.out.weight, 0.0, 1.0)

@@ -36,6 +36,21 @@ class Published:
     width: int = 256
 
 
+#: three tasks of different kinds in tiny layers
+SMALL = Published(
+    {"semseg": 3, "sal": 1, "depth": 1},
+    (2, 4),
+    dim=16,
+    depth=4,
+    heads=4,
+    experts=4,
+    top_k=2,
+    hidden=8,
+    levels=1,
+    width=8,
+)
+
+
 NYUD = Published({"semseg": 40, "depth": 1}, (30, 40), levels=3)
 PASCAL = Published(
     {"semseg": 21, "human_parts": 7, "sal": 1, "normals": 3, "edge": 1}, (32, 32), levels=2

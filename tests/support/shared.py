@@ -25,3 +25,13 @@ def design_page(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"no shared design pages: {'/'.join(parts)} is not there")
     return path
+
+
+def published_shapes(page: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a design page of published keys lists, or a skip."""
+    text = design_page("papers", page).read_text("utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
+    return {
+        name: tuple(int(size) for size in shape.strip("()").split(",") if size.strip())
+        for name, shape, _ in rows
+    }

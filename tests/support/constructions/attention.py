@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.constructions.base import Construction, Lambda, conv, grid, lam, linear, make, tokens
+from support.bodies import Body, grid, tokens
+from support.constructions.base import Construction, conv, lam, linear, make
 
 #: width of a head, and heads, of most networks here
 WIDE, HEADS = 4, 4
@@ -242,22 +243,22 @@ class Crossed(nn.Module):
         return torch.einsum("bqc,bchw->bqhw", self.masks(read), x)
 
 
-def module_attention(m: Lambda, x: Tensor) -> Tensor:
+def module_attention(m: Body, x: Tensor) -> Tensor:
     t = m.inside(tokens(x))
     return grid(m.out(t + m.attn(t, t, t, need_weights=False)[0]), x)
 
 
-def encoder_layer(m: Lambda, x: Tensor) -> Tensor:
+def encoder_layer(m: Body, x: Tensor) -> Tensor:
     return grid(m.out(m.layer(m.inside(tokens(x)))), x)
 
 
-def non_local(m: Lambda, x: Tensor) -> Tensor:
+def non_local(m: Body, x: Tensor) -> Tensor:
     q, k, v = m.q(x).flatten(2), m.k(x).flatten(2), m.v(x).flatten(2)
     scores = (q.transpose(1, 2) @ k).softmax(-1)
     return m.out((v @ scores.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:]))
 
 
-def channel_affinity(m: Lambda, x: Tensor) -> Tensor:
+def channel_affinity(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     flat = y.flatten(2)
     scores = (flat @ flat.transpose(1, 2)).softmax(-1)
@@ -322,13 +323,13 @@ class Relu(nn.Module):
         return out
 
 
-def mix_feed_forward(m: Lambda, x: Tensor) -> Tensor:
+def mix_feed_forward(m: Body, x: Tensor) -> Tensor:
     t = m.up(tokens(x))
     t = m.local(grid(t, x)).flatten(2).transpose(1, 2)
     return grid(m.down(F.gelu(t)), x)
 
 
-def einsum_heads(m: Lambda, x: Tensor) -> Tensor:
+def einsum_heads(m: Body, x: Tensor) -> Tensor:
     t = tokens(x)
     q = torch.einsum("bnc,chd->bhnd", t, m.q)
     k = torch.einsum("bnc,chd->bhnd", t, m.k)
@@ -338,7 +339,7 @@ def einsum_heads(m: Lambda, x: Tensor) -> Tensor:
 
 
 def with_einsum_weights() -> nn.Module:
-    body = Lambda(einsum_heads)
+    body = Body(einsum_heads)
     for name in ("q", "k", "v"):
         body.register_parameter(name, nn.Parameter(torch.randn(8, HEADS, WIDE)))
     body.register_parameter("o", nn.Parameter(torch.randn(HEADS, WIDE, 8) * 0.3))

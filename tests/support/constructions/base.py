@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from support.bodies import Body
 from support.pruning import Host
 
 
@@ -39,24 +40,9 @@ class Construction:
             return Host(self.body(), self.outputs)
 
 
-class Lambda(nn.Module):
-    """Layers by name and a function that combines them."""
-
-    def __init__(self, run: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 8, 8, 8) -> (B, outputs, H, W)."""
-        out: Tensor = self.run(self, x)
-        return out
-
-
 def lam(run: Callable[..., Tensor], **layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    """A builder of a :class:`Lambda`; the layers are built when it is called."""
-    return lambda: Lambda(run, **{name: make() for name, make in layers.items()})
+    """A builder of a :class:`Body`; the layers are built when it is called."""
+    return lambda: Body(run, **{name: make() for name, make in layers.items()})
 
 
 def seq(*layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -80,13 +66,3 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> Callable[[], nn.Modu
 def make(kind: Callable[..., nn.Module], *args: object, **named: object) -> Callable[[], nn.Module]:
     """A builder of any module."""
     return lambda: kind(*args, **named)
-
-
-def tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def grid(t: Tensor, like: Tensor) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W), H and W of ``like``."""
-    return t.transpose(1, 2).reshape(t.shape[0], -1, *like.shape[2:])

@@ -7,50 +7,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.models.layers import DeformableConv2d
-from support.constructions.base import Construction, Lambda, conv, grid, lam, linear, make, seq
+from support.bodies import Body, grid
+from support.constructions.base import Construction, conv, lam, linear, make, seq
 
 
-def flattened(m: Lambda, x: Tensor) -> Tensor:
+def flattened(m: Body, x: Tensor) -> Tensor:
     x = F.adaptive_avg_pool2d(m.a(x), 2).flatten(1)
     return m.fc(x)[:, :, None, None]
 
 
-def pixel_shuffled(m: Lambda, x: Tensor) -> Tensor:
+def pixel_shuffled(m: Body, x: Tensor) -> Tensor:
     return F.avg_pool2d(m.b(F.pixel_shuffle(m.a(x), 2)), 2)
 
 
-def unshuffled(m: Lambda, x: Tensor) -> Tensor:
+def unshuffled(m: Body, x: Tensor) -> Tensor:
     return m.b(F.pixel_unshuffle(m.a(x), 2))
 
 
-def focus(m: Lambda, x: Tensor) -> Tensor:
+def focus(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     parts = [y[..., i::2, j::2] for j in (0, 1) for i in (0, 1)]
     return m.b(torch.cat(parts, dim=1))
 
 
-def patches_merged(m: Lambda, x: Tensor) -> Tensor:
+def patches_merged(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).permute(0, 2, 3, 1)
     y = torch.cat([y[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
     return m.b(y).permute(0, 3, 1, 2)
 
 
-def resized(m: Lambda, x: Tensor) -> Tensor:
+def resized(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     y = F.interpolate(y, scale_factor=2, mode="nearest")
     y = F.interpolate(y, size=(12, 12), mode="bilinear", align_corners=True)
     return m.b(F.interpolate(y, size=(8, 8), mode="bicubic", align_corners=False))
 
 
-def by_area(m: Lambda, x: Tensor) -> Tensor:
+def by_area(m: Body, x: Tensor) -> Tensor:
     return m.b(F.interpolate(m.a(x), scale_factor=0.5, mode="area"))
 
 
-def without_aliases(m: Lambda, x: Tensor) -> Tensor:
+def without_aliases(m: Body, x: Tensor) -> Tensor:
     return m.b(F.interpolate(m.a(x), size=(4, 4), mode="bilinear", antialias=True))
 
 
-def sampled(m: Lambda, x: Tensor) -> Tensor:
+def sampled(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     rows = torch.linspace(-1, 1, 8, device=x.device)
     places = torch.stack(torch.meshgrid(rows, rows, indexing="xy"), -1)[None]
@@ -58,45 +59,45 @@ def sampled(m: Lambda, x: Tensor) -> Tensor:
     return m.b(F.grid_sample(y, places + flow, align_corners=True))
 
 
-def padded_by_hand(m: Lambda, x: Tensor) -> Tensor:
+def padded_by_hand(m: Body, x: Tensor) -> Tensor:
     y = F.max_pool2d(m.a(x), 2)
     y = F.interpolate(y, scale_factor=2, mode="bilinear")
     return m.b(F.pad(y, (1, 0, 1, 0)))
 
 
-def padded_circular(m: Lambda, x: Tensor) -> Tensor:
+def padded_circular(m: Body, x: Tensor) -> Tensor:
     return m.b(F.pad(m.a(x), (1, 1, 1, 1), mode="circular"))
 
 
-def unfolded(m: Lambda, x: Tensor) -> Tensor:
+def unfolded(m: Body, x: Tensor) -> Tensor:
     columns = F.unfold(m.a(x), 2, stride=2)
     return grid(m.b(columns.transpose(1, 2)), F.max_pool2d(x, 2))
 
 
-def folded(m: Lambda, x: Tensor) -> Tensor:
+def folded(m: Body, x: Tensor) -> Tensor:
     columns = F.unfold(m.a(x), 3, padding=1)
     return m.b(F.fold(columns.tanh(), (8, 8), 3, padding=1))
 
 
-def unpooled(m: Lambda, x: Tensor) -> Tensor:
+def unpooled(m: Body, x: Tensor) -> Tensor:
     y, where = m.pool(m.a(x).relu())
     return m.c(m.unpool(m.b(y).relu(), where))
 
 
-def along_rows(m: Lambda, x: Tensor) -> Tensor:
+def along_rows(m: Body, x: Tensor) -> Tensor:
     return grid(m.b(m.a(x.flatten(2)).relu()).transpose(1, 2), x)
 
 
-def volumes(m: Lambda, x: Tensor) -> Tensor:
+def volumes(m: Body, x: Tensor) -> Tensor:
     y = torch.stack([x, x.flip(3)], dim=2)
     return m.b(m.a(y).relu()).mean(2)
 
 
-def computed_weight(m: Lambda, x: Tensor) -> Tensor:
+def computed_weight(m: Body, x: Tensor) -> Tensor:
     return m.c(F.conv2d(m.a(x), m.b.weight.tanh(), m.b.bias))
 
 
-def strips(m: Lambda, x: Tensor) -> Tensor:
+def strips(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     row = m.row(y.mean(3, keepdim=True)).expand_as(y)
     column = m.column(y.mean(2, keepdim=True)).expand_as(y)

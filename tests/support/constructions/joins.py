@@ -6,99 +6,100 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.constructions.base import Construction, Lambda, conv, lam, linear, make, seq
+from support.bodies import Body
+from support.constructions.base import Construction, conv, lam, linear, make, seq
 
 
-def residual(m: Lambda, x: Tensor) -> Tensor:
+def residual(m: Body, x: Tensor) -> Tensor:
     return x + m.b(F.gelu(m.norm(m.a(x))))
 
 
-def projected(m: Lambda, x: Tensor) -> Tensor:
+def projected(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).relu()) + m.shortcut(x)
 
 
-def dense_block(m: Lambda, x: Tensor) -> Tensor:
+def dense_block(m: Body, x: Tensor) -> Tensor:
     y = torch.cat([x, m.a(x)], dim=1)
     return torch.cat([y, m.b(y), x], dim=1)
 
 
-def halves(m: Lambda, x: Tensor) -> Tensor:
+def halves(m: Body, x: Tensor) -> Tensor:
     left, right = m.a(x).chunk(2, dim=1)
     return m.c(torch.cat([left, right, m.b(right).relu()], dim=1))
 
 
-def gated(m: Lambda, x: Tensor) -> Tensor:
+def gated(m: Body, x: Tensor) -> Tensor:
     value, gate = m.a(x).chunk(2, dim=1)
     return value * gate.tanh()
 
 
-def glu(m: Lambda, x: Tensor) -> Tensor:
+def glu(m: Body, x: Tensor) -> Tensor:
     return m.b(F.glu(m.a(x), dim=1))
 
 
-def swiglu(m: Lambda, x: Tensor) -> Tensor:
+def swiglu(m: Body, x: Tensor) -> Tensor:
     y = x.permute(0, 2, 3, 1)
     return m.down(F.silu(m.gate(y)) * m.up(y)).permute(0, 3, 1, 2)
 
 
-def shuffled(m: Lambda, x: Tensor) -> Tensor:
+def shuffled(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     b, c, h, w = y.shape
     return m.b(y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w))
 
 
-def shuffle_unit(m: Lambda, x: Tensor) -> Tensor:
+def shuffle_unit(m: Body, x: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=1)
     y = torch.cat([left, m.c(m.b(m.a(right).relu())).relu()], dim=1)
     b, c, h, w = y.shape
     return y.view(b, 2, c // 2, h, w).transpose(1, 2).flatten(1, 2)
 
 
-def stacked_shuffle(m: Lambda, x: Tensor) -> Tensor:
+def stacked_shuffle(m: Body, x: Tensor) -> Tensor:
     return torch.stack([m.a(x), m.b(x)], dim=2).flatten(1, 2)
 
 
-def ghost(m: Lambda, x: Tensor) -> Tensor:
+def ghost(m: Body, x: Tensor) -> Tensor:
     y = m.primary(x).relu()
     return m.out(torch.cat([y, m.cheap(y).relu()], dim=1))
 
 
-def scales_of_a_block(m: Lambda, x: Tensor) -> Tensor:
+def scales_of_a_block(m: Body, x: Tensor) -> Tensor:
     first, second, third = m.a(x).relu().chunk(3, dim=1)
     second = m.b(second).relu()
     third = m.c(third + second).relu()
     return m.d(torch.cat([first, second, third], dim=1))
 
 
-def in_place(m: Lambda, x: Tensor) -> Tensor:
+def in_place(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     y += m.b(x)
     return y.relu_()
 
 
-def three_branches(m: Lambda, x: Tensor) -> Tensor:
+def three_branches(m: Body, x: Tensor) -> Tensor:
     return (m.wide(x) + m.narrow(x) + m.norm(x)).relu()
 
 
-def inception(m: Lambda, x: Tensor) -> Tensor:
+def inception(m: Body, x: Tensor) -> Tensor:
     pooled = m.pool(F.avg_pool2d(x, 3, 1, 1))
     return torch.cat([m.row(m.reduce(x).relu()), m.column(x), pooled], dim=1)
 
 
-def aspp(m: Lambda, x: Tensor) -> Tensor:
+def aspp(m: Body, x: Tensor) -> Tensor:
     pooled = m.pool(F.adaptive_avg_pool2d(x, 1)).relu()
     up = F.interpolate(pooled, size=x.shape[2:], mode="bilinear", align_corners=False)
     return m.out(torch.cat([m.near(x), m.far(x), up], dim=1).relu())
 
 
-def pyramid_pooling(m: Lambda, x: Tensor) -> Tensor:
+def pyramid_pooling(m: Body, x: Tensor) -> Tensor:
     maps = [x]
     for side, layer in ((1, m.one), (2, m.two), (4, m.four)):
         maps.append(F.interpolate(layer(F.adaptive_avg_pool2d(x, side)), size=x.shape[2:]))
     return m.out(torch.cat(maps, dim=1))
 
 
-def top_down(m: Lambda, x: Tensor) -> Tensor:
+def top_down(m: Body, x: Tensor) -> Tensor:
     fine = m.fine(x).relu()
     coarse = m.coarse(fine).relu()
     top = m.lateral2(coarse)
@@ -106,26 +107,26 @@ def top_down(m: Lambda, x: Tensor) -> Tensor:
     return m.smooth(y)
 
 
-def weighted_sum(m: Lambda, x: Tensor) -> Tensor:
+def weighted_sum(m: Body, x: Tensor) -> Tensor:
     weight = m.share.weight.relu()
     weight = weight / (weight.sum() + 1e-4)
     return m.c(weight[0, 0] * m.a(x) + weight[0, 1] * m.b(x))
 
 
-def u_net(m: Lambda, x: Tensor) -> Tensor:
+def u_net(m: Body, x: Tensor) -> Tensor:
     fine = m.enc1(x).relu()
     coarse = m.enc2(F.max_pool2d(fine, 2)).relu()
     return m.dec(torch.cat([m.up(coarse), fine], dim=1))
 
 
-def exchanged(m: Lambda, x: Tensor) -> Tensor:
+def exchanged(m: Body, x: Tensor) -> Tensor:
     high, low = m.high(x).relu(), m.low(x).relu()
     high2 = high + F.interpolate(m.to_high(low), scale_factor=2)
     low2 = low + m.to_low(high)
     return torch.cat([m.out1(high2), F.interpolate(m.out2(low2), scale_factor=2)], dim=1)
 
 
-def octave(m: Lambda, x: Tensor) -> Tensor:
+def octave(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).relu()
     high, low = y.chunk(2, dim=1)
     low = F.avg_pool2d(low, 2)
@@ -133,40 +134,40 @@ def octave(m: Lambda, x: Tensor) -> Tensor:
     return m.out(mixed.relu())
 
 
-def uneven(m: Lambda, x: Tensor) -> Tensor:
+def uneven(m: Body, x: Tensor) -> Tensor:
     left, right = m.a(x).split([2, 4], dim=1)
     return m.b(torch.cat([left.relu(), right], dim=1))
 
 
-def sliced(m: Lambda, x: Tensor) -> Tensor:
+def sliced(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x)[:, :4])
 
 
-def partial_conv(m: Lambda, x: Tensor) -> Tensor:
+def partial_conv(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.c(torch.cat([m.b(y[:, :2]), y[:, 2:]], dim=1))
 
 
-def rolled(m: Lambda, x: Tensor) -> Tensor:
+def rolled(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).roll(1, dims=1))
 
 
-def twice(m: Lambda, x: Tensor) -> Tensor:
+def twice(m: Body, x: Tensor) -> Tensor:
     return m.a(F.relu(m.a(x)))
 
 
-def tied(m: Lambda, x: Tensor) -> Tensor:
+def tied(m: Body, x: Tensor) -> Tensor:
     y = F.conv2d(x, m.a.weight, m.a.bias).relu()
     return F.conv_transpose2d(y, m.a.weight)
 
 
-def shared_over_levels(m: Lambda, x: Tensor) -> Tensor:
+def shared_over_levels(m: Body, x: Tensor) -> Tensor:
     one, two = m.level1(x), m.level2(x)
     a, b = m.tower(one).relu(), m.tower(two).relu()
     return m.out(a) + F.interpolate(m.out(b), scale_factor=2)
 
 
-def scaled_levels(m: Lambda, x: Tensor) -> Tensor:
+def scaled_levels(m: Body, x: Tensor) -> Tensor:
     return m.out(m.a(x).relu() * m.scale.weight[0, 0])
 
 

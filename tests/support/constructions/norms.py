@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from support.constructions.base import Construction, Lambda, conv, lam, linear, make, seq
+from support.bodies import Body
+from support.constructions.base import Construction, conv, lam, linear, make, seq
 
 STATISTICS = "its norm's statistics are taken over all channels"
 
@@ -83,38 +84,38 @@ class ScaledStandardConv(nn.Conv2d):
         return F.conv2d(x, rows.reshape_as(self.weight), self.bias, padding=self.padding)
 
 
-def squeezed(m: Lambda, x: Tensor) -> Tensor:
+def squeezed(m: Body, x: Tensor) -> Tensor:
     x = m.a(x)
     gate = m.up(F.relu(m.down(x.mean((2, 3), keepdim=True)))).sigmoid()
     return x * gate
 
 
-def squeezed_by_linear(m: Lambda, x: Tensor) -> Tensor:
+def squeezed_by_linear(m: Body, x: Tensor) -> Tensor:
     x = m.a(x)
     b, c, _, _ = x.shape
     gate = m.up(F.relu(m.down(F.adaptive_avg_pool2d(x, 1).view(b, c))))
     return x * gate.view(b, c, 1, 1).sigmoid()
 
 
-def efficient_channels(m: Lambda, x: Tensor) -> Tensor:
+def efficient_channels(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     line = y.mean((2, 3)).unsqueeze(1)
     return m.b(y * m.line(line).transpose(1, 2).unsqueeze(-1).sigmoid())
 
 
-def channels_and_places(m: Lambda, x: Tensor) -> Tensor:
+def channels_and_places(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     pooled = (y.mean((2, 3), keepdim=True), y.amax((2, 3), keepdim=True))
     return m.b(y * sum(m.up(m.down(p).relu()) for p in pooled).sigmoid())
 
 
-def places(m: Lambda, x: Tensor) -> Tensor:
+def places(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     seen = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], dim=1)
     return m.b(y * m.look(seen).sigmoid())
 
 
-def coordinates(m: Lambda, x: Tensor) -> Tensor:
+def coordinates(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     rows, columns = y.mean(3, keepdim=True), y.mean(2, keepdim=True).transpose(2, 3)
     mixed = m.down(torch.cat([rows, columns], dim=2)).relu()
@@ -122,14 +123,14 @@ def coordinates(m: Lambda, x: Tensor) -> Tensor:
     return m.b(y * m.rows(rows).sigmoid() * m.columns(columns).transpose(2, 3).sigmoid())
 
 
-def selective(m: Lambda, x: Tensor) -> Tensor:
+def selective(m: Body, x: Tensor) -> Tensor:
     near, far = m.near(x), m.far(x)
     gate = m.down((near + far).mean((2, 3), keepdim=True)).relu()
     share = torch.stack([m.one(gate), m.two(gate)], dim=1).softmax(1)
     return m.out(near * share[:, 0] + far * share[:, 1])
 
 
-def split_attention(m: Lambda, x: Tensor) -> Tensor:
+def split_attention(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).relu()
     b = y.shape[0]
     parts = y.view(b, 2, y.shape[1] // 2, *y.shape[2:])
@@ -138,37 +139,37 @@ def split_attention(m: Lambda, x: Tensor) -> Tensor:
     return m.out((parts * share).sum(1))
 
 
-def softmax_over_channels(m: Lambda, x: Tensor) -> Tensor:
+def softmax_over_channels(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).softmax(dim=1))
 
 
-def channel_mean(m: Lambda, x: Tensor) -> Tensor:
+def channel_mean(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y - y.mean(dim=1, keepdim=True))
 
 
-def unit_length(m: Lambda, x: Tensor) -> Tensor:
+def unit_length(m: Body, x: Tensor) -> Tensor:
     return m.b(F.normalize(m.a(x), dim=1))
 
 
-def root_mean_square(m: Lambda, x: Tensor) -> Tensor:
+def root_mean_square(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).permute(0, 2, 3, 1)
     return m.b(m.norm(y)).permute(0, 3, 1, 2)
 
 
-def convnext(m: Lambda, x: Tensor) -> Tensor:
+def convnext(m: Body, x: Tensor) -> Tensor:
     y = m.norm(m.local(m.inside(x)).permute(0, 2, 3, 1))
     y = m.down(F.gelu(m.up(y))).permute(0, 3, 1, 2)
     return m.out(m.inside(x) + y)
 
 
-def per_head(m: Lambda, x: Tensor) -> Tensor:
+def per_head(m: Body, x: Tensor) -> Tensor:
     batch, _, height, width = x.shape
     y = m.a(x).reshape(batch, -1, 4, height, width)  # heads of four channels, however many
     return m.b((y * y.softmax(dim=2)).flatten(1, 2))
 
 
-def learned_activations(m: Lambda, x: Tensor) -> Tensor:
+def learned_activations(m: Body, x: Tensor) -> Tensor:
     return m.b(m.act(m.a(x)) * m.shared(m.a(x)))
 
 
@@ -269,7 +270,7 @@ ALL = [
     ),
     Construction(
         "group norm of a sum",
-        lambda: Lambda(
+        lambda: Body(
             lambda m, x: m.c(m.norm(m.a(x) + m.b(x)).relu()),
             a=nn.Conv2d(8, 12, 1),
             b=nn.Conv2d(8, 12, 3, padding=1),

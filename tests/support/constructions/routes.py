@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.constructions.base import Construction, Lambda, conv, grid, lam, linear, make, tokens
+from support.bodies import Body, grid, tokens
+from support.constructions.base import Construction, conv, lam, linear, make
 
 
 class Mixture(nn.Module):
@@ -74,7 +75,7 @@ class Mmoe(nn.Module):
         return torch.cat(found, 1)
 
 
-def over_rows(m: Lambda, x: Tensor) -> Tensor:
+def over_rows(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     b, c, h, w = y.shape
     rows = y.permute(0, 2, 3, 1).reshape(b * h, w, c)
@@ -163,13 +164,13 @@ class Stitched(nn.Module):
         return torch.cat([self.c(one), self.d(two)], 1)
 
 
-def fused_by_concat(m: Lambda, x: Tensor) -> Tensor:
+def fused_by_concat(m: Body, x: Tensor) -> Tensor:
     one, two = m.a(x).relu(), m.b(x).relu()
     both = torch.cat([one, two], 1)
     return torch.cat([m.c(m.f(both)), m.d(m.g(both))], 1)
 
 
-def attended(m: Lambda, x: Tensor) -> Tensor:
+def attended(m: Body, x: Tensor) -> Tensor:
     shared = m.shared(x).relu()
     found = []
     for task in ("one", "two"):
@@ -178,7 +179,7 @@ def attended(m: Lambda, x: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-def distilled(m: Lambda, x: Tensor) -> Tensor:
+def distilled(m: Body, x: Tensor) -> Tensor:
     one, two = m.a(x).relu(), m.b(x).relu()
     one2 = one + m.gate(two).sigmoid() * m.message(two)
     return torch.cat([m.c(one2), m.d(two)], 1)
@@ -286,51 +287,51 @@ class Listed(nn.Module):
         return out
 
 
-def by_width(m: Lambda, x: Tensor) -> Tensor:
+def by_width(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).relu()
     return m.b(y) if y.shape[1] > 8 else -m.b(y)
 
 
-def by_root(m: Lambda, x: Tensor) -> Tensor:
+def by_root(m: Body, x: Tensor) -> Tensor:
     y = m.a(x).relu()
     return m.b(y / sqrt(y.shape[1]))
 
 
-def constant(m: Lambda, x: Tensor) -> Tensor:
+def constant(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x) * torch.linspace(0, 1, 6).view(1, 6, 1, 1))
 
 
-def written_into(m: Lambda, x: Tensor) -> Tensor:
+def written_into(m: Body, x: Tensor) -> Tensor:
     y = torch.zeros(x.shape[0], 6, *x.shape[2:])
     y[:, :] = m.a(x)
     return m.b(y)
 
 
-def hard_split(m: Lambda, x: Tensor) -> Tensor:
+def hard_split(m: Body, x: Tensor) -> Tensor:
     left, right = m.a(x).split(3, dim=1)
     return m.b(torch.cat([left * right, right], dim=1))
 
 
-def hard_view(m: Lambda, x: Tensor) -> Tensor:
+def hard_view(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).view(x.shape[0], 6, *x.shape[2:]))
 
 
-def sorted_channels(m: Lambda, x: Tensor) -> Tensor:
+def sorted_channels(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).sort(dim=1).values)
 
 
-def channels_by_einsum(m: Lambda, x: Tensor) -> Tensor:
+def channels_by_einsum(m: Body, x: Tensor) -> Tensor:
     return torch.einsum("bchw,oc->bohw", F.relu(m.a(x)), m.fc.weight)
 
 
-def checked(m: Lambda, x: Tensor) -> Tensor:
+def checked(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     if y.shape[1:] != (6, 8, 8):
         raise ValueError("a map of 6x8x8 is expected")
     return m.b(y)
 
 
-def bilinear(m: Lambda, x: Tensor) -> Tensor:
+def bilinear(m: Body, x: Tensor) -> Tensor:
     return grid(m.b(m.mix(tokens(m.a(x)), tokens(x))), x)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from support.dense_family import SIZE, TinyDense
+from support.norms import enliven
 from torch import nn
 
 from edgemtl.exporting.onnx_export import ExportResult
@@ -22,11 +23,7 @@ def randomise(network: MultiTaskNetwork, shift: float = 0.7) -> None:
     """Random norms and sampling offsets of about ``shift`` pixels: a wrong fold or sample shows."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0.0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.normal_(module.bias, 0.0, 0.1)
+            enliven(module)
         if isinstance(module, DeformableConv2d):
             assert module.offset_mask.bias is not None
             nn.init.normal_(module.offset_mask.weight, 0.0, 0.02)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import published_m3vit
 from support.dense_family import build
 from support.m3vit import tiny
-from support.published_m3vit import Published, encoder_state, in_ranks, random_state
+from support.published_m3vit import encoder_state, in_ranks, random_state
 
 from edgemtl import targets
 from edgemtl.data.calibration import embedded
@@ -29,18 +30,7 @@ from edgemtl.pipeline.importing import ImportOptions, import_file, parse_size
 from edgemtl.recipes import ExportSection, Recipe
 
 ROOMS = embedded({"depth"}, "train").subset([0, 1, 2])
-SMALL = Published(
-    {"semseg": 3, "depth": 1},
-    (2, 4),
-    dim=16,
-    depth=4,
-    heads=4,
-    experts=4,
-    top_k=2,
-    hidden=8,
-    levels=1,
-    width=8,
-)
+SMALL = replace(published_m3vit.SMALL, tasks={"semseg": 3, "depth": 1})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from support.bodies import Body, tokens
 from support.pruning import Host, random_keep
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -19,93 +20,75 @@ from edgemtl.errors import InputRefused
 from edgemtl.models.surgery import apply_records
 
 
-class Lambda(nn.Module):
-    """Layers by name and a function that combines them."""
-
-    def __init__(self, run: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.run(self, x)
-        return out
-
-
 def conv(inputs: int, outputs: int, kernel: int = 1, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
-
-
-def tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
 
 
 def picture(t: Tensor, like: Tensor) -> Tensor:
     return t.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-def recurrent(m: Lambda, x: Tensor) -> Tensor:
+def recurrent(m: Body, x: Tensor) -> Tensor:
     return picture(m.b(m.a(tokens(x))[0]), x)
 
 
-def unpooled(m: Lambda, x: Tensor) -> Tensor:
+def unpooled(m: Body, x: Tensor) -> Tensor:
     y, places = F.max_pool2d(m.a(x), 2, return_indices=True)
     return m.c(F.max_unpool2d(m.b(y).relu(), places, 2))
 
 
-def unfolded(m: Lambda, x: Tensor) -> Tensor:
+def unfolded(m: Body, x: Tensor) -> Tensor:
     columns = F.unfold(m.a(x), 3, padding=1)
     return picture(m.b(columns.transpose(1, 2)), x)
 
 
-def folded(m: Lambda, x: Tensor) -> Tensor:
+def folded(m: Body, x: Tensor) -> Tensor:
     columns = m.a(tokens(x)).transpose(1, 2)
     return m.b(F.fold(columns, (16, 16), 2, stride=2))[:, :, ::2, ::2]
 
 
-def circular(m: Lambda, x: Tensor) -> Tensor:
+def circular(m: Body, x: Tensor) -> Tensor:
     return m.b(F.pad(m.a(x), (1, 1, 1, 1), mode="circular"))
 
 
-def glu(m: Lambda, x: Tensor) -> Tensor:
+def glu(m: Body, x: Tensor) -> Tensor:
     return m.b(F.glu(m.a(x), dim=1))
 
 
-def to_depth(m: Lambda, x: Tensor) -> Tensor:
+def to_depth(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     b, c, h, w = y.shape
     y = y.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
     return m.b(y.reshape(b, 4 * c, h // 2, w // 2))
 
 
-def halves_by_slices(m: Lambda, x: Tensor) -> Tensor:
+def halves_by_slices(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     half = y.shape[1] // 2
     return m.b(y[:, :half] * y[:, half:].sigmoid())
 
 
-def shifted_back(m: Lambda, x: Tensor) -> Tensor:
+def shifted_back(m: Body, x: Tensor) -> Tensor:
     """Padding of channels-last tensors, as windowed attention does."""
     y = F.pad(m.a(x).permute(0, 2, 3, 1), (0, 0, 0, 2, 0, 2)).roll((1, 1), (1, 2))
     return m.b(y.permute(0, 3, 1, 2))[:, :, :8, :8]
 
 
-def written_by_hand(m: Lambda, x: Tensor) -> Tensor:
+def written_by_hand(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     larger = y.new_zeros(y.shape[0], y.shape[1], 10, 10)
     larger[:, :, 1:9, 1:9] = y
     return m.b(larger)[:, :, :8, :8]
 
 
-def experts_in_out(m: Lambda, x: Tensor) -> Tensor:
+def experts_in_out(m: Body, x: Tensor) -> Tensor:
     hidden = torch.einsum("bnd,edh->benh", tokens(x), m.up.weight).relu()
     each = torch.einsum("benh,eho->beno", hidden, m.down.weight)
     gate = m.gate(tokens(x)).softmax(-1)
     return picture(torch.einsum("beno,bne->bno", each, gate), x)
 
 
-def experts_by_bmm(m: Lambda, x: Tensor) -> Tensor:
+def experts_by_bmm(m: Body, x: Tensor) -> Tensor:
     t = tokens(x)
     flat = t.flatten(0, 1)[None].expand(3, -1, -1)
     hidden = torch.baddbmm(m.up.bias, flat, m.up.weight).relu()
@@ -186,7 +169,7 @@ class Sliced(nn.Module):
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "group norm behind a sum": (
-        lambda: Lambda(
+        lambda: Body(
             lambda m, x: m.c(m.n(m.a(x) + m.b(x))),
             a=conv(8, 12), b=conv(8, 12), n=nn.GroupNorm(3, 12), c=conv(12, 5),
         ),
@@ -205,38 +188,38 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         {"stem": 8, "body.0": 3, "body.1": 4, "body.2": 5},
     ),
     "unpooled": (
-        lambda: Lambda(unpooled, a=conv(8, 6), b=conv(6, 6), c=conv(6, 5)),
+        lambda: Body(unpooled, a=conv(8, 6), b=conv(6, 6), c=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.c": 5},
     ),
     "gru": (
-        lambda: Lambda(recurrent, a=nn.GRU(8, 6, batch_first=True), b=nn.Linear(6, 5)),
+        lambda: Body(recurrent, a=nn.GRU(8, 6, batch_first=True), b=nn.Linear(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "gru, both ways": (
-        lambda: Lambda(
+        lambda: Body(
             recurrent, a=nn.GRU(8, 6, batch_first=True, bidirectional=True), b=nn.Linear(12, 5)
         ),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "lstm": (
-        lambda: Lambda(recurrent, a=nn.LSTM(8, 6, batch_first=True), b=nn.Linear(6, 5)),
+        lambda: Body(recurrent, a=nn.LSTM(8, 6, batch_first=True), b=nn.Linear(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "lstm of two layers": (
-        lambda: Lambda(recurrent, a=nn.LSTM(8, 6, 2, batch_first=True), b=nn.Linear(6, 5)),
+        lambda: Body(recurrent, a=nn.LSTM(8, 6, 2, batch_first=True), b=nn.Linear(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "convolutional gru": (Recurrence, {"stem": 8, "body.gates": 6, "body.out": 5}),
     "unfold": (
-        lambda: Lambda(unfolded, a=conv(8, 6), b=nn.Linear(54, 5)),
+        lambda: Body(unfolded, a=conv(8, 6), b=nn.Linear(54, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "fold": (
-        lambda: Lambda(folded, a=nn.Linear(8, 24), b=conv(6, 5)),
+        lambda: Body(folded, a=nn.Linear(8, 24), b=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "circular padding": (
-        lambda: Lambda(circular, a=conv(8, 6), b=nn.Conv2d(6, 5, 3)),
+        lambda: Body(circular, a=conv(8, 6), b=nn.Conv2d(6, 5, 3)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "padding_mode circular": (
@@ -246,23 +229,23 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         {"stem": 8, "body.0": 6, "body.1": 5},
     ),
     "glu": (
-        lambda: Lambda(glu, a=conv(8, 12), b=conv(6, 5)),
+        lambda: Body(glu, a=conv(8, 12), b=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "halves by slices": (
-        lambda: Lambda(halves_by_slices, a=conv(8, 12), b=conv(6, 5)),
+        lambda: Body(halves_by_slices, a=conv(8, 12), b=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "space to depth": (
-        lambda: Lambda(to_depth, a=conv(8, 6), b=conv(24, 5)),
+        lambda: Body(to_depth, a=conv(8, 6), b=conv(24, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "padded and rolled, channels last": (
-        lambda: Lambda(shifted_back, a=conv(8, 6), b=conv(6, 5)),
+        lambda: Body(shifted_back, a=conv(8, 6), b=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "written into a larger map": (
-        lambda: Lambda(written_by_hand, a=conv(8, 6), b=conv(6, 5)),
+        lambda: Body(written_by_hand, a=conv(8, 6), b=conv(6, 5)),
         {"stem": 8, "body.a": 6, "body.b": 5},
     ),
     "weight norm": (
@@ -276,11 +259,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         {"stem": 8, "body.0": 6},
     ),
     "experts by einsum": (
-        lambda: Lambda(experts_in_out, up=Stack(8, 6), down=Stack(6, 5), gate=nn.Linear(8, 3)),
+        lambda: Body(experts_in_out, up=Stack(8, 6), down=Stack(6, 5), gate=nn.Linear(8, 3)),
         {"stem": 8, "body.up": 6, "body.down": 5},
     ),
     "experts by bmm": (
-        lambda: Lambda(
+        lambda: Body(
             experts_by_bmm, up=Stack(8, 6, bias=True), down=Stack(6, 5), gate=nn.Linear(8, 3)
         ),
         {"stem": 8, "body.up": 6, "body.down": 5},
@@ -334,7 +317,7 @@ def test_a_record_sets_numbers_wherever_they_are_held(kind: str) -> None:
 
 def test_sizes_that_layers_hold_follow() -> None:
     torch.manual_seed(0)
-    host = Host(Lambda(recurrent, a=nn.GRU(8, 6, batch_first=True), b=nn.Linear(6, 5)), 5)
+    host = Host(Body(recurrent, a=nn.GRU(8, 6, batch_first=True), b=nn.Linear(6, 5)), 5)
     less = cut(host, {"stem": torch.arange(8) > 2, "body.a": torch.arange(6) > 1})
     layer = less.get_submodule("body.a")
     assert isinstance(layer, nn.GRU) and (layer.input_size, layer.hidden_size) == (5, 4)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from support.bodies import Body
 from support.pruning import Host, networks, random_keep
 from torch import Tensor, nn
 
@@ -19,51 +20,37 @@ from edgemtl.compress.channels.rehearsal import Rehearsal, training_problem
 from edgemtl.compress.channels.trial import settle
 
 
-class Lambda(nn.Module):
-    """Layers by name and a function that combines them."""
-
-    def __init__(self, run: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.run(self, x)
-        return out
-
-
 def two_layers(run: Callable[..., Tensor], width: int = 32) -> Host:
     torch.manual_seed(0)
-    return Host(Lambda(run, a=nn.Conv2d(8, width, 1), b=nn.Conv2d(width, 5, 1)), 5)
+    return Host(Body(run, a=nn.Conv2d(8, width, 1), b=nn.Conv2d(width, 5, 1)), 5)
 
 
-def by_width(m: Lambda, x: Tensor) -> Tensor:
+def by_width(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y) if y.shape[1] > 20 else -m.b(y)
 
 
-def by_root(m: Lambda, x: Tensor) -> Tensor:
+def by_root(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y / y.shape[1] ** 0.5)
 
 
-def by_sum(m: Lambda, x: Tensor) -> Tensor:
+def by_sum(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y) + 1e-3 * y.shape[1]
 
 
-def written_down(m: Lambda, x: Tensor) -> Tensor:
+def written_down(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y.view(x.shape[0], 32, *x.shape[2:]))
 
 
-def unknown(m: Lambda, x: Tensor) -> Tensor:
+def unknown(m: Body, x: Tensor) -> Tensor:
     y = m.a(x)
     return m.b(y + torch.linalg.matrix_exp(y[:, :, :8, :8]).mean((2, 3), keepdim=True))
 
 
-def softmax(m: Lambda, x: Tensor) -> Tensor:
+def softmax(m: Body, x: Tensor) -> Tensor:
     return m.b(m.a(x).softmax(1))
 
 
@@ -104,28 +91,28 @@ def test_one_unit_less_does_not_show_a_branch_and_the_narrowest_width_does() -> 
 def test_groups_of_one_width_are_tried_at_different_ones() -> None:
     """Code that takes one group's width for another's works while both lose as much."""
 
-    def run(m: Lambda, x: Tensor) -> Tensor:
+    def run(m: Body, x: Tensor) -> Tensor:
         y = m.a(x)
         z = m.b(y)
         return m.c(z.reshape(z.shape[0], y.shape[1], *z.shape[2:]))
 
     torch.manual_seed(0)
     layers = {"a": nn.Conv2d(8, 12, 1), "b": nn.Conv2d(12, 12, 1), "c": nn.Conv2d(12, 5, 1)}
-    host = Host(Lambda(run, **layers), 5)
+    host = Host(Body(run, **layers), 5)
     found = discover(host)
     assert {group.name for group in found.groups} == {"stem", "body.c"}
     assert {item.module for item in found.whole} >= {"body.a", "body.b"}
 
 
 def test_a_branch_that_starts_at_zero_does_not_hide_what_is_wrong() -> None:
-    def run(m: Lambda, x: Tensor) -> Tensor:
+    def run(m: Body, x: Tensor) -> Tensor:
         y = m.a(x)
         return x + m.b(y / y.shape[1]) * m.scale.weight.view(1, -1, 1, 1)
 
     torch.manual_seed(0)
     scale = nn.PReLU(8)
     layers = {"a": nn.Conv2d(8, 32, 1), "b": nn.Conv2d(32, 8, 1), "scale": scale}
-    host = Host(Lambda(run, **layers), 8)
+    host = Host(Body(run, **layers), 8)
     with torch.no_grad():
         scale.weight.fill_(1e-7)
     assert {group.name for group in discover(host).groups} == {"stem"}
@@ -134,13 +121,13 @@ def test_a_branch_that_starts_at_zero_does_not_hide_what_is_wrong() -> None:
 def test_a_silent_weight_that_must_not_speak_is_left_alone() -> None:
     """A scale of zero in an exponent of a thousand: any other value overflows."""
 
-    def run(m: Lambda, x: Tensor) -> Tensor:
+    def run(m: Body, x: Tensor) -> Tensor:
         y = m.a(x)
         return m.b(y * (m.scale.weight * 1000).exp().sum())
 
     torch.manual_seed(0)
     scale = nn.PReLU(8)
-    host = Host(Lambda(run, a=nn.Conv2d(8, 6, 1), b=nn.Conv2d(6, 5, 1), scale=scale), 5)
+    host = Host(Body(run, a=nn.Conv2d(8, 6, 1), b=nn.Conv2d(6, 5, 1), scale=scale), 5)
     with torch.no_grad():
         scale.weight.zero_()
     assert {group.name for group in discover(host).groups} == {"stem", "body.a", "body.b"}
@@ -196,7 +183,7 @@ def test_training_that_counts_by_hand_is_found() -> None:
 
 
 def test_a_network_that_cannot_be_trained_as_it_is_loses_nothing() -> None:
-    def needs_labels(m: Lambda, x: Tensor) -> Tensor:
+    def needs_labels(m: Body, x: Tensor) -> Tensor:
         if m.training:
             raise ValueError("labels, please")
         return m.b(m.a(x))

@@ -9,8 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import published_m3vit
-from support.published_m3vit import NYUD, PASCAL, Published, encoder_state, in_ranks, random_state
-from support.shared import design_page
+from support.published_m3vit import (
+    NYUD,
+    PASCAL,
+    SMALL,
+    Published,
+    encoder_state,
+    in_ranks,
+    random_state,
+)
+from support.shared import published_shapes
 from torch import Tensor
 
 from edgemtl.errors import InputRefused
@@ -18,18 +26,6 @@ from edgemtl.models import checkpoint
 from edgemtl.models.m3vit.importers import imagenet_encoder, import_published
 from edgemtl.models.m3vit.network import M3ViT
 
-SMALL = Published(
-    {"semseg": 3, "sal": 1, "depth": 1},
-    (2, 4),
-    dim=16,
-    depth=4,
-    heads=4,
-    experts=4,
-    top_k=2,
-    hidden=8,
-    levels=1,
-    width=8,
-)
 OUTPUTS = {"semseg": "semseg.logits", "sal": "sal.logits", "depth": "depth.depth"}
 
 
@@ -53,12 +49,7 @@ def test_the_generated_names_are_the_published_ones(
     name: str, described: Published, count: int
 ) -> None:
     assert len(published_m3vit.shapes(described)) == count
-    page = design_page("papers", f"m3vit_small_{name}_keys.txt")
-    rows = [line.split("\t") for line in page.read_text("utf-8").splitlines() if line.strip()]
-    listed = {
-        key: tuple(int(v) for v in shape.strip("()").split(",") if v.strip())
-        for key, shape, _ in rows
-    }
+    listed = published_shapes(f"m3vit_small_{name}_keys.txt")
     assert listed == published_m3vit.shapes(described)
 
 

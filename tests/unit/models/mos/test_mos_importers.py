@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support import published_mos
-from support.shared import data_folder, design_page
+from support.shared import data_folder, published_shapes
 from torch import Tensor
 
 from edgemtl.data.faces import FaceFolder
@@ -46,12 +46,7 @@ def test_the_generated_names_are_as_many_as_published(variant: str) -> None:
 
 
 def test_the_generated_names_are_the_published_ones(variant: str) -> None:
-    page = design_page("papers", f"{variant.replace('-', '_')}_keys.txt")
-    rows = [line.split("\t") for line in page.read_text("utf-8").splitlines() if line.strip()]
-    listed = {
-        name: tuple(int(v) for v in shape.strip("()").split(",") if v.strip())
-        for name, shape, _ in rows
-    }
+    listed = published_shapes(f"{variant.replace('-', '_')}_keys.txt")
     assert listed == published_mos.shapes(variant)
 
 

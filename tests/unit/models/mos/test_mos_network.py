@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.norms import enliven
 from torch import nn
 
 from edgemtl.errors import InputRefused, UsageError
@@ -32,11 +33,7 @@ def lively(seed: int = 0, **arguments: Any) -> MOS:
         network = MOS(**{"variant": "mos-t", "context": "plain", "size": SIZE, **arguments})
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-                nn.init.uniform_(module.weight, 0.7, 1.3)
-                nn.init.normal_(module.bias, 0, 0.2)
+                enliven(module, 0.2)
             elif isinstance(module, CrossStitch):
                 nn.init.uniform_(module.mix, -0.4, 1.0)
             elif isinstance(module, DeformableConv2d):
