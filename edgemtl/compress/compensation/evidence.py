@@ -112,7 +112,10 @@ def evidence_of(context: PruneContext) -> Evidence:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Of torch: many small products take twice as long on two."""
+    """Of torch: many small products take twice as long on two.
+
+    Systems of several blocks, which curves solve in one call, need it too: see ``solve.py``.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -137,6 +137,25 @@ def test_every_kind_of_reader_loses_less_with_it(second: type[nn.Module]) -> Non
         assert (better[name] - value).pow(2).mean() < (plain[name] - value).pow(2).mean()
 
 
+def test_a_system_of_several_blocks_is_solved_block_by_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One call for several did not come back on two threads (torch 2.13.0, oneMKL 2024.2)."""
+    network = host(nn.Conv2d(12, 4, 3, 2, 1, groups=2))
+    groups = channel_groups(network)
+    keep, moments = random_keep(groups, 3, 0.7), _moments(network, groups)
+    whole, seen = torch.linalg.solve, []
+
+    def one(system: Tensor, side: Tensor) -> Tensor:
+        seen.append(system.dim())
+        return whole(system, side)
+
+    monkeypatch.setattr(torch.linalg, "solve", one)
+    found = solve(network, groups, keep, moments)
+    blocks = [len(moments.grams[name]) for name in found.explained]
+    assert max(blocks) == 2 and seen == [2] * sum(blocks)
+
+
 def _moments(network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> Moments:
     return collect(network, groups, pictures(16), minded=0.0)
 
