@@ -20,6 +20,7 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from calibfaces.closeup import render_closeup
 from calibfaces.head import FaceLabel
 from calibfaces.scene import render_image
 
@@ -35,8 +36,11 @@ def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def write_split(folder: Path, split: str, count: int, seed: int) -> None:
-    """Render `count` images of one split into `folder`/`split`, which appears only complete."""
+def write_split(folder: Path, split: str, count: int, seed: int, closeups: bool = False) -> None:
+    """Render `count` images of one split into `folder`/`split`, which appears only complete.
+
+    `closeups` renders one large head an image, at any pose, instead of scenes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=folder))
     try:
@@ -45,7 +49,12 @@ def write_split(folder: Path, split: str, count: int, seed: int) -> None:
         (temporary / "images").mkdir()
         lines: list[str] = []
         for index in range(count):
-            image, labels = render_image(image_rng(seed, split, index))
+            rng = image_rng(seed, split, index)
+            if closeups:
+                image, label = render_closeup(rng)
+                labels = [label]
+            else:
+                image, labels = render_image(rng)
             name = f"{split}_{index:05d}.jpg"
             path = temporary / "images" / name
             if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
@@ -100,6 +109,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="non-negative seed (default %(default)s)",
     )
     parser.add_argument(
+        "--closeups",
+        action="store_true",
+        help="one large head an image at any pose (training data for the examples), not scenes",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace train/ and val/ in a folder that is not empty"
     )
     return parser.parse_args(argv)
@@ -134,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         for split in SPLITS:
             count = getattr(args, split)
             if count:
-                write_split(args.output, split, count, args.seed)
+                write_split(args.output, split, count, args.seed, args.closeups)
     except OSError as error:
         print(f"make_calib_faces: could not write the images: {error}.", file=sys.stderr)
         return 1

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from entry import run_tool
 from training.face_mixture import FaceMixture
 from training.loop import Plan, Trainer
-from training.teachers import fill_gaps
+from training.teachers import PoseTeacher, fill_gaps
 
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.images import read_image
@@ -72,10 +72,16 @@ def fresh_network(variant: str, weights: Path, seed: int) -> MOS:
     return network
 
 
-def mixture(data: Path, rendered: Path, side: int) -> FaceMixture:
-    """Read everything into memory (about 1 GB) and let the teachers fill the gaps."""
+def mixture(data: Path, rendered: Path, side: int, average: bool) -> FaceMixture:
+    """Read everything into memory (about 1 GB) and let the teachers fill the gaps.
+
+    ``average`` takes the mean of the pose teacher's answers over crops and mirrorings.
+    """
     crowds = fill_gaps(list(FaceFolder.open(data / "faces_crowd", "train")), data / "weights")
     singles = list(FaceFolder.open(data / "faces_landmarks", "train"))
+    if average:
+        teacher = PoseTeacher(data / "weights")
+        singles = [teacher.averaged(sample) for sample in singles]
     synthetic = list(FaceFolder.open(rendered, "train"))
     rooms = sorted((data / "indoor_rgbd" / "train").rglob("*.jpg"))
     rooms = rooms or sorted((data / "indoor_rgbd" / "train").rglob("*color*"))
@@ -114,6 +120,10 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=256, help="training picture side in pixels")
     parser.add_argument("--single-faces", type=float, nargs=2, default=(18, 180), metavar="PX")
+    parser.add_argument("--tilt", type=float, default=12.0, help="of turned singles, degrees")
+    parser.add_argument("--closeups", type=Path, help="folder of make_calib_faces.py --closeups")
+    parser.add_argument("--closeup-share", type=float, default=0.35, help="of the singles drawn")
+    parser.add_argument("--average-pose", action="store_true", help="teacher's mean over crops")
     parser.add_argument("--singles", type=float, default=0.42, help="share of single faces")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--freeze", nargs="*", default=[], help="parameter name prefixes")
@@ -139,7 +149,11 @@ def main() -> int:
         options.side,
         log=lambda line: print(time.strftime("%H:%M:%S"), line, flush=True),
     )
-    source = mixture(options.data, options.rendered, options.side)
+    source = mixture(options.data, options.rendered, options.side, options.average_pose)
+    if options.closeups is not None:
+        source.closeups = list(FaceFolder.open(options.closeups, "train"))
+        source.closeup_share = options.closeup_share
+    source.tilt = options.tilt
     source.single_faces = tuple(options.single_faces)
     source.shares = (0.84 - options.singles, options.singles, 0.12, 0.04)
     averaged = trainer.run(source.draw)

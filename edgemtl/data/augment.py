@@ -2,7 +2,7 @@
 
 All functions take and return :class:`Sample` with a ``faces`` label and draw from the generator
 they are given. They follow the RetinaFace pipeline that MOS extends with pose (MOS, section 5):
-a mirror negates yaw and roll, a rotation adds to roll.
+a mirror negates yaw and roll, a rotation of the image turns the whole pose with it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from edgemtl.data.samples import Faces, Sample
 
 #: faces whose shorter side falls below this on the network's canvas teach nothing (MOS, section 5)
 SMALLEST_FACE_PX = 5.0
-#: degrees of roll per degree that a picture turns clockwise (roll is positive when the right eye,
-#: as seen in the picture, lies lower)
-ROLL_PER_CLOCKWISE_DEGREE = 1.0
 
 
 def faces_of(sample: Sample) -> Faces:
@@ -73,6 +70,44 @@ def degrade(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return out
 
 
+def turned_pose(pose: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
+    """Head poses after the image was turned clockwise.
+
+    An angle is not simply added to roll: roll is the *first* of the three turns (the order of the
+    AFLW2000 annotations), the image's turn is the last, so a face in profile that is turned by 90
+    degrees looks up or down. MOS (section 5) adds to roll, which is right for frontal faces only.
+
+    Args:
+        pose: (n, 3) yaw, pitch, roll in degrees; positive is turning to the image's left, looking
+            up, and tilting clockwise. NaN stays NaN.
+        degrees: how far the image was turned clockwise.
+
+    Returns:
+        (n, 3) in the same form; yaw within -90 to 90, pitch and roll within -180 to 180.
+    """
+    yaw, pitch, roll = np.radians(pose.astype(np.float64)).T
+    turn = np.radians(degrees)
+    # Camera axes: x right, y up, z towards the viewer. These are the entries of
+    # Rx(pitch) Ry(yaw) Rz(roll) that the angles can be read from, the first two rows turned.
+    cos_yaw, sin_yaw = np.cos(yaw), np.sin(yaw)
+    upper = np.stack([cos_yaw * np.cos(roll), cos_yaw * np.sin(roll), -sin_yaw])
+    lower = np.stack(
+        [
+            -np.cos(pitch) * np.sin(roll) + np.sin(pitch) * sin_yaw * np.cos(roll),
+            np.cos(pitch) * np.cos(roll) + np.sin(pitch) * sin_yaw * np.sin(roll),
+            np.sin(pitch) * cos_yaw,
+        ]
+    )
+    first = np.cos(turn) * upper + np.sin(turn) * lower
+    second = np.cos(turn) * lower - np.sin(turn) * upper
+    angles = [
+        np.arcsin(np.clip(-first[2], -1, 1)),
+        np.arctan2(second[2], np.cos(pitch) * cos_yaw),
+        np.arctan2(first[1], first[0]),
+    ]
+    return np.asarray(np.degrees(np.stack(angles, axis=1)), np.float32)
+
+
 def rotate(sample: Sample, degrees: float) -> Sample:
     """Turn a picture clockwise about its centre, keeping its size; borders are replicated.
 
@@ -89,7 +124,7 @@ def rotate(sample: Sample, degrees: float) -> Sample:
     extent = np.sqrt((half**2) @ (turn.T**2))
     boxes = np.concatenate([centre - extent, centre + extent], axis=1).astype(np.float32)
     landmarks = (faces.landmarks @ turn.T + shift).astype(np.float32)
-    pose = faces.pose + np.array([0, 0, degrees * ROLL_PER_CLOCKWISE_DEGREE], np.float32)
+    pose = turned_pose(faces.pose, degrees)
     return Sample(
         sample.name, np.asarray(image, np.uint8), {"faces": Faces(boxes, landmarks, pose)}
     )

@@ -70,7 +70,7 @@ def _hidden_share(label: FaceLabel, alpha: NDArray[np.float32]) -> float:
     return float(part.mean()) if part.size else 1.0
 
 
-def _photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArray[np.uint8]:
+def photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Exposure, blur, tone curve, noise and JPEG: from linear light to 8-bit BGR."""
     image: NDArray[np.float32] = linear * np.float32(np.exp(rng.normal(0.05, 0.2)))
     image = image * (1 + 0.05 * rng.standard_normal(3)).astype(np.float32)
@@ -149,4 +149,4 @@ def render_image(
         part *= 1 - layer.alpha[..., None]
         part += layer.colour
     labels = [layer.label for layer in layers]
-    return _photograph(rng, image), labels
+    return photograph(rng, image), labels

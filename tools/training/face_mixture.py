@@ -1,9 +1,10 @@
 """The training mixture of the MOS networks: crowds, single faces on large canvases, renderings.
 
-Three sources, each with its own weakness: crowd pictures have many small, masked faces but no
+Four sources, each with its own weakness: crowd pictures have many small, masked faces but no
 landmark or pose labels; single-face crops have all labels but always one large face that fills the
-picture; rendered heads have exact labels but are not photographs. The mixture makes up for each by
-placing single faces on larger canvases at many scales.
+picture, and a pose that another network guessed; rendered scenes have exact labels but are not
+photographs, and rendered close-ups have every pose evenly, which photographs do not. The mixture
+makes up for each by placing single faces and close-ups on canvases at many scales, turned.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class FaceMixture:
         backgrounds: pictures without any face.
         side: output side in pixels.
         shares: how often each source is drawn (crowds, singles, rendered, backgrounds).
+        closeups: synthetic pictures of one large head at any pose; they are treated as singles are.
+        closeup_share: how many of the singles that are drawn are close-ups.
+        tilt: standard deviation in degrees of the turn that half of the singles get.
         single_faces: smallest and largest side in pixels that a single face is brought to, drawn
             evenly on a logarithmic scale. A large face has few priors, all on the coarsest level,
             so a mixture even in this scale still trains that level least.
@@ -52,6 +56,9 @@ class FaceMixture:
     side: int
     shares: tuple[float, float, float, float] = (0.42, 0.42, 0.12, 0.04)
     single_faces: tuple[float, float] = (18.0, 180.0)
+    closeups: Sequence[Sample] = ()
+    closeup_share: float = 0.0
+    tilt: float = 12.0
 
     def draw(self, rng: np.random.Generator, small: bool) -> Sample:
         """One picture; with ``small`` a mosaic of four (online feedback sampling)."""
@@ -84,9 +91,10 @@ class FaceMixture:
         return square_crop(sample, self.side, rng, (0.35, longer * 1.15))
 
     def _single(self, rng: np.random.Generator) -> Sample:
-        sample = _pick(self.singles, rng)
+        close = bool(self.closeups) and rng.random() < self.closeup_share
+        sample = _pick(self.closeups if close else self.singles, rng)
         if rng.random() < 0.5:
-            sample = rotate(sample, float(rng.normal(0, 12)))
+            sample = rotate(sample, float(rng.normal(0, self.tilt)))
         box = faces_of(sample).boxes[0]
         face = float(np.sqrt(np.prod(box[2:] - box[:2])))
         wanted = float(np.exp(rng.uniform(*np.log(self.single_faces))))
