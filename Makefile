@@ -16,14 +16,17 @@ PINS := pyproject.toml setup.py constraints.txt
 
 COMPILE_ARGS ?= examples/mos_m.pt --target cpu
 PYTEST_ARGS ?=
+# Which tests: all but the matrix (CONTRIBUTING.md says what belongs there). MARKS= takes all.
+MARKS ?= not matrix
 # One process per processor; a file's tests stay together, since they share what took long to make.
+# The files keep their order, since the long ones (tests/e2e, tests/integration) come first there.
 # PYTEST_WORKERS=0 runs them one after the other, as a debugger needs it.
 PYTEST_WORKERS ?= logical
 
-.PHONY: help demo regress test lint unit docs clean
+.PHONY: help demo regress test test-matrix lint unit docs clean
 
 help: ## say what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
 demo: .venv/.core ## compile a trained network for this machine's CPU
 	.venv/bin/edgemtl compile $(COMPILE_ARGS)
@@ -35,7 +38,11 @@ regress: .venv/.core ## hold an example against its committed figures
 		--set gates.regression.max_latency=false --set gates.regression.max_p99=false \
 		--junit build/regress/regression.xml
 
-test: lint unit ## everything that CI checks, except the demo
+test: lint unit ## style, types and the tests, except those of test-matrix
+	@echo "make test passed. The tests that need many runs (the matrix) are left: make test-matrix"
+
+test-matrix: ## the tests that make test leaves out: long loops, every combination
+	@$(MAKE) --no-print-directory unit MARKS=matrix
 
 lint: .venv/.dev ## format, style, types, direction of imports
 	$(RUN) ruff format --check .
@@ -43,8 +50,9 @@ lint: .venv/.dev ## format, style, types, direction of imports
 	$(RUN) mypy
 	.venv/bin/lint-imports
 
-unit: .venv/.dev ## the tests; a part of them: make unit PYTEST_ARGS=tests/unit/tasks
-	$(RUN) pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+unit: .venv/.dev ## the tests alone; a part of them: make unit PYTEST_ARGS=tests/unit/tasks
+	$(RUN) pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m "$(MARKS)" $(PYTEST_ARGS)
 
 docs: .venv/.dev ## the documentation as a site in build/site, with docs/api from the docstrings
 	$(RUN) tools.build_docs

@@ -6,7 +6,6 @@ import json
 import zipfile
 from pathlib import Path
 
-import pytest
 from support.arm import skip_without_arm_tools
 from support.command import edgemtl
 
@@ -14,7 +13,6 @@ MODEL = Path(__file__).resolve().parents[2] / "examples" / "mos_t.pt"
 QUICK = ["--set", "data.limit=1", "--set", "export.parity_images=1"]
 
 
-@pytest.mark.slow
 def test_mos_t_for_a_raspberry_pi(tmp_path: Path) -> None:
     skip_without_arm_tools()
     folder = tmp_path / "out"

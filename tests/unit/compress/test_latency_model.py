@@ -36,7 +36,6 @@ def stopwatch(a: MultiTaskNetwork, b: MultiTaskNetwork) -> tuple[float, float, f
     return latency(a), latency(a) / latency(b), 0.0
 
 
-@pytest.mark.slow
 def test_a_later_round_is_relative_to_the_first_network(tmp_path: Path) -> None:
     """A machine that slows down between the rounds changes nothing."""
     network, smaller = build(), TinyDense(width=8).eval()
@@ -88,7 +87,6 @@ def pruned(timer: Timer, folder: Path) -> Pruned:
         return Pruned(found, once(), lines, turns.calls - calls)
 
 
-@pytest.mark.slow
 def test_a_latency_goal_is_met_by_what_is_measured(tmp_path: Path) -> None:
     """Layers that are timed one by one save more than the whole does."""
     result = pruned(crowded, tmp_path)
@@ -107,7 +105,6 @@ def test_a_latency_goal_is_met_by_what_is_measured(tmp_path: Path) -> None:
     assert result.again["rounds"] == found["rounds"] and result.timed_again == 0
 
 
-@pytest.mark.slow
 def test_what_exceeds_a_latency_goal_by_far_is_given_back_once(tmp_path: Path) -> None:
     """A pessimistic table costs tasks more than was asked for."""
     (one,) = pruned(dear, tmp_path).found["rounds"]

@@ -134,7 +134,6 @@ def test_other_addresses_are_refused(text: str) -> None:
         RpcAddress.parse(text)
 
 
-@pytest.mark.slow
 def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) -> None:
     address = RpcAddress("127.0.0.1", server)
     run = tvmrpc.bench(address, job(library))
@@ -145,7 +144,6 @@ def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) 
     assert wrong.results is not None and "latency" not in wrong.results
 
 
-@pytest.mark.slow
 def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

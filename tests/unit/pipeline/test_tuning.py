@@ -23,7 +23,6 @@ class Stopped(Exception):
     """Somebody pressed Ctrl-C."""
 
 
-@pytest.mark.slow
 def test_tuning_goes_on_where_it_stopped_and_compile_takes_its_tiles(tmp_path: Path) -> None:
     backend = registry.get("tvm")
     if not backend.availability().ok:

@@ -23,7 +23,6 @@ SOURCE = Path(__file__).resolve().parents[3] / "support" / "processing_elements.
 ROWS, COLUMNS = 4, 4
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("yosys") is None, reason="yosys is not here (Debian: yosys)")
 def test_the_models_multipliers_are_those_that_synthesis_finds(tmp_path: Path) -> None:
     found = {}
@@ -103,7 +102,6 @@ def words_of(values: np.ndarray) -> list[str]:  # type: ignore[type-arg]
     return [f"{word:x}" for word in np.ascontiguousarray(values).reshape(-1).view("<u4")]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("verilator") is None or shutil.which("g++") is None,
     reason="verilator or g++ is not installed (Debian: verilator)",

@@ -72,7 +72,6 @@ def odd_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_template_computes_what_onnx_runtime_computes(
     odd_graph: Path, tmp_path: Path

@@ -75,7 +75,6 @@ def test_experts_and_distillation_are_as_large_as_published() -> None:
     assert [size(level) for level in network.distillation] == [7_685_161] * 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "one_task", "shared_prefix"),
     [
