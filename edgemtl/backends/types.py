@@ -75,6 +75,7 @@ class Problem:
         reason: one sentence.
         advice: what to do.
         fatal: False when it runs, but not as written (int8 as float, say).
+        known: it is our own table that says so (backends/conformance), not the runtime.
     """
 
     node: str
@@ -82,6 +83,7 @@ class Problem:
     reason: str
     advice: str
     fatal: bool = True
+    known: bool = False
 
 
 VariantKind = Literal["task", "precision", "prototype", "budget"]

@@ -136,7 +136,7 @@ def _logger(trt: Any) -> tuple[Any, list[str]]:
     return Keeping(), kept
 
 
-def _parse_and_build(request: Mapping[str, Any]) -> dict[str, Any]:
+def parse_and_build(request: Mapping[str, Any]) -> dict[str, Any]:
     """What the child process does."""
     import tensorrt_rtx as trt
 
@@ -173,7 +173,7 @@ def _parse_and_build(request: Mapping[str, Any]) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Program of the child process."""
     request = json.loads(Path(arguments[0]).read_text("utf-8"))
-    answer = _parse_and_build(request)
+    answer = parse_and_build(request)
     Path(request["answer"]).write_text(json.dumps(answer), "utf-8")
     sys.stdout.flush()
     # The libraries' destructors may crash where there is no driver; the answer is on the disk.
