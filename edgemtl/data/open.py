@@ -15,6 +15,12 @@ from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.published_dense import IndoorRgbd, NyudV2, PascalContext, PeopleParts
 from edgemtl.data.samples import Dataset
+from edgemtl.data.tables import (
+    image_folder_splits,
+    open_image_folders,
+    open_table,
+    table_splits,
+)
 from edgemtl.data.wider import annotation_file, open_wider
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.plugins import loaded, points, refused
@@ -158,6 +164,14 @@ register_format(
 )
 register_format(
     DatasetFormat(
+        "table",
+        "SPLIT/labels.csv, SPLIT/labels.jsonl, SPLIT.csv or SPLIT.jsonl with a column 'file'",
+        table_splits,
+        open_table,
+    )
+)
+register_format(
+    DatasetFormat(
         "people_parts",
         "as dense, with classes.json whose first class is 'null'",
         _people_splits,
@@ -210,5 +224,13 @@ register_format(
         "NAME.jpg with NAME.mat beside it",
         lambda root: [None] if looks_like_aflw2000(root) else [],
         lambda root, split: open_aflw2000(root),
+    )
+)
+register_format(
+    DatasetFormat(
+        "image_folders",
+        "SPLIT/CLASS/picture with two or more classes",
+        image_folder_splits,
+        lambda root, split: open_image_folders(root, _one(split)),
     )
 )

@@ -1,6 +1,7 @@
 """What outputs mean. Importing this package registers the built-in kinds."""
 
 from edgemtl.tasks.base import Metric, MetricResult, MetricSpec, Task, TaskSpec
+from edgemtl.tasks.classification import Classification
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.detection import Detection
 from edgemtl.tasks.edges import Edges
@@ -12,6 +13,7 @@ from edgemtl.tasks.saliency import Saliency
 from edgemtl.tasks.segmentation import Parts, Segmentation
 
 __all__ = [
+    "Classification",
     "Depth",
     "Detection",
     "Edges",

@@ -182,17 +182,17 @@ class Task(ABC):
     (h, w, c) arrays, and numbers and words about the picture as a whole; a kind whose labels are
     something else (boxes, points) overrides them.
 
-    Class attributes set by each kind:
-        kind: the registered name.
+    Attributes set by each kind, of the class or of each task:
+        kind: the registered name; always of the class.
         label_kind: which entry of ``Sample.labels`` it learns from.
         primary: the figure that gates and budgets judge.
     """
 
     kind: ClassVar[str]
-    label_kind: ClassVar[str]
-    primary: ClassVar[MetricSpec]
+    label_kind: str
+    primary: MetricSpec
     #: secondary figures that tables may show; keys of ``MetricResult.values``
-    secondary: ClassVar[tuple[MetricSpec, ...]] = ()
+    secondary: tuple[MetricSpec, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = check_name(name, "the name of a task")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.tasks.base import Metric
+from edgemtl.tasks.classification import ClassAccuracy
 from edgemtl.tasks.depth import DepthError
 from edgemtl.tasks.detection import AveragePrecision, Detections
 from edgemtl.tasks.edges import BoundaryF
@@ -24,6 +25,7 @@ from edgemtl.tasks.segmentation import MeanIntersectionOverUnion
 SIZE = (12, 17)
 PICTURES = 11
 METRICS = {
+    "classification": lambda: ClassAccuracy("classification", ("a", "b", "c"), "classification"),
     "detection": lambda: AveragePrecision("detection"),
     "landmarks": lambda: NormalisedMeanError("landmarks", "detection"),
     "pose": lambda: MeanAbsoluteAngle("pose", "detection"),
@@ -60,6 +62,7 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "normals": rng.normal(size=(*SIZE, 3)).astype(np.float32),
             "edges": rng.integers(-1, 2, SIZE),
             "saliency": rng.integers(-1, 2, SIZE),
+            "classification": int(rng.integers(0, 3)),
         }
         if index == 6:
             labels = {}
@@ -72,6 +75,7 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "normals": rng.normal(size=(*SIZE, 3)).astype(np.float32),
             "edges": rng.uniform(0, 1, SIZE).astype(np.float32),
             "saliency": rng.uniform(0, 1, SIZE).astype(np.float32),
+            "classification": rng.uniform(0, 1, 3).astype(np.float32),
         }
         found.append((decoded, Sample(f"{index}.png", np.zeros((*SIZE, 3), np.uint8), labels)))
     return found
