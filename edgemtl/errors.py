@@ -121,6 +121,27 @@ class CostGateFailed(EdgemtlError):
     general_hint = "compress more, or change the gate"
 
 
+class GatesFailed(EdgemtlError):
+    """Results that are not good enough, raised where somebody asks for that (``raise_for_gates``).
+
+    Its ``exit_code`` is what the verb would leave with: 6 or 7, 8 for a gate that was not measured,
+    or 9 for a measurement that is not stable.
+    """
+
+    general_hint = "compress less, give more training pictures, or change the gate"
+
+    def __init__(
+        self,
+        message: str,
+        exit_code: ExitCode = ExitCode.ACCURACY_GATE,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.exit_code = exit_code
+
+
 class TargetUnavailable(EdgemtlError):
     """A target, device or optional package that is not here."""
 

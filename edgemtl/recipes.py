@@ -261,10 +261,9 @@ class Recipe(_Section):
     bench: BenchSection = BenchSection()
     gates: GateLimits = GateLimits()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data without unset values; :func:`validate` reads it back."""
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
-        return plain
+    def to_dict(self, only_given: bool = False) -> dict[str, Any]:
+        """Plain data of all keys, or of those that somebody set; :func:`validate` reads it back."""
+        return dict(self.model_dump(mode="json", exclude_none=True, exclude_unset=only_given))
 
     def with_data_at(self, places: Mapping[str, Path]) -> Recipe:
         """The same recipe on a machine where data folders, as named in it, lie elsewhere."""
@@ -372,7 +371,7 @@ def from_assignments(assignments: Iterable[str], where: str = "--set") -> dict[s
 
 def resolve(
     target_defaults: Mapping[str, Any],
-    file: Path | None,
+    file: Path | Recipe | None,
     assignments: Iterable[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Recipe:
@@ -380,7 +379,7 @@ def resolve(
 
     Args:
         target_defaults: recipe keys that the target sets.
-        file: the user's recipe, if any.
+        file: the user's recipe, if any; of one that is loaded already, the keys that were set.
         assignments: values of ``--set``.
         environment: variables to read; the process's by default.
 
@@ -390,7 +389,7 @@ def resolve(
     merged = dict(target_defaults)
     validate(merged, "target")
     if file is not None:
-        merged = merge(merged, read_file(file))
+        merged = merge(merged, read_file(file) if isinstance(file, Path) else file.to_dict(True))
     for where, layer in (
         ("environment", from_environment(environment)),
         ("--set", from_assignments(assignments)),

@@ -66,7 +66,6 @@ def names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.toml"))
 
 
-@lru_cache(maxsize=64)
 def load(name: str) -> Target:
     """A target by name, or from a user's TOML file by path.
 
@@ -77,6 +76,11 @@ def load(name: str) -> Target:
     path = Path(name) if own else _folder() / f"{name}.toml"
     if not path.is_file() or (not own and name not in names()):
         raise UsageError(f"unknown target '{name}'", hint=f"targets: {', '.join(names())}")
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, changed_ns: int) -> Target:
     try:
         data = tomllib.loads(path.read_text("utf-8"))
         data.setdefault("name", path.stem)

@@ -16,12 +16,11 @@ from edgemtl.cli.console import (
     JsonFlag,
     PlainFlag,
     ReferenceFlag,
-    StageLines,
+    TerminalStages,
     only_warnings,
     print_error,
     print_json,
     say,
-    toml_list,
 )
 
 if TYPE_CHECKING:
@@ -94,19 +93,15 @@ def compile_verb(
     from edgemtl import targets
     from edgemtl.errors import ExitCode, UsageError, most_serious
     from edgemtl.pipeline.compile import CompileRequest
+    from edgemtl.pipeline.settings import CompileSettings
 
     only_warnings(as_json)
     if not target:
         raise UsageError(
             "no target given", hint=f"--target, one or more of {', '.join(targets.names())}"
         )
-    assignments = list(assign or [])
-    if data:
-        assignments.append(f"data.root={toml_list(map(str, data))}")
-    if task:
-        assignments.append(f"model.tasks={toml_list(task)}")
-    if prune is not None:
-        assignments.append(f"prune.enabled={str(prune).lower()}")
+    settings = CompileSettings(data=data or (), tasks=task or (), prune=prune)
+    assignments = [*(assign or []), *settings.assignments()]
     if len({Path(name).stem for name in target}) < len(target):
         raise UsageError("a target is given twice", where="--target")
     wanted = {name: targets.load(name) for name in target}
@@ -166,7 +161,7 @@ def _compile(request: CompileRequest, quiet: bool) -> RunResult:
     from edgemtl.pipeline.compile import compile_model
     from edgemtl.report.console import print_run
 
-    result = compile_model(request, StageLines())
+    result = compile_model(request, TerminalStages())
     if not quiet:
         print_run(result.folder)
     if result.error is not None:

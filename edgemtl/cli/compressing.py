@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,6 @@ from edgemtl.cli.console import (
     print_json,
     say,
     say_lines,
-    toml_list,
 )
 
 
@@ -123,28 +122,24 @@ def prune_verb(
     from edgemtl import targets
     from edgemtl.pipeline.defaults import recipe_for
     from edgemtl.pipeline.pruning import PruneFile, prune_file
+    from edgemtl.pipeline.settings import PruneSettings
 
-    settings = {
-        "prune.method": method,
-        "prune.flops": flops,
-        "prune.params": params,
-        "prune.latency_ratio": latency_ratio,
-        "recover.steps": steps,
-        "recover.train": recover,
-        "prune.compensate": None if compensate is None else str(compensate).lower(),
-    }
-    assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    assignments += [f"prune.budgets.{pair}" for pair in budget or []]
-    if data:
-        assignments.append(f"data.root={toml_list(map(str, data))}")
-    if task:
-        assignments.append(f"model.tasks={toml_list(task)}")
-    for key, patterns in (("keep_whole", keep_whole), ("only", only)):
-        if patterns:
-            assignments.append(f"prune.{key}={toml_list(patterns)}")
-
+    settings = PruneSettings(
+        data=data or (),
+        tasks=task or (),
+        method=method,
+        flops=flops,
+        params=params,
+        latency_ratio=latency_ratio,
+        compensate=compensate,
+        keep_whole=keep_whole or (),
+        only=only or (),
+        steps=steps,
+        recover=recover,
+    )
+    budgets = [f"prune.budgets.{pair}" for pair in budget or []]
     suited = targets.load(target)
-    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
+    recipe = recipe_for(suited, config, [*settings.assignments(), *budgets, *(assign or [])])
     asked = PruneFile(model, output, suited, recipe, factory, resume)
     if farm is None:
         pruned = prune_file(asked)
@@ -155,26 +150,18 @@ def prune_verb(
         with open_farm(farm, certificates, without_tls) as members:
             pruned = prune_file(asked, on_workers(members, factory))
     found = pruned.story()
-    from edgemtl.record.prune_story import read_story
-    from edgemtl.report.prune_story import cost_table, sentences
-
-    story = read_story(found)
     if report is not None:
+        from edgemtl.record.prune_story import read_story
         from edgemtl.report.prune_page import write_prune_page
 
-        write_prune_page(story, report, model.name)
+        write_prune_page(read_story(found), report, model.name)
     if as_json:
         print_json(found)
     else:
-        from edgemtl.report.texttables import aligned
+        from edgemtl.report.told import prune_lines
 
-        say_lines("\n".join(aligned(cost_table(story))))
-        before, after = found["dense"], found["pruned"]
-        for figure in ("macs", "params"):
-            share = after[figure] / before[figure]
-            sizes = f"{before[figure]:>16,.0f} -> {after[figure]:>16,.0f}"
-            say(f"{figure:<8} {sizes}  ({share:.1%} kept)")
-        say_lines("\n".join(sentences(story)))
+        for line in prune_lines(found):
+            say_lines(line)
         say(output)
     pruned.check_goals()
 
@@ -229,44 +216,27 @@ def quantize_verb(
     from edgemtl.errors import ExitCode
     from edgemtl.pipeline.defaults import recipe_for
     from edgemtl.pipeline.quantize_file import QuantizeFile, quantize_file
+    from edgemtl.pipeline.settings import QuantizeSettings
 
-    settings = {
-        "quantize.precision": precision,
-        "quantize.method": method,
-        "quantize.images": images,
-    }
-    assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    assignments += [f"quantize.budgets.{pair}" for pair in budget or []]
-    for key, values in (("data.root", data), ("quantize.keep_float", keep_float)):
-        if values:
-            assignments.append(f"{key}={toml_list(map(str, values))}")
-
+    settings = QuantizeSettings(
+        data=data or (),
+        precision=precision,
+        method=method,
+        images=images,
+        keep_float=keep_float or (),
+    )
+    budgets = [f"quantize.budgets.{pair}" for pair in budget or []]
     suited = targets.load(target)
-    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
+    recipe = recipe_for(suited, config, [*settings.assignments(), *budgets, *(assign or [])])
     found = quantize_file(QuantizeFile(model, output, suited, recipe, factory)).to_dict()
     if as_json:
         print_json(found)
     else:
-        _print_tasks(found)
+        from edgemtl.report.told import quantize_lines
+
+        for line in quantize_lines(found):
+            say(line)
         say(output)
     result = found["result"]
     if result is not None and not result["within_budgets"]:
         raise typer.Exit(int(ExitCode.ACCURACY_GATE))
-
-
-def _print_tasks(found: dict[str, Any]) -> None:
-    """What every task lost on the judge pictures."""
-    result = found["result"]
-    for name, task in (result or {"tasks": {}})["tasks"].items():
-        if task["drop"] is None:
-            say(f"{name:<12} not judged: {task['note']}")
-            continue
-        verdict = "" if task["budget"] is None else f"budget {task['budget']:.2%}, "
-        verdict += (
-            "kept" if task["budget"] is None or task["drop"] <= task["budget"] else "NOT KEPT"
-        )
-        say(
-            f"{name:<12} {task['figure']:<14} {task['before']:.4f} -> {task['after']:.4f}  "
-            f"({max(task['drop'], 0):.2%} worse, {verdict})"
-        )
-    say(f"precision {found['precision']}")

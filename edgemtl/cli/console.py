@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgemtl.errors import EdgemtlError
 from edgemtl.logs import Lines
+from edgemtl.pipeline.stage_lines import StageLines
 from edgemtl.sinks import json_text, table_line, terminal
-
-if TYPE_CHECKING:
-    from edgemtl.pipeline.stage import StageRecord
-
-_log = logging.getLogger(__name__)
 
 #: flags that several verbs have
 JsonFlag = Annotated[
@@ -66,12 +61,6 @@ PlainFlag = Annotated[
 ]
 
 
-def toml_list(values: Iterable[str]) -> str:
-    """A TOML list of strings, for a recipe assignment."""
-    # A JSON string is a TOML string too, whatever quotes or backslashes a path has.
-    return json.dumps(list(values), ensure_ascii=False)
-
-
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json_text(json.dumps(data, indent=2, allow_nan=False)) + "\n")
@@ -117,24 +106,15 @@ def only_warnings(wanted: bool) -> None:
         TERMINAL.show(logging.WARNING)
 
 
-class StageLines:
+class TerminalStages(StageLines):
     """Says how a run goes, one line per stage; on a terminal the current one is shown too."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._terminal = sys.stderr.isatty() and TERMINAL.level <= logging.INFO
-        self._head = ""
 
     def started(self, position: int, total: int, stage: str) -> None:
         """A stage has begun."""
-        self._head = f"[{position:>2}/{total}] {stage:<20}"
+        super().started(position, total, stage)
         if self._terminal:
-            print(f"{self._head} ...", end="\r", file=sys.stderr, flush=True)
-
-    def finished(self, record: StageRecord) -> None:
-        """A stage has ended."""
-        words = {"cached": "cached", "skipped": "skipped", "failed": "FAILED"}
-        how = words.get(record.status, f"{record.seconds:.1f} s")
-        said = record.notes or ("",)
-        _log.info(f"{self._head} {how:>8}  {said[0]}")
-        for line in said[1:]:
-            _log.info(f"{'':<28} {'':>8}  {line}")
+            print(f"{self.head} ...", end="\r", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,6 @@ from edgemtl.cli.console import (
     JsonFlag,
     print_json,
     say,
-    toml_list,
 )
 from edgemtl.errors import UsageError
 
@@ -94,62 +93,33 @@ def mask_verb(
     from edgemtl import targets
     from edgemtl.pipeline.defaults import recipe_for
     from edgemtl.pipeline.masking import MaskFile, mask_file
+    from edgemtl.pipeline.settings import MaskSettings
 
-    settings = {
-        "mask.macs": keep,
-        "mask.prototypes": prototypes,
-        "mask.threshold": threshold,
-        "mask.nested": "true" if nested else None,
-        "mask.images": images,
-        "mask.router_images": router_images,
-        "mask.steps": steps,
-        "mask.shared": "true" if shared else None,
-        "mask.precision": precision,
-        "mask.channel_multiple": multiple,
-        "mask.force": "true" if force else None,
-        "data.seed": seed,
-    }
-    assignments = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    if data:
-        assignments.append(f"data.root={toml_list(map(str, data))}")
+    settings = MaskSettings(
+        data=data or (),
+        seed=seed,
+        keep=keep,
+        prototypes=prototypes,
+        threshold=threshold,
+        nested=nested or None,
+        images=images,
+        router_images=router_images,
+        steps=steps,
+        shared=shared or None,
+        precision=precision,
+        multiple=multiple,
+        force=force or None,
+    )
     suited = targets.load(target)
-    recipe = recipe_for(suited, config, [*assignments, *(assign or [])])
+    recipe = recipe_for(suited, config, [*settings.assignments(), *(assign or [])])
 
     story = mask_file(MaskFile(model, output, suited, recipe, factory))
     if as_json:
         print_json(story)
         return
-    _print(story)
+    from edgemtl.report.told import mask_lines
+
+    for line in mask_lines(story):
+        say(line)
     if output is not None:
         say(output)
-
-
-def _print(story: dict[str, Any]) -> None:
-    found = story["analysis"]
-    for pair, value in found["overlap"].items():
-        say(f"{'masks of ' + pair:<44} {value:.2f} alike")
-    for key, label in (("dependence", "channels weighted by task"), ("dependence_of_mass", "mass")):
-        one = found[key]
-        share = one["dependent_share"]
-        text = f"{one['mean']:.3f}, {share:.0%} of the work in groups that depend"
-        say(f"{'dependence on the picture (' + label + ')':<44} {text}")
-    kinds = (("static", "one mask"), ("prototypes", "prototypes"))
-    for key, label in kinds:
-        added = ", ".join(f"{t} {v:+.1%}" for t, v in found[f"added_{key}"].items())
-        macs = found[f"mean_macs_{key}"]
-        say(f"{label + ' at ' + format(macs, '.0%') + ' of the MACs':<44} loss {added}")
-    for note in found["notes"]:
-        say(f"note: {note}")
-    say(found["decision"])
-    built = story["built"]
-    if built is not None:
-        router = built["router"]
-        say(
-            f"router: {router['accuracy']:.1%} right, {built['shares'][0]:.1%} of the pictures go "
-            f"to the full network, mean {built['mean_macs'] / built['macs'][0]:.0%} of its MACs"
-        )
-        weights = story["weights"]
-        say(
-            f"on disk {weights['bytes_shared'] / 1e6:.1f} MB, "
-            f"{weights['bytes_apart'] / 1e6:.1f} MB if weights were not shared"
-        )

@@ -297,11 +297,10 @@ def parity_verb(
     if as_json:
         print_json(found.to_dict())
     else:
+        from edgemtl.report.told import parity_line
+
         for output in found.report.outputs:
-            apart = output.difference
-            told = apart.problem or f"{apart.max_relative:.2e} of its range"
-            verdict = "ok" if output.ok else "DIFFERS"
-            say(f"{verdict:<8} {output.task:<14} {output.name:<24} {told}")
+            say(parity_line(output))
         if found.culprit is not None:
             say(found.culprit.told())
     if not found.report.passed:

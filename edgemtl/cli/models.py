@@ -53,10 +53,11 @@ def inspect_verb(
     as_json: JsonFlag = False,
 ) -> None:
     """Show inputs, tasks, parameters and MACs, and what a target cannot run."""
+    from edgemtl import targets
     from edgemtl.pipeline.inspection import inspect_file
     from edgemtl.report.inspection import print_inspection
 
-    found = inspect_file(model, factory, target or [], groups)
+    found = inspect_file(model, factory, [targets.load(name) for name in target or []], groups)
     if as_json:
         print_json(found)
     else:
@@ -177,9 +178,10 @@ def export_verb(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a network as one simplified ONNX file and check that it computes the same."""
+    from edgemtl import targets
     from edgemtl.pipeline.exporting import export_file
 
-    facts = export_file(model, output, target, opset, task, factory)
+    facts = export_file(model, output, targets.load(target), opset, task, factory)
     if as_json:
         print_json(facts)
         return

@@ -78,6 +78,12 @@ class GateOutcome:
     detail: str = ""
     allowed: bool = False
 
+    def __str__(self) -> str:
+        found = "" if self.measured is None else f", {self.measured:.4g} {self.unit}".rstrip()
+        limit = f"{self.limit:.4g} {self.unit}".rstrip()
+        why = f" ({self.detail})" if self.detail else ""
+        return f"{self.name}: {self.status}{found}, limit {limit}{why}"
+
     @property
     def ok(self) -> bool:
         """Whether this gate lets the run through."""

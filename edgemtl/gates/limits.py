@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -142,8 +143,12 @@ class CostLimits(_Limits):
         return self
 
     @model_serializer(mode="wrap")
-    def _one_name_is_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _one_name_is_written(
+        self, write: SerializerFunctionWrapHandler, asked: SerializationInfo
+    ) -> dict[str, Any]:
         data = self._off_is_written_false(write)
+        if asked.exclude_unset and not {"macs_ratio", "flops_ratio"} & self.model_fields_set:
+            return data
         data.pop("flops_ratio", None)
         return data | {"macs_ratio": False if self.macs is None else self.macs}
 

@@ -8,7 +8,8 @@ raise it. So the key is taken from the code itself:
 - of the modules that the stage's own module imports, and what these import in turn, wherever in a
   file the import stands, and whether it is written as an import or as the name of a module that
   another process is to run. An import for the type checker alone does not count.
-- of their syntax trees without docstrings; comments and layout are not in a tree to begin with.
+- of their syntax trees without docstrings and without what stands under ``if TYPE_CHECKING``;
+  comments and layout are not in a tree to begin with.
 - where a registry's table names modules, of those that the run really uses: the caller names the
   network's, the backend's and the tasks' (``_BUILT_IN`` itself does not lead on);
 - of the files of other kinds beside them (C++ sources, say), byte by byte;
@@ -141,6 +142,8 @@ def _read(path: Path, package: str, changed_ns: int) -> _Read:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_docstring(node)
+        elif isinstance(node, ast.If) and _for_types_alone(node):
+            node.body = []
     imports = frozenset(_imports(tree, tuple(package.split("."))))
     return _Read(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
 
@@ -154,12 +157,13 @@ def _drop_docstring(
             del node.body[0]
 
 
+def _for_types_alone(node: ast.If) -> bool:
+    """Whether its first branch is for a type checker, which alone takes it."""
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def _imports(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
     match node:
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-            for other in node.orelse:
-                yield from _imports(other, package)
-            return
         case ast.Assign(targets=[ast.Name(id=target)]) if target == _TABLE:
             return
         case ast.AnnAssign(target=ast.Name(id=target)) if target == _TABLE:

@@ -63,6 +63,7 @@ class CompileRequest:
         until_stage: stop after this stage.
         reference: checkpoint of the network to be held against; the dense one that the model's
             pruning record names by default, where its file is at hand.
+        command: what asked for it, for the record; the process's command line by default.
     """
 
     model: Path
@@ -75,6 +76,7 @@ class CompileRequest:
     from_stage: str | None = None
     until_stage: str | None = None
     reference: Path | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,7 @@ def _write_recipe(run: RunFolder, recipe: Recipe) -> None:
 def _facts(request: CompileRequest, context: Context) -> dict[str, Any]:
     target, network = request.target, context.dense
     return {
+        **({"command": request.command} if request.command else {}),
         "name": request.model.stem,
         "model": {
             "path": str(request.model),

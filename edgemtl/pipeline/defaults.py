@@ -14,7 +14,9 @@ from edgemtl.targets import Target
 GOAL_KEYS = frozenset({"goal", "flops", "params", "latency_ratio", "budgets"})
 
 
-def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] = ()) -> Recipe:
+def recipe_for(
+    target: Target, config: Path | Recipe | None, assignments: Iterable[str] = ()
+) -> Recipe:
     """Merge the target's gates, its threads and, where real pictures are given, its other defaults.
 
     A target without float32 gets these in any case: it has no use for an unquantised graph. A
@@ -22,7 +24,7 @@ def recipe_for(target: Target, config: Path | None, assignments: Iterable[str] =
 
     Args:
         target: what is built for.
-        config: the user's recipe file, if any.
+        config: the user's recipe, if any: a file, or loaded; of the latter, the keys that were set.
         assignments: values of ``--set``.
 
     Raises:

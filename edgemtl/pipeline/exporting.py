@@ -6,17 +6,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgemtl import targets
 from edgemtl.files import write_atomically
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.export import ExportRequest, export_model, require_same
 from edgemtl.recipes import ExportSection, ModelSection, Recipe
+from edgemtl.targets import Target
 
 
 def export_file(
     model: Path,
     output: Path,
-    target_name: str,
+    target: Target,
     opset: int | None = None,
     tasks: list[str] | None = None,
     factory: str | None = None,
@@ -29,7 +29,7 @@ def export_file(
     """
     names = None if tasks is None else tuple(tasks)
     recipe = Recipe(model=ModelSection(tasks=names), export=ExportSection(opset=opset))
-    request = ExportRequest(load_network(model, factory), targets.load(target_name), recipe)
+    request = ExportRequest(load_network(model, factory), target, recipe)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         exported = export_model(request, Path(folder)).exported
         require_same(request, exported.path)

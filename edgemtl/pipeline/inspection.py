@@ -26,7 +26,7 @@ from edgemtl.tasks.base import Task
 def inspect_file(
     path: Path,
     factory: str | None = None,
-    target_names: Sequence[str] = (),
+    wanted: Sequence[targets.Target] = (),
     groups: bool = False,
 ) -> dict[str, Any]:
     """Plain data about a checkpoint or a bundle.
@@ -34,7 +34,7 @@ def inspect_file(
     Args:
         path: of the file.
         factory: builds the network of a checkpoint.
-        target_names: targets to look at it for.
+        wanted: targets to look at it for.
         groups: also which channels of a checkpoint's network can be cut, and which cannot.
 
     Returns:
@@ -48,12 +48,11 @@ def inspect_file(
 
     Raises:
         InputRefused: the file is refused.
-        UsageError: an ONNX file, or an unknown target.
+        UsageError: an ONNX file.
     """
     kind = kind_of(path)
     if kind == "onnx":
         raise UsageError("inspect takes a checkpoint or a bundle", where=str(path))
-    wanted = [targets.load(name) for name in target_names]
     if kind == "bundle":
         if groups:
             raise UsageError(

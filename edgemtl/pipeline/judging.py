@@ -22,7 +22,7 @@ from edgemtl.pipeline.baselines import read_snapshot
 from edgemtl.pipeline.gate import judge_measured
 from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.pipeline.reference_accuracy import accuracy_for_stored
-from edgemtl.recipes import PruneSection
+from edgemtl.recipes import PruneSection, Recipe
 from edgemtl.record.run_record import (
     ACCURACY,
     GATES,
@@ -36,7 +36,7 @@ from edgemtl.record.run_record import (
 
 def judge_stored(
     path: Path,
-    config: Path | None,
+    config: Path | Recipe | None,
     assignments: Sequence[str],
     results: Path | None,
     reference: Path | None = None,
@@ -125,7 +125,7 @@ class Compared:
 def compare_stored(
     path: Path,
     baseline: str | None,
-    config: Path | None,
+    config: Path | Recipe | None,
     assignments: Sequence[str],
     results: Path | None,
 ) -> Compared:
@@ -150,7 +150,7 @@ def compare_stored(
 
 
 def _limits(
-    stored: Mapping[str, Any], config: Path | None, assignments: Sequence[str]
+    stored: Mapping[str, Any], config: Path | Recipe | None, assignments: Sequence[str]
 ) -> GateLimits:
     base = {} if config is not None else {"gates": stored}
     return recipes.resolve(base, config, assignments, {}).gates

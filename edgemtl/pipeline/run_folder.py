@@ -116,8 +116,8 @@ class RunFolder:
         self.clear()
         self._facts = {
             "schema_version": SCHEMA_VERSION,
-            **facts,
             "command": " ".join(["edgemtl", *sys.argv[1:]]),
+            **facts,
             "versions": tool_versions(),
             "machine": machine_facts(),
             "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -109,7 +109,7 @@ def onnx_of(model: Path, folder: Path, target_name: str, factory: str | None) ->
     if kind_of(model) == "onnx":
         return model
     onnx = folder / "model.onnx"
-    export_file(model, onnx, target_name, factory=factory)
+    export_file(model, onnx, targets.load(target_name), factory=factory)
     return onnx
 
 

@@ -54,7 +54,11 @@ def plain_text(folder: Path) -> str:
     Raises:
         InputRefused: the folder holds no run.
     """
-    run = load_run(folder)
+    return text_of(folder, load_run(folder))
+
+
+def text_of(folder: Path, run: RunData) -> str:
+    """The same of a run that is loaded already."""
     summary = summarise_run(run)
     lines: list[str] = []
     for table in main_tables(summary):

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgemtl.report.designs import print_plan
 from edgemtl.report.terminal import plain_console
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def print_inspection(found: Mapping[str, Any], every_module: bool = False) -> None:
-    """Print :func:`edgemtl.pipeline.inspection.inspect_file`'s answer as tables."""
+
+def print_inspection(
+    found: Mapping[str, Any], every_module: bool = False, console: Console | None = None
+) -> None:
+    """Print :func:`edgemtl.pipeline.inspection.inspect_file`'s answer as tables.
+
+    Args:
+        found: the answer.
+        every_module: and not only those near the top.
+        console: where to; standard output by default.
+    """
     from rich.table import Table
 
-    console = plain_console()
+    console = console or plain_console()
     height, width = found["input"]["size"]
     console.print(f"{found['file']}: {found['kind']}", style="bold", highlight=False)
     if found["params"] is not None:

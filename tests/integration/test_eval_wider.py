@@ -73,9 +73,10 @@ def test_one_pass_finds_the_rendered_faces(wider: tuple[Path, Path]) -> None:
 
 
 def test_several_scales_need_a_checkpoint(wider: tuple[Path, Path], tmp_path: Path) -> None:
+    from edgemtl import targets
     from edgemtl.pipeline.exporting import export_file
 
     onnx = tmp_path / "model.onnx"
-    export_file(MODEL, onnx, "cpu")
+    export_file(MODEL, onnx, targets.load("cpu"))
     with pytest.raises(UsageError, match="several scales need a checkpoint"):
         evaluate_wider(onnx, *wider, multiscale=True)

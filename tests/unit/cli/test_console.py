@@ -7,7 +7,13 @@ import json
 
 import pytest
 
-from edgemtl.cli.console import TERMINAL, StageLines, only_warnings, print_error, print_json
+from edgemtl.cli.console import (
+    TERMINAL,
+    TerminalStages,
+    only_warnings,
+    print_error,
+    print_json,
+)
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, UsageError, unexpected
 from edgemtl.pipeline.stage import StageRecord
 
@@ -19,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def go_through(lines: StageLines) -> None:
+def go_through(lines: TerminalStages) -> None:
     lines.started(1, 12, "model")
     lines.finished(StageRecord("model", "done", 1.26, "key", ("21 parameters", "and a note")))
     lines.started(2, 12, "accuracy-reference")
@@ -38,7 +44,7 @@ PLAIN = [
 
 def test_a_log_gets_one_plain_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
     with TERMINAL.shown():
-        go_through(StageLines())
+        go_through(TerminalStages())
     told = capsys.readouterr()
     assert told.out == ""
     assert [line.rstrip() for line in told.err.splitlines()] == PLAIN
@@ -50,7 +56,7 @@ def test_a_terminal_sees_the_stage_at_work_and_then_the_same_lines(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    lines = StageLines()
+    lines = TerminalStages()
     lines.started(1, 12, "model")
     at_work = terminal.getvalue()
     assert at_work.startswith("[ 1/12] model") and at_work.endswith("...\r")
@@ -70,7 +76,7 @@ def test_a_terminal_sees_the_stage_at_work_and_then_the_same_lines(
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with TERMINAL.shown():
         only_warnings(True)
-        go_through(StageLines())
+        go_through(TerminalStages())
     assert capsys.readouterr() == ("", "")
 
 

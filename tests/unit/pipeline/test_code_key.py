@@ -12,7 +12,12 @@ from edgemtl.pipeline import code_key as keys
 from edgemtl.pipeline.code_key import ROOT, code_key, key_from, reached
 
 FILES = {
-    "__init__.py": '__version__ = "1"\n',
+    "__init__.py": (
+        "from typing import TYPE_CHECKING\n\n"
+        '__version__ = "1"\n\nif TYPE_CHECKING:\n    from edgemtl.api import *\nelse:\n\n'
+        "    def __getattr__(name):\n        from importlib import import_module\n\n"
+        '        return getattr(import_module(".api", __name__), name)\n'
+    ),
     "stage.py": '"""A stage."""\n\nfrom edgemtl.work import operation\n\nrun = operation.run\n',
     "work/__init__.py": "",
     "work/operation.py": (
@@ -27,6 +32,7 @@ FILES = {
     "work/nearby.py": "import edgemtl.registry\n\n\ndef step(a, b):\n    return a\n",
     "work/child.py": "print(1)\n",
     "work/tables/scales.json": "[1, 2]",
+    "api/__init__.py": '"""The door."""\n\nNAMES = {".parts": ("stage",)}\n',
     "registry.py": '_BUILT_IN = {"one": "edgemtl.one"}\n',
     "one.py": "ONE = 1\n",
     "types_only.py": "Typed = int\n",
@@ -61,8 +67,12 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
         ("work/operation.py", '    """Do it."""\n', ""),
         ("work/nearby.py", "import edgemtl.registry\n\n\n", "import edgemtl.registry\n\n"),
         ("types_only.py", "int", "float"),
+        ("work/operation.py", "types_only import Typed", "types_only import Typed, Other"),
         ("one.py", "1", "2"),
         ("elsewhere.py", "2", "3"),
+        ("api/__init__.py", "The door.", "The door, explained."),
+        ("api/__init__.py", "stage", "other"),
+        ("__init__.py", "edgemtl.api import *", "edgemtl.api import stage"),
     ],
 )
 def test_what_cannot_matter_keeps_the_key(root: Path, name: str, old: str, new: str) -> None:
@@ -142,7 +152,13 @@ STAGES = {
 def test_a_stage_is_keyed_by_what_it_uses(name: str) -> None:
     used = reached(ROOT, frozenset({f"edgemtl.pipeline.{name}"}))
     assert used.keys() >= {*STAGES[name], "edgemtl.pipeline.stage", "edgemtl.errors", "edgemtl"}
-    unused = ("edgemtl.cli", "edgemtl.report.page", "edgemtl.backends.fpga", "edgemtl.backends.tvm")
+    unused = (
+        "edgemtl.api",
+        "edgemtl.cli",
+        "edgemtl.report.page",
+        "edgemtl.backends.fpga",
+        "edgemtl.backends.tvm",
+    )
     if name == "prune_stage":
         # Not compress.quantize: where a recipe ships int8, pruning prices widths of int8 graphs.
         unused += ("edgemtl.bundle", "edgemtl.report")
