@@ -31,6 +31,7 @@ from edgemtl.record.run_record import (
     Measured,
     RunRecord,
     metric_row,
+    versioned,
 )
 
 
@@ -82,8 +83,9 @@ def hold_run_against(folder: Path, reference: Path, factory: str | None) -> Gate
     dense = _accuracy_of(folder, reference, factory)
     stored = _of_run(folder)
     report = _judged(_limits(stored.gates, None, ()), stored.against(dense), folder)
-    write_json(folder / ACCURACY, {**stored.measured.accuracy, "reference": dense.to_dict()})
-    write_json(folder / GATES, report.to_dict())
+    held = {**stored.measured.accuracy, "reference": dense.to_dict()}
+    write_json(folder / ACCURACY, versioned(held))
+    write_json(folder / GATES, versioned(report.to_dict()))
     write_junit(report, folder / JUNIT)
     run = read_json(folder / RUN)
     if run.get("error") is None:

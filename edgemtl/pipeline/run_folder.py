@@ -16,10 +16,10 @@ from typing import Any
 
 from edgemtl import __version__
 from edgemtl.errors import StageFailed
-from edgemtl.files import output_error, write_atomically, write_json, write_text
+from edgemtl.files import output_error, read_json, write_atomically, write_json, write_text
 from edgemtl.pipeline.cache import TOOLS
 from edgemtl.pipeline.stage import StageRecord
-from edgemtl.record.run_record import RUN, SCHEMA_VERSION
+from edgemtl.record.run_record import RUN, SCHEMA_VERSION, VERSION, versioned
 
 LOCK = ".lock"
 PRIVATE = ".private"
@@ -115,7 +115,7 @@ class RunFolder:
         """Write ``run.json`` for a run that has just begun; what an earlier run left goes."""
         self.clear()
         self._facts = {
-            "schema_version": SCHEMA_VERSION,
+            VERSION: SCHEMA_VERSION,
             "command": " ".join(["edgemtl", *sys.argv[1:]]),
             **facts,
             "versions": tool_versions(),
@@ -149,7 +149,7 @@ class RunFolder:
         """Record a stage and its log under ``stages/NN-name``."""
         place = self.folder / "stages" / f"{position:02d}-{record.name}"
         data = asdict(record)
-        write_json(place / "stage.json", data)
+        write_json(place / "stage.json", versioned(data))
         if record.notes:
             write_text(place / "log.txt", "\n".join(record.notes) + "\n")
         data.pop("notes")
@@ -157,15 +157,21 @@ class RunFolder:
         self.update(stages=[*self._facts["stages"], data])
 
     def publish(self, source: Path, name: str) -> None:
-        """Copy a stage's file to its place in the run folder, if the stage left it."""
+        """Copy a stage's file to its place in the run folder, if the stage left it.
+
+        JSON gets the folder's version; what a stage keeps in the cache has none.
+        """
         if not source.exists():
+            return
+        if source.suffix == ".json":
+            self.publish_json(name, read_json(source))
             return
         with source.open("rb") as stream:
             write_atomically(self.folder / name, lambda out: shutil.copyfileobj(stream, out))
 
-    def publish_json(self, name: str, data: Any) -> None:
-        """Write JSON into the run folder."""
-        write_json(self.folder / name, data)
+    def publish_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write JSON into the run folder, with its version."""
+        write_json(self.folder / name, versioned(data))
 
 
 def read_run(folder: Path) -> dict[str, Any]:

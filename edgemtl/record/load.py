@@ -1,9 +1,7 @@
 """Read a run folder. Any file may be missing or broken; what is there is still shown.
 
-The folder's files, all optional: ``run.json``, ``accuracy.json``, ``cost.json``, ``parity.json``,
-``bench/{reference,artefact,comparison,layers,precision,identical,skipped}.json``, ``gates.json``,
-``prune.json``, ``quantize.json``, ``stages/NN-NAME/stage.json``,
-``pictures/NAME.{before,after}.png``. They are data to be shown: nothing in them is executed.
+The folder's files and their layouts are in ``docs/run-folder.md``. They are data to be shown:
+nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.record.designs import parse_plan
 from edgemtl.record.prune_story import read_changes
+from edgemtl.record.run_record import RUN, is_later, refuse_unreadable
 from edgemtl.record.rundata import (
     Accuracy,
     Change,
@@ -64,10 +63,12 @@ def load_run(folder: Path) -> RunData:
     """Read what a run left, whole or not.
 
     Raises:
-        InputRefused: the folder is not there, or holds none of the files of a run.
+        InputRefused: the folder is not there, holds none of the files of a run, or was written by
+            a later version.
     """
     if not folder.is_dir():
         raise InputRefused("there is no such run folder", where=str(folder))
+    _refuse_later(folder / RUN)
     problems: list[str] = []
 
     def load(name: str, parse: Callable[[Mapping[str, Any]], T], expected: bool = True) -> T | None:
@@ -77,7 +78,7 @@ def load_run(folder: Path) -> RunData:
                 problems.append(f"{name} is missing")
             return None
         try:
-            return parse(read_object(path))
+            return parse(_readable(path))
         except EdgemtlError as error:
             problems.append(shown(f"{name}: {error.message}"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -116,6 +117,23 @@ def load_run(folder: Path) -> RunData:
             hint="name a folder that 'edgemtl compile' wrote",
         )
     return run
+
+
+def _refuse_later(path: Path) -> None:
+    """Half of what a later version meant would be shown as the whole."""
+    try:
+        data = read_object(path)
+    except InputRefused:
+        return  # missing or broken: what else is there is shown, and this said of it
+    if is_later(data):
+        refuse_unreadable(data, str(path))
+
+
+def _readable(path: Path) -> Mapping[str, Any]:
+    data = read_object(path)
+    if is_later(data):
+        refuse_unreadable(data, path.name)
+    return data
 
 
 def _run(data: Mapping[str, Any], notes: Mapping[str, tuple[str, ...]]) -> RunFacts:

@@ -1,23 +1,9 @@
 """A run folder: its files, their layouts, and the strict reader that gates and baselines use.
 
 A page is made of whatever can be read (:func:`edgemtl.record.load.load_run`); a verdict is not, so
-here a file that is missing or broken is refused. All files are UTF-8 JSON; all but ``run.json`` lie
-beside it and have its version.
-
-| file | what is in it |
-|---|---|
-| ``run.json`` | ``schema_version``, ``name``, ``model``, ``target``, ``recipe``, ``versions``, ``machine``, ``started_utc``, ``stages`` (``name``, ``status``, ``seconds``, ``key``), ``status``, ``exit_code``, ``error``, ``bundle`` |
-| ``accuracy.json`` | ``reference``, ``artefact``: ``AccuracyReport``; ``metrics``: task -> ``primary``, ``secondary`` |
-| ``cost.json`` | ``reference``, ``artefact``: ``macs``, ``parameters``, ``size_bytes``, ... |
-| ``parity.json`` | ``reference``, ``stages``: form -> ``ParityReport`` |
-| ``bench/artefact.json``, ``bench/reference.json`` | ``LatencyResult`` |
-| ``bench/comparison.json`` | ``Comparison``: artefact and uncompressed network in turns |
-| ``bench/identical.json``, ``bench/skipped.json`` | why there is no comparison, or no latency |
-| ``prune.json``, ``quantize.json``, ``mask.json`` | what compression did |
-| ``gates.json`` | ``GateReport`` |
-
-Version 2 (2026-12) differs from 1 in that a stage may be ``skipped``, with the reason as its note.
-"""  # noqa: E501 - rows of a table
+here a file that is missing or broken is refused. ``docs/run-folder.md`` describes every file and
+every key, and what each version changed; a test holds it to what a run writes.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +19,10 @@ from edgemtl.measure.results import LatencyResult
 from edgemtl.tasks.base import MetricSpec
 
 RUN = "run.json"
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
+#: of all JSON files of a folder, under :data:`VERSION`; ``docs/run-folder.md`` tells them apart
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+VERSION = "schema_version"
 ACCURACY, COST, PARITY, GATES = "accuracy.json", "cost.json", "parity.json", "gates.json"
 PRUNE, QUANTIZE, MASK, JUNIT = "prune.json", "quantize.json", "mask.json", "junit.xml"
 BENCH = "bench"
@@ -44,6 +32,33 @@ PRECISION, LAYERS = "precision.json", "layers.json"
 #: what lies in ``bench/``
 TIMINGS = (LATENCY, REFERENCE, COMPARISON, PRECISION, LAYERS, SKIPPED, IDENTICAL)
 COST_FIGURES = ("macs", "parameters", "size_bytes")
+
+
+def versioned(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written into a run folder, with its version first."""
+    return {VERSION: SCHEMA_VERSION, **{key: data[key] for key in data if key != VERSION}}
+
+
+def is_later(data: Mapping[str, Any]) -> bool:
+    """Whether a file of a run folder was written by a later version than this reads."""
+    version = data.get(VERSION)
+    return isinstance(version, int | float) and version > max(READABLE)
+
+
+def refuse_unreadable(data: Mapping[str, Any], where: str) -> None:
+    """Check the version of a file of a run folder; one without a number is of version 1 or 2.
+
+    Raises:
+        InputRefused: a version that this does not read.
+    """
+    version = data.get(VERSION, 1)
+    if version not in READABLE:
+        raise InputRefused(
+            f"the run folder has version {str(version)[:40]}, this EdgeMTL reads "
+            f"{' and '.join(map(str, READABLE))}",
+            where=where,
+            hint="use the EdgeMTL that wrote it, or a later one",
+        )
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,7 @@ class RunRecord:
         facts = read_json(path)
         if not isinstance(facts, dict):
             raise InputRefused("not a JSON object", where=str(path))
-        version = facts.get("schema_version", 1)
-        if version not in READABLE:
-            raise InputRefused(
-                f"the run folder has version {version}, this EdgeMTL reads "
-                f"{' and '.join(map(str, READABLE))}",
-                where=str(path),
-                hint="use the EdgeMTL that wrote it, or a later one",
-            )
+        refuse_unreadable(facts, str(path))
         return RunRecord(folder, facts)
 
     @property
@@ -180,7 +188,12 @@ class RunRecord:
 
     def _document(self, name: str) -> Any:
         path = self.folder / name
-        return read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        if isinstance(found, dict):
+            refuse_unreadable(found, str(path))
+        return found
 
     def _object(self, name: str) -> Mapping[str, Any]:
         found = self._document(name)

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import run_page
 from support.command import edgemtl
 
 from edgemtl import targets
@@ -36,6 +37,7 @@ def test_the_bundle_holds_code_and_says_what_is_modelled(folder: Path) -> None:
         assert files[f"artefact/{name}"] > 0
     plan = json.loads((folder / "modelled.json").read_text("utf-8"))
     assert plan["kind"] == "modelled"
+    assert run_page.problems(folder) == []
     assert plan["resources"]["refused"] == []
     assert len(plan["layers"]) == 87
     # Heads end in reshapes; everything else is the accelerator's.

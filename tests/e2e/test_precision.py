@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 from conftest import Compiled
+from support import run_page
 from support.command import Told, edgemtl
 from support.dense_work import FACTORY, NO_BENCH, QUICK_BENCH, DenseWork, write_dense_work
 
@@ -67,6 +68,7 @@ def test_every_task_passes_its_gate_in_int8(lowered: Lowered, target: str) -> No
     outcomes = lowered.read(target, "gates.json")["outcomes"]
     tasks = [outcome for outcome in outcomes if outcome["name"].startswith("tasks.")]
     assert len(tasks) == 2 and {outcome["status"] for outcome in tasks} == {"pass"}
+    assert run_page.problems(lowered.output / target) == []
     figures = lowered.read(target, "accuracy.json")
     assert figures["reference"]["tasks"] != figures["artefact"]["tasks"]
 
@@ -138,6 +140,7 @@ def test_auto_takes_what_it_measured_to_be_fastest(work: DenseWork, tmp_path: Pa
     assert told.code == 0, told.err
     found = json.loads((tmp_path / "run" / "quantize.json").read_text("utf-8"))
     assert found["asked"] == "auto"
+    assert run_page.problems(tmp_path / "run") == []
     candidates = {one["precision"]: one for one in found["choice"]["candidates"]}
     assert list(candidates) == ["fp32", "int8"] and all(c["passes"] for c in candidates.values())
     times = {name: one["latency_ms"] for name, one in candidates.items()}

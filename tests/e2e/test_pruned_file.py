@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from support import run_page
 from support.command import edgemtl
 from support.data import write_dense_folder
 from support.dense_family import build
 from support.dense_work import NO_BENCH
 
 from edgemtl.models.checkpoint import from_network, load_network, save
+from edgemtl.record.run_record import versioned
 
 
 def test_from_the_dense_file_to_a_judged_bundle(tmp_path: Path) -> None:
@@ -36,6 +38,7 @@ def test_from_the_dense_file_to_a_judged_bundle(tmp_path: Path) -> None:
     kept, shapes = ({n: v.shape for n, v in one.state_dict().items()} for one in (before, after))
     assert all(shapes[n] == kept[n] for n in kept if n.startswith("decoders.parts."))
     assert shapes["stem.conv.weight"] != kept["stem.conv.weight"]
+    assert run_page.document_problems("prune.json", versioned(story)) == []
     html = page.read_text("utf-8")
     for words in ("Every task after the cut", "What compensation gave back", "Left whole as asked"):
         assert words in html

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import run_page
 from support.command import Told, edgemtl
 from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 
@@ -118,6 +119,7 @@ def test_compile_masks_after_pruning_and_before_quantising(work: DenseWork, tmp_
     assert stages["quantize"] == "skipped" and stages["gates"] == "done"
     story = json.loads((tmp_path / "run" / "mask.json").read_text("utf-8"))
     assert len(story["built"]["widths"]) == 2
+    assert run_page.problems(tmp_path / "run") == []
     parity = json.loads((tmp_path / "run" / "parity.json").read_text("utf-8"))
     assert parity["passed"] and set(parity["stages"]) == {"one graph", "artefact"}
     bundle = tmp_path / "run" / run["bundle"]
@@ -142,6 +144,7 @@ def test_where_masks_do_not_pay_the_simpler_network_goes_on(
     assert "keep the simpler network" in told.err
     run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert json.loads((tmp_path / "run" / "mask.json").read_text("utf-8"))["built"] is None
+    assert run_page.problems(tmp_path / "run") == []
     manifest = open_bundle(tmp_path / "run" / run["bundle"]).manifest
     assert manifest.variants == ()
     assert manifest.cost.before == manifest.cost.after

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import run_page
 from support.command import edgemtl
 from support.data import write_dense_folder
 from support.dense_family import build
@@ -111,6 +112,7 @@ def test_compile_and_gate_judge_it_as_a_cost(work: DenseWork, tmp_path: Path) ->
     assert goal["status"] == "fail" and goal["limit"] == 0.01
     assert "nothing is left to cut" in goal["detail"]
     assert "cost.prune.flops" in (run / "report.html").read_text("utf-8")
+    assert run_page.problems(run) == []
     again = edgemtl("gate", run, "--json")
     assert again.code == 7 and "nothing is left to cut" in again.out
     # reached: a gate that passed
