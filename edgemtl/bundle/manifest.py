@@ -165,6 +165,24 @@ class CostEntry(_Entry):
     after: dict[str, JsonValue] | None = None
 
 
+class GoalEntry(_Entry):
+    """A goal of pruning: shares of the uncompressed network."""
+
+    left: float = Field(ge=0)
+    asked: float = Field(ge=0)
+    missed: bool
+
+
+class PruningEntry(_Entry):
+    """What came of the pruning, as ``prune.json`` has it: each goal, and what stopped the search.
+
+    ``goals`` are named by their recipe key; ``stopped_by`` is empty where none was missed.
+    """
+
+    goals: dict[str, GoalEntry] = Field(default_factory=dict)
+    stopped_by: str = ""
+
+
 class Manifest(_Entry):
     """The manifest.
 
@@ -187,13 +205,14 @@ class Manifest(_Entry):
         cost: before and after, None where it was not counted.
         parity: what the parity stage found.
         gates: the limits that the run was judged by.
+        pruning: goals that gates judge too; None where nothing was pruned, and before version 3.
         seeds: every seed that a random choice took.
         recipe: the resolved recipe, plain.
         files: member -> hash and size, of every member but the manifest.
         own_sha256: of all other fields; empty in bundles of before it was written.
     """
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     name: str = Field(min_length=1, max_length=200)
     created_by: dict[str, str]
     source_sha256: Sha256
@@ -209,6 +228,7 @@ class Manifest(_Entry):
     cost: CostEntry = CostEntry()
     parity: dict[str, JsonValue] = Field(default_factory=dict)
     gates: dict[str, JsonValue] = Field(default_factory=dict)
+    pruning: PruningEntry | None = None
     seeds: dict[str, int] = Field(default_factory=dict)
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[Member, FileEntry]

@@ -51,6 +51,7 @@ class BundleContents:
         cost_after: cost of the exported one.
         parity: what the parity stage found.
         gates: limits that the run was judged by.
+        pruning: ``prune.json``, if the network was pruned; its goals are taken.
         seeds: every seed that a random choice took.
         recipe: the resolved recipe, plain.
         licence_note: what the checkpoint says about its licence; empty when it says nothing.
@@ -74,6 +75,7 @@ class BundleContents:
     cost_after: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
+    pruning: Mapping[str, Any] | None = None
     seeds: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     licence_note: str = ""
@@ -179,6 +181,14 @@ def _plain(data: Mapping[str, Any] | None) -> Any:
     return None if data is None else json.loads(json.dumps(dict(data), allow_nan=False))
 
 
+def _pruning(story: Mapping[str, Any] | None) -> m.PruningEntry | None:
+    """The part of ``prune.json`` that gates judge."""
+    if story is None:
+        return None
+    part = {"goals": story.get("goals", {}), "stopped_by": story.get("stopped_by", "")}
+    return m.PruningEntry.model_validate(part)
+
+
 def _manifest(
     contents: BundleContents,
     artefact: m.ArtefactEntry,
@@ -232,6 +242,7 @@ def _manifest(
         cost=m.CostEntry(before=_plain(contents.cost_before), after=_plain(contents.cost_after)),
         parity=_plain(contents.parity),
         gates=_plain(contents.gates),
+        pruning=_pruning(contents.pruning),
         seeds=dict(contents.seeds),
         recipe=_plain(contents.recipe),
         files={

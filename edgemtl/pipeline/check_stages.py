@@ -363,7 +363,7 @@ class Gates(Stage):
                 for side, role in sides.items()
             }
 
-        bench, pruned = self.folder_of(context, "bench"), context.folders.get("prune")
+        bench = self.folder_of(context, "bench")
         return Measured(
             metric_specs(context),
             pair("accuracy", ACCURACY),
@@ -371,7 +371,9 @@ class Gates(Stage):
             _optional(bench / LATENCY),
             _optional(bench / COMPARISON),
             (bench / IDENTICAL).exists(),
-            None if pruned is None else read_json(pruned / PRUNE),
+            read_json(self.folder_of(context, "pruned") / PRUNE)
+            if "pruned" in self.reads
+            else None,
         )
 
 

@@ -198,11 +198,15 @@ def _device_samples(data: Any, where: Path) -> LatencySamples:
 
 def _of_run(folder: Path) -> _Stored:
     record = RunRecord.open(folder)
+    return _Stored(record.measured(), record.gates, _asked(record.facts.get("recipe"), folder))
+
+
+def _asked(recipe: Any, where: Path) -> PruneSection:
+    """What a stored recipe asked of pruning."""
     try:
-        asked = PruneSection.model_validate(record.facts["recipe"].get("prune") or {})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise record.refusal(error) from error
-    return _Stored(record.measured(), record.gates, asked)
+        return PruneSection.model_validate(recipe.get("prune") or {})
+    except (ValueError, AttributeError) as error:
+        raise InputRefused(f"the run is not readable: {error!r}", where=str(where)) from error
 
 
 def _of_bundle(path: Path, results: Path | None) -> _Stored:
@@ -225,7 +229,10 @@ def _of_bundle(path: Path, results: Path | None) -> _Stored:
         comparison,
         asked and hashes[0] is not None and hashes[0] == hashes[1],
     )
-    return _Stored(measured, manifest.gates, PruneSection())
+    if manifest.pruning is None:  # nothing was pruned, or the bundle is from before version 3
+        return _Stored(measured, manifest.gates, PruneSection())
+    pruned = replace(measured, pruning=manifest.pruning.model_dump())
+    return _Stored(pruned, manifest.gates, _asked(manifest.recipe, path))
 
 
 def _device_latency(data: Any, manifest_sha256: str, where: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from edgemtl.pipeline.check_stages import open_session, real_inputs, same_artefa
 from edgemtl.pipeline.predictions import predict
 from edgemtl.pipeline.routed_set import routed_folder
 from edgemtl.pipeline.stage import ONNX, Context, Stage
-from edgemtl.record.run_record import ACCURACY, COST, PARITY, QUANTIZE
+from edgemtl.record.run_record import ACCURACY, COST, PARITY, PRUNE, QUANTIZE
 
 BUNDLE = "bundle.edgemtl"
 #: each takes an input and all raw outputs, some megabytes for networks that answer per anchor
@@ -95,6 +95,7 @@ class MakeBundle(Stage):
             cost_after=found("cost_after", COST),
             parity=found("parity", PARITY),
             gates=recipe["gates"],
+            pruning=found("pruned", PRUNE) if "pruned" in self.reads else None,
             seeds={"data": context.recipe.data.seed},
             recipe=recipe,
             licence_note=_licence_note(context),

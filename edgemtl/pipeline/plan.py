@@ -45,7 +45,9 @@ def plan(recipe: Recipe, against: bool = False) -> list[Stage]:
         stages += [Export(dense_graph, network=compared), Compile(dense, graph=dense_graph)]
     if recipe.prune.enabled is not False:
         stages.append(Prune("prune", network="model"))
-        source = "prune" if recipe.prune.enabled else source
+    pruned: dict[str, str] = {}
+    if recipe.prune.enabled:
+        source, pruned = "prune", {"pruned": "prune"}
     routed: dict[str, str] = {}
     if recipe.mask.enabled:
         stages.append(Mask("mask", network=source))
@@ -77,10 +79,11 @@ def plan(recipe: Recipe, against: bool = False) -> list[Stage]:
             **judged,
             dense=dense,
             **routed,
+            **pruned,
         ),
         PredictionImages("pictures", network=compared, artefact="compile"),
         Bench("bench", artefact="compile", dense=dense, **same_in_float),
-        Gates("gates", **judged, bench="bench"),
+        Gates("gates", **judged, bench="bench", **pruned),
     ]
 
 

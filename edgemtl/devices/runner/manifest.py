@@ -12,9 +12,10 @@ from .container import MANIFEST, Files, check_distinct, check_name, read_small
 from .detection import DetectionTask, tasks_of
 from .errors import INPUT_REFUSED, VERIFICATION, RunnerError
 
-#: version 2 has ``variants``; version 1 named the graphs of single tasks among the artefact's facts
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
+#: version 3 has ``pruning``, which matters to gates alone; version 2 has ``variants``; version 1
+#: named the graphs of single tasks among the artefact's facts
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
 #: field of the manifest with :func:`own_hash`; bundles of before it was written have none
 OWN_HASH = "own_sha256"
 MAX_MANIFEST_BYTES = 64 << 20

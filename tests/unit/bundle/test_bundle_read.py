@@ -205,8 +205,11 @@ def _set(path: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("schema_version", 3),
+        ("schema_version", 4),
         ("unknown_key", 1),
+        ("pruning", {"goals": {"flops": {"left": 0.4, "asked": 0.3}}}),
+        ("pruning", {"goals": {"flops": {"left": -1, "asked": 0.3, "missed": True}}}),
+        ("pruning", {"goals": {}, "mood": "good"}),
         ("name", 3),
         ("source_sha256", "abc"),
         ("inputs", []),

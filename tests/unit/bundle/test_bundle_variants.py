@@ -15,11 +15,14 @@ from support.tiny_bundle import with_manifest
 from edgemtl.backends import registry
 from edgemtl.backends.taskfiles import TaskSessions, for_task
 from edgemtl.bundle import BundleContents, open_bundle, write_bundle
+from edgemtl.bundle.manifest import SCHEMA_VERSION
 from edgemtl.devices.runner.cli import main
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.targets import load
 
-BEFORE = Path(__file__).parents[2] / "fixtures" / "before_house"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+BEFORE = FIXTURES / "before_house"
+SECOND = FIXTURES / "version_2" / "run" / "bundle" / "dense-cpu.edgemtl"
 OLD = BEFORE / "run_int8" / "bundle" / "dense-cpu.edgemtl"
 TASKS = ["distance", "parts"]  # version 1 sorted them
 
@@ -57,7 +60,7 @@ def told(capfd: Any, *argv: object) -> tuple[int, Any, str]:
 
 def test_both_versions_name_the_same_variants(new: Path, capfd: Any) -> None:
     first, second = open_bundle(OLD), open_bundle(new)
-    assert (first.manifest.schema_version, second.manifest.schema_version) == (1, 2)
+    assert (first.manifest.schema_version, second.manifest.schema_version) == (1, SCHEMA_VERSION)
     assert [one.name for one in second.manifest.variants] == TASKS
     listed = []
     for path in (OLD, new):
@@ -69,7 +72,7 @@ def test_both_versions_name_the_same_variants(new: Path, capfd: Any) -> None:
     assert listed[1][0]["outputs"] == ["distance.depth"]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION])
 @pytest.mark.parametrize("task", TASKS)
 def test_sessions_and_runner_open_a_variant_alone(
     new: Path, tmp_path: Path, capfd: Any, version: int, task: str
@@ -101,27 +104,33 @@ def test_what_is_not_there_is_asked_for_in_vain(new: Path, tmp_path: Path, capfd
     assert code == 2 and "distance, parts" in err and err.count("\n") == 1
 
 
-def test_an_older_runner_says_that_the_bundle_is_newer(new: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("whose", "reads"), [(OLD, "1"), (SECOND, "1 and 2")], ids=["version 1", "version 2"]
+)
+def test_an_older_runner_says_that_the_bundle_is_newer(
+    new: Path, tmp_path: Path, whose: Path, reads: str
+) -> None:
     runner = tmp_path / "runner.pyz"
-    runner.write_bytes(open_bundle(OLD).read("runner.pyz"))
+    runner.write_bytes(open_bundle(whose).read("runner.pyz"))
     command = [sys.executable, str(runner), "verify", "--bundle", str(new)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "the manifest has schema version 2, this runner reads 1" in done.stderr
+    said = f"the manifest has schema version {SCHEMA_VERSION}, this runner reads {reads}"
+    assert said in done.stderr.partition(";")[0].strip()
     assert done.stderr.count("\n") == 1
 
 
 def test_this_runner_says_that_a_later_bundle_is_newer(new: Path, capfd: Any) -> None:
     def later(manifest: dict[str, Any]) -> None:
-        manifest["schema_version"] = 3
+        manifest["schema_version"] = SCHEMA_VERSION + 1
 
     kept = new.read_bytes()
     try:
         with_manifest(new, later)
         code, document, err = told(capfd, "verify", "--bundle", new)
         assert (code, document) == (3, None)
-        assert "schema version 3, this runner reads 1 and 2; use the runner inside" in err
-        with pytest.raises(InputRefused, match="schema version 3, this EdgeMTL reads 1 and 2"):
+        assert "schema version 4, this runner reads 1 and 2 and 3; use the runner inside" in err
+        with pytest.raises(InputRefused, match="version 4, this EdgeMTL reads 1 and 2 and 3"):
             open_bundle(new)
     finally:
         new.write_bytes(kept)

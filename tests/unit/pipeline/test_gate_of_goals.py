@@ -25,6 +25,7 @@ from edgemtl.data.dense import DenseFolder
 from edgemtl.pipeline.gate import binding_goals
 from edgemtl.recipes import PruneSection
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 SLICES = ("--set=prune.oracle_images=4", "--set=prune.calibration_images=4")
 #: goes down to the narrowest widths, which are far above the goal
 TOO_FAR = ("--set=prune.method=l1-uniform", "--set=prune.flops=0.01", "--set=recover.steps=0")
@@ -86,6 +87,18 @@ def test_only_goals_that_come_first_bind() -> None:
         assert binding_goals(PruneSection(flops=0.3), old) == {}
 
 
+def test_a_bundle_of_version_2_reads_and_says_no_more_than_it_knows() -> None:
+    run = FIXTURES / "version_2" / "run"
+    goal = "cost.prune.flops"
+    assert edgemtl("gate", run, "--json").code == 7
+    bundle = run / "bundle" / "dense-cpu.edgemtl"
+    assert edgemtl("verify", bundle).code == 0
+    told = edgemtl("gate", bundle, "--json")
+    assert told.code == 0, told.err
+    names = {one["name"] for one in told.json()["outcomes"]}
+    assert "cost.macs_ratio" in names and goal not in names
+
+
 def test_the_verb_writes_everything_and_leaves_with_7(work: DenseWork, tmp_path: Path) -> None:
     out = tmp_path / "small.pt"
     told = edgemtl("prune", *work.flags(), *SLICES, *TOO_FAR, "-o", out)
@@ -115,6 +128,10 @@ def test_compile_and_gate_judge_it_as_a_cost(work: DenseWork, tmp_path: Path) ->
     assert run_page.problems(run) == []
     again = edgemtl("gate", run, "--json")
     assert again.code == 7 and "nothing is left to cut" in again.out
+    # the bundle alone says the same
+    of_bundle = edgemtl("gate", run / "bundle" / "dense-cpu.edgemtl", "--json")
+    assert of_bundle.code == 7
+    assert goal in of_bundle.json()["outcomes"]
     # reached: a gate that passed
     told = edgemtl("compile", *common, *TOO_FAR, "--set=prune.flops=0.9", "-o", tmp_path / "two")
     assert told.code == 0, told.err

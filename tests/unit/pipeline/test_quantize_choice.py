@@ -39,7 +39,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> QuantizeRequest:
     folder = tmp_path_factory.mktemp("job")
     work = write_dense_work(folder, pictures=4)
     onnx = folder / "float.onnx"
-    export_file(work.model, onnx, "cpu", factory="support.dense_family:build")
+    export_file(work.model, onnx, targets.load("cpu"), factory="support.dense_family:build")
     tasks, spec = read_metadata(onnx)
     return QuantizeRequest(
         onnx=onnx,
