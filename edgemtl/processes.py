@@ -7,9 +7,11 @@ take and say has limits.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,8 +69,9 @@ def run_bounded(
     most_bytes: int,
     stdin: Any = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
+    memory_bytes: int | None = None,
 ) -> Ended:
-    """Run a command whose time and answer have limits.
+    """Run a command whose time, answer and memory have limits.
 
     Args:
         command: program and arguments.
@@ -76,6 +79,8 @@ def run_bounded(
         most_bytes: it is killed when it writes more to standard output.
         stdin: an open file, or nothing.
         env: its environment; ours by default.
+        memory_bytes: that it may write to, heap and private mappings together; what it asks for
+            beyond that is not given to it. Held on Linux only.
 
     Raises:
         FileNotFoundError: there is no such program.
@@ -86,6 +91,8 @@ def run_bounded(
         process = subprocess.Popen(
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=env
         )
+        if memory_bytes is not None:
+            _limit_memory(process.pid, memory_bytes)
 
         def end() -> None:
             late.set()
@@ -109,4 +116,23 @@ def run_bounded(
         return Ended(code, answer, errors.read(MOST_ERRORS), late.is_set(), too_much)
 
 
-__all__ = ["Ended", "environment", "python_module", "run_bounded"]
+def _limit_memory(pid: int, most_bytes: int) -> None:
+    if sys.platform != "linux":
+        return
+    import resource
+
+    # Not RLIMIT_AS: threads and allocators reserve far more addresses than they ever write to.
+    # Set from outside, since what runs between fork and exec must not be Python.
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
+def how_it_ended(code: int) -> str:
+    """ "signal SIGSEGV" or "exit code 3", for a code as ``subprocess`` tells it."""
+    try:
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"exit code {code}"
+
+
+__all__ = ["Ended", "environment", "how_it_ended", "python_module", "run_bounded"]

@@ -13,8 +13,9 @@ ENVIRONMENT_SEPARATOR = "__"
 OTHER_VARIABLES = frozenset(
     f"{ENVIRONMENT_PREFIX}{name}"
     for name in (
-        *("CACHE", "DATA", "DEBUG", "ENGINES", "FARM_CERTIFICATES", "ISOLATED", "SSH_CONFIG"),
-        *("TRACE", "TRTEXEC", "TVM_WHEELS", "XCLBIN"),
+        *("CACHE", "DATA", "DEBUG", "ENGINES", "FARM_CERTIFICATES", "FIRST_RUN_MB"),
+        *("FIRST_RUN_SECONDS", "ISOLATED", "SSH_CONFIG", "TRACE", "TRTEXEC", "TVM_WHEELS"),
+        "XCLBIN",
     )
 )
 #: of the project's own tests and tools

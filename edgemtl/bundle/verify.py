@@ -55,12 +55,15 @@ class VerifyReport:
 
 
 def load_session(artefact: Artefact, options: SessionOptions) -> Session:
-    """Load an artefact by the backend that compiled it.
+    """Load an artefact by the backend that compiled it, once that went well in another process.
 
     Raises:
         UsageError, TargetUnavailable, StageFailed: the backend is unknown, not here, or refuses.
     """
     from edgemtl.backends import registry
+    from edgemtl.backends.first_run import try_artefact
+
+    try_artefact(artefact, artefact.folder / artefact.files[0])
 
     return registry.get(artefact.backend).load(artefact, options)
 

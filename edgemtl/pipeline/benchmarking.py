@@ -11,6 +11,7 @@ import numpy as np
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.first_run import try_artefact, try_graph
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
 from edgemtl.data.preprocess import InputSpec
@@ -129,6 +130,7 @@ def _request(path: Path, timing: Timing, folder: Path) -> BenchRequest:
     if kind == "bundle":
         bundle = open_bundle(path)
         artefact = bundle.artefact(folder)
+        try_artefact(artefact, path)
         tasks, spec = bundle.tasks(), bundle.input_spec()
         options = bundle.session_options()
         recorded = folder / "selftest-input.npy"
@@ -162,6 +164,7 @@ def _bench_request(
 
 def _from_onnx(path: Path, backend_name: str, folder: Path) -> Artefact:
     target = _target_here(backend_name)
+    try_graph(path, target)
     return registry.get(backend_name).compile(path, target, folder)
 
 

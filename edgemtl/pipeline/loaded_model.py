@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgemtl.backends import registry
+from edgemtl.backends.first_run import try_artefact, try_graph
 from edgemtl.backends.taskfiles import for_task
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
@@ -124,6 +125,7 @@ def open_model(
             tasks, spec = read_metadata(path)
             artefact = Artefact(registry.REFERENCE, "cpu", path.parent, (path.name,))
             if target is not None:
+                try_graph(path, target)
                 artefact = registry.get(target.backend).compile(path, target, Path(folder))
                 options = options or session_options(target, target.threads or 0)
             options = options or SessionOptions()
@@ -134,6 +136,8 @@ def open_model(
             options = options or bundle.session_options()
         if task is not None:
             artefact, tasks = for_task(artefact, task), select(tasks, [task])
+        if target is None or kind == "bundle":
+            try_artefact(artefact, path)
         session = registry.get(artefact.backend).load(artefact, options)
         try:
             yield LoadedModel(kind, session.run, tasks, spec, artefact.backend)

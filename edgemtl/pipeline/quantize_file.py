@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemtl.backends import registry
+from edgemtl.backends.first_run import try_artefact
+from edgemtl.backends.types import Artefact
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
 from edgemtl.exporting.metadata import read_metadata
@@ -80,6 +82,10 @@ def _graph(asked: QuantizeFile, folder: Path) -> Path:
     if kind == "bundle":
         raise UsageError("quantize takes a checkpoint or an ONNX file", where=str(asked.model))
     if kind == "onnx":
+        try_artefact(
+            Artefact(registry.REFERENCE, "cpu", asked.model.parent, (asked.model.name,)),
+            asked.model,
+        )
         return asked.model
     network, data = load_network(asked.model, asked.factory), asked.recipe.data
 

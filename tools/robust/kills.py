@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from support import doomed
 from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 
+from edgemtl.backends.tvm import board
+
 SECONDS = 300.0
+_PLAIN = ("--set=quantize.enabled=false",)
+#: the graph's own notes are more than int8 saves of a network this small
+_ANY_SIZE = "--set=gates.cost.size_ratio=false"
+#: two rounds of some steps, each with a recovery of some
+_PRUNED = (
+    *_PLAIN,
+    "--set=prune.enabled=true",
+    "--set=prune.rounds=2",
+    "--set=prune.flops=0.35",
+    "--set=prune.channel_multiple=2",
+    "--set=prune.oracle_images=4",
+    "--set=prune.calibration_images=4",
+    "--set=recover.steps=6",
+    "--set=recover.train=all",
+    "--set=recover.batch=2",
+)
+#: what is killed -> the flags that it is compiled with
+KINDS: Mapping[str, Sequence[str]] = {
+    "cpu": ("--target=cpu", *_PLAIN),
+    "intel-cpu": ("--target=intel-cpu", *_PLAIN),
+    "jetson": ("--target=jetson", *_PLAIN),
+    "tvm-x86": ("--target=tvm-x86", *_PLAIN),
+    "zcu104": ("--target=zcu104", _ANY_SIZE),
+    "pruning": ("--target=cpu", *_PRUNED),
+    "quantising": ("--target=intel-cpu", "--set=quantize.max_evaluations=3", _ANY_SIZE),
+}
 
 
-def _flags(work: DenseWork, output: Path) -> list[object]:
-    return ["compile", *work.flags(), "--target=cpu", *NO_BENCH, "-o", output]
+def _flags(work: DenseWork, output: Path, kind: str = "cpu") -> list[object]:
+    return ["compile", *work.flags_of_the_target(), *KINDS[kind], *NO_BENCH, "-o", output]
 
 
-def _finish(work: DenseWork, folder: Path) -> str:
+def _finish(work: DenseWork, folder: Path, kind: str = "cpu") -> str:
     """Compile to the end; what went wrong, or nothing."""
     log = folder / "rerun.log"
-    process = doomed.start(_flags(work, folder / "out"), folder / "cache", log)
+    process = doomed.start(_flags(work, folder / "out", kind), folder / "cache", log)
     process.join(SECONDS)
     said = log.read_text("utf-8", "replace")
     if process.exitcode != 0:
@@ -35,20 +68,36 @@ def _bundle(folder: Path) -> bytes:
     return next((folder / "out" / "bundle").glob("*.edgemtl")).read_bytes()
 
 
-def _whole(root: Path) -> tuple[DenseWork, bytes, float]:
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody kills.
+
+    Attributes:
+        work: model and data.
+        bundle: what it ends with.
+        seconds: how long it takes.
+    """
+
+    work: DenseWork
+    bundle: bytes
+    seconds: float
+
+
+def _whole(root: Path, kind: str = "cpu") -> Whole:
     """Model and data, the bundle of a run that nobody kills, and how long it takes."""
     os.environ["PYTHONPATH"] = str(Path(doomed.__file__).parents[1])
-    folder = root / "whole"
+    folder = root / f"whole-{kind}"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    work = write_dense_work(root / "inputs", pictures=2)
-    found = _finish(work, folder)  # starts the process that all others are forked from
+    work = write_dense_work(root / "inputs", pictures=10)
+    found = _finish(work, folder, kind)  # starts the process that all others are forked from
     if found:
-        raise RuntimeError(found)
+        raise RuntimeError(f"{kind}: {found}")
     shutil.rmtree(folder)
     folder.mkdir()
     began = time.monotonic()
-    _finish(work, folder)
-    return work, _bundle(folder), time.monotonic() - began
+    _finish(work, folder, kind)
+    return Whole(work, _bundle(folder), time.monotonic() - began)
 
 
 def _kill(process: BaseProcess) -> bool:
@@ -61,55 +110,87 @@ def _kill(process: BaseProcess) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def kill_many(count: int, seed: int, root: Path) -> int:
+def kill_many(count: int, seed: int, root: Path, kinds: Sequence[str] = tuple(KINDS)) -> int:
     """SIGKILL at ``count`` random moments, each followed by the same command again.
 
-    The moment is drawn evenly over the time that a whole run took; a run that was faster than its
-    moment was not killed and does not count. Half of the runs go on with what the killed one
-    left in output folder and cache; of the others every fourth is killed twice in a row.
+    The kinds take turns. The moment is drawn evenly over the time that a whole run took; a run that
+    was faster than its moment was not killed and does not count. Every fourth is killed twice in a
+    row. What was found of each is written down at once, so that a run that was stopped can go on.
     """
-    work, wanted, seconds = _whole(root)
-    rng = random.Random(seed)
-    killed = findings = late = 0
-    while killed < count:
-        folder = root / f"kill-{killed}"
+    if "zcu104" in kinds and board.WHEELS not in os.environ:
+        # Each rerun has a cache of its own, into which they would be fetched again.
+        os.environ[board.WHEELS] = str(root / "wheels")
+        board.download_wheels(root / "wheels")
+    wholes = {kind: _whole(root, kind) for kind in kinds}
+    progress = root / f"done-{seed}.jsonl"
+    lines = progress.read_text("utf-8").splitlines() if progress.exists() else []
+    done: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    rng = random.Random(f"{seed}:{len(done)}")
+    while len(done) < count:
+        kind = kinds[len(done) % len(kinds)]
+        folder = root / f"kill-{len(done)}"
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        hit = 0
-        for _ in range(2 if killed % 4 == 3 else 1):
-            log = folder / "killed.log"
-            process = doomed.start(_flags(work, folder / "out"), folder / "cache", log)
-            process.join(rng.random() * seconds)
-            if process.is_alive() and _kill(process):
-                hit += 1
-        if not hit:
-            late += 1
+        entry = {"kind": kind, "late": 0, "fault": ""}
+        while not _killed(wholes[kind], kind, folder, rng, 2 if len(done) % 4 == 3 else 1):
+            entry["late"] = int(str(entry["late"])) + 1
             shutil.rmtree(folder)
-            continue
-        found = _finish(work, folder)
-        if not found and _bundle(folder) != wanted:
-            found = "another bundle"
-        if not found and list((folder / "cache" / "stages" / "scratch").iterdir()):
-            found = "scratch left in the cache"
-        killed += 1
-        if found:
-            findings += 1
-            print(f"kill {killed}: {found}", flush=True)
+            folder.mkdir()
+        entry["fault"] = _fault(wholes[kind], kind, folder)
+        done.append(entry)
+        with progress.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        if entry["fault"]:
+            print(f"kill {len(done)} ({kind}): {entry['fault']}", flush=True)
         else:
             shutil.rmtree(folder)
-        if killed % 10 == 0:
-            print(f"... {killed} of {count} killed, {findings} findings", flush=True)
+        if len(done) % 10 == 0:
+            print(f"... {len(done)} of {count} killed", flush=True)
+    findings = sum(bool(entry["fault"]) for entry in done)
+    _print_kills(done, wholes)
     print(
-        f"{killed} runs killed at random moments of {seconds:.1f} s ({late} ended before theirs), "
-        f"{findings} whose rerun did not end in the same bundle (seed {seed})"
+        f"{len(done)} runs killed at random moments, {findings} whose rerun did not end in the "
+        f"same bundle (seed {seed})"
     )
     return findings
 
 
+def _print_kills(done: Sequence[Mapping[str, Any]], wholes: Mapping[str, Whole]) -> None:
+    killed = Counter(entry["kind"] for entry in done)
+    print(f"\n{'what':<12} {'killed':>6} {'late':>5} {'findings':>8}")
+    for kind in wholes:
+        of_it = [entry for entry in done if entry["kind"] == kind]
+        late, found = sum(e["late"] for e in of_it), sum(bool(e["fault"]) for e in of_it)
+        print(f"{kind:<12} {killed[kind]:>6} {late:>5} {found:>8}")
+
+
+def _killed(whole: Whole, kind: str, folder: Path, rng: random.Random, times: int) -> bool:
+    """Kill a run, so many times in a row; False where it ended before all its moments."""
+    hit = False
+    for _ in range(times):
+        log = folder / "killed.log"
+        process = doomed.start(_flags(whole.work, folder / "out", kind), folder / "cache", log)
+        process.join(rng.random() * whole.seconds)
+        hit = (process.is_alive() and _kill(process)) or hit
+        process.join(SECONDS)
+    return hit
+
+
+def _fault(whole: Whole, kind: str, folder: Path) -> str:
+    """What is wrong with the rerun of a run that was killed; empty when nothing is."""
+    found = _finish(whole.work, folder, kind)
+    if not found and _bundle(folder) != whole.bundle:
+        return "another bundle"
+    if not found and list((folder / "cache" / "stages" / "scratch").iterdir()):
+        return "scratch left in the cache"
+    return found
+
+
 def together(count: int, root: Path) -> int:
     """So many compiles at once on one cache, each into a folder of its own."""
-    work, wanted, _ = _whole(root)
+    whole = _whole(root)
     processes = [
-        doomed.start(_flags(work, root / f"{n}" / "out"), root / "cache", root / f"{n}.log")
+        doomed.start(_flags(whole.work, root / f"{n}" / "out"), root / "cache", root / f"{n}.log")
         for n in range(count)
         if (root / f"{n}").mkdir() is None
     ]
@@ -117,7 +198,11 @@ def together(count: int, root: Path) -> int:
     for number, process in enumerate(processes):
         process.join(SECONDS)
         said = (root / f"{number}.log").read_text("utf-8", "replace")
-        if process.exitcode != 0 or "Traceback" in said or _bundle(root / f"{number}") != wanted:
+        if (
+            process.exitcode != 0
+            or "Traceback" in said
+            or _bundle(root / f"{number}") != whole.bundle
+        ):
             findings += 1
             print(f"{number}: left with {process.exitcode}\n{said[-2000:]}")
     print(f"{count} compiles at once on one cache, {findings} that did not end in the same bundle")

@@ -63,6 +63,8 @@ WHEELS_WANTED = (
         ("tvm_ffi/lib/libtvm_ffi.so", "tvm_ffi/include/"),
     ),
 )
+#: TVM's headers name their own files in messages: no bundle may hold where a cache lies
+_RUNNER_FLAGS = ("-std=c++17", "-O2", "-s", "-Wl,--build-id=none", "-ffile-prefix-map=HERE=.")
 
 
 def runtime() -> Path:
@@ -82,7 +84,7 @@ def runtime() -> Path:
         given = os.environ.get(WHEELS)
         wheels = Path(given) if given else Path(folder) / "wheels"
         if not given:
-            _download(wheels)
+            download_wheels(wheels)
         for wheel in WHEELS_WANTED:
             _unpack(wheel, wheels, Path(folder) / "ready")
         try:
@@ -93,7 +95,12 @@ def runtime() -> Path:
     return place
 
 
-def _download(folder: Path) -> None:
+def download_wheels(folder: Path) -> None:
+    """Fetch both wheels into a folder, which :data:`WHEELS` may name from then on.
+
+    Raises:
+        TargetUnavailable: they cannot be had.
+    """
     command = python_module("pip", "download", "--quiet", "--no-deps")
     command += ["--only-binary=:all:", "--platform", "manylinux_2_28_aarch64"]
     command += ["--python-version", "3.11", "--dest", str(folder)]
@@ -153,14 +160,15 @@ def _runner(have: Path, compiler: str) -> Path:
     """
     source = Path(__file__).with_name("runner.cc")
     told = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=False)
-    mark = hashlib.sha256(source.read_bytes() + compiler.encode() + told.stdout).hexdigest()[:16]
+    how = " ".join([compiler, *_RUNNER_FLAGS]).encode()
+    mark = hashlib.sha256(source.read_bytes() + how + told.stdout).hexdigest()[:16]
     place = have / f"runner-{mark}"
     if place.is_file():
         return place
     with tempfile.TemporaryDirectory(prefix="runner-", dir=have) as scratch:
         made = Path(scratch) / RUNNER
         libraries = [have / "tvm" / "lib", have / "tvm_ffi" / "lib"]
-        command = [compiler, "-std=c++17", "-O2", "-s", "-Wl,--build-id=none"]
+        command = [compiler, *(flag.replace("HERE", str(have)) for flag in _RUNNER_FLAGS)]
         command += ["-I", str(have / "tvm_ffi" / "include"), str(source), "-o", str(made)]
         command += [word for library in libraries for word in ("-L", str(library))]
         command += ["-Wl,--no-as-needed", "-ltvm_runtime_extra", "-ltvm_runtime", "-ltvm_ffi"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from edgemtl import processes
 from edgemtl.errors import StageFailed
+from edgemtl.processes import how_it_ended
 
 #: how much of a dead process's standard error a user is shown
 TAIL_CHARACTERS = 1500
@@ -33,14 +33,6 @@ def tail(said: bytes) -> str:
     """The end of what a process said, for an error message."""
     text = said.decode("utf-8", "replace").strip()[-TAIL_CHARACTERS:]
     return f"; it said: {text}" if text else ""
-
-
-def how_it_ended(code: int) -> str:
-    """ "signal SIGSEGV" or "exit code 3"."""
-    try:
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    except ValueError:
-        return f"exit code {code}"
 
 
 def ask(

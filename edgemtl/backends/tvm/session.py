@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.backends.session import Session
-from edgemtl.backends.tvm.child import how_it_ended, tail
+from edgemtl.backends.tvm.child import tail
 from edgemtl.errors import StageFailed
+from edgemtl.processes import how_it_ended
 
 READY, OUTPUT = b"R", b"O"
 #: for one run, loading included; emulated boards are slow

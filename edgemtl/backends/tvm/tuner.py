@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.tvm.child import environment, how_it_ended, tail
+from edgemtl.backends.tvm.child import environment, tail
 from edgemtl.backends.tvm.settings import TunedTile, TvmOptions, options_of, resolved
 from edgemtl.errors import StageFailed
-from edgemtl.processes import python_module
+from edgemtl.processes import how_it_ended, python_module
 from edgemtl.targets import Target
 
 #: one operator's tiles that take longer to compile and time are a hang

@@ -68,6 +68,18 @@ def test_arm_code_answers_like_onnx_runtime(tmp_path: Path) -> None:
         assert done.returncode == code_wanted, done
 
 
+def test_the_runner_is_the_same_wherever_the_cache_lies(tmp_path: Path) -> None:
+    skip_without_arm_tools()
+    here, there = board.runtime(), tmp_path / "elsewhere"
+    there.mkdir()
+    for name in ("tvm", "tvm_ffi"):
+        (there / name).symlink_to(here / name)
+    compiler = options_of(targets.load("rpi4")).compiler
+    runner = board._runner(there, compiler).read_bytes()
+    assert runner == board._runner(here, compiler).read_bytes()
+    assert str(tmp_path).encode() not in runner and b"optional.h" in runner
+
+
 @pytest.mark.parametrize("name", ["rpi4", "rpi5", "rk3588", "generic-aarch64"])
 def test_a_boards_target_is_never_measured_here(name: str) -> None:
     target = targets.load(name)
