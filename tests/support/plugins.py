@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 def install(
     folder: Path, patch: pytest.MonkeyPatch, groups: Mapping[str, Mapping[str, str]]
 ) -> Path:
-    """Make a package 'theirs' known to this process.
+    """Make a package 'theirs' known to this process and to those that it starts.
 
     Args:
         folder: a new one below it holds the package's metadata.
@@ -26,4 +27,7 @@ def install(
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n", "utf-8")
     patch.syspath_prepend(str(info.parent))
+    tests = Path(__file__).parents[1]
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(info.parent), str(tests), *inherited]))
     return info.parent

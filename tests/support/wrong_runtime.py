@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgemtl.backends import registry
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.targets import Target
+from support import plugins
 
 
 class WrongSession(Session):
@@ -48,8 +48,8 @@ class WrongRuntime(OnnxRuntimeBackend):
 
 def register(monkeypatch: pytest.MonkeyPatch, folder: Path, above: float = -np.inf) -> Path:
     """Make the backend known, and write a target for it; its file."""
-    place = ("support.wrong_runtime", "WrongRuntime")
-    monkeypatch.setitem(registry._BUILT_IN, "wrong", place)
+    place = "support.wrong_runtime:WrongRuntime"
+    plugins.install(folder, monkeypatch, {"edgemtl.backends": {"wrong": place}})
     monkeypatch.setattr(WrongRuntime, "above", above)
     path = folder / "mistaken.toml"
     path.write_text(

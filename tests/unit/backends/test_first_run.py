@@ -19,17 +19,12 @@ from edgemtl.backends.registry import REFERENCE
 from edgemtl.backends.types import Artefact
 from edgemtl.errors import EdgemtlError, StageFailed, UsageError
 
-TESTS = Path(plugins.__file__).parents[1]
-
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in runtime, known here and in processes that we start."""
-    site = plugins.install(
-        tmp_path, monkeypatch, {"edgemtl.backends": {"fake": "support.fakebackend:FakeBackend"}}
-    )
-    path = [str(site), str(TESTS), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    backends = {"fake": "support.fakebackend:FakeBackend"}
+    plugins.install(tmp_path, monkeypatch, {"edgemtl.backends": backends})
     return tmp_path
 
 
