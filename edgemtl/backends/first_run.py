@@ -150,10 +150,10 @@ def _try(request: Mapping[str, Any], size: int, where: Path) -> None:
             hint=hint,
         ) from error
     if problem is not None:
-        error = from_data(problem)
-        if type(error) is StageFailed:
-            error.hint = error.hint or hint
-        raise error
+        met = from_data(problem)
+        if type(met) is StageFailed:
+            met.hint = met.hint or hint
+        raise met
 
 
 def main() -> None:
