@@ -19,6 +19,7 @@ class Mask(Stage):
     """
 
     keeps_log = False
+    makes_weights = True
 
     def request(self, context: Context) -> MaskRequest:
         """What this run masks, and for what."""

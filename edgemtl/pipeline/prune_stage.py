@@ -24,6 +24,7 @@ class Prune(Stage):
     """Leave a smaller checkpoint; goes on where a killed run stopped."""
 
     keeps_log = False
+    makes_weights = True
 
     def decide(self, context: Context) -> Decision | None:
         """Whether to prune, and why; None where the recipe says so."""

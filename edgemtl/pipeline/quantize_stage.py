@@ -20,6 +20,7 @@ class Quantize(Stage):
     """
 
     needs_data = True
+    makes_weights = True
 
     def decide(self, context: Context) -> Decision | None:
         """Not to, where networks stand behind a router: they stay in float32 so far."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
+
 from edgemtl.backends import registry
 from edgemtl.backends.base import Backend
+from edgemtl.backends.processor import processor_name
 from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.logs import kept
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
+from edgemtl.models.threads import torch_threads
 from edgemtl.pipeline.cache import StageCache, key_of
 from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.datasets import split_of
@@ -215,6 +219,10 @@ class Stage(ABC):
     cacheable: ClassVar[bool] = True
     #: True for what reads the recipe's pictures
     needs_data: ClassVar[bool] = False
+    #: True for what makes new weights, with as many threads as torch has: their number is then part
+    #: of the key. What only reads pictures computes with the recipe's (``bench.threads``), all
+    #: others with one.
+    makes_weights: ClassVar[bool] = False
     #: False for what works for hours and talks meanwhile: that is for who watches, and only what
     #: came of it is kept
     keeps_log: ClassVar[bool] = True
@@ -261,14 +269,23 @@ class Stage(ABC):
 
     def key(self, context: Context) -> str:
         """Hash of everything that can change the result."""
+        computed = self.needs_data or self.makes_weights
         return key_of(
             {
                 "stage": self.name,
                 "code": code_key(type(self).__module__, *context.code),
                 "after": [context.keys[name] for name in self.after],
                 "inputs": self.inputs(context),
+                # Last digits depend on both, and with pruning and training more than they do.
+                "processor": processor_name() if computed else "",
+                "threads": torch.get_num_threads() if self.makes_weights else 0,
             }
         )
+
+    def _threads(self, context: Context) -> AbstractContextManager[None]:
+        if self.makes_weights:
+            return nullcontext()
+        return torch_threads(context.recipe.bench.threads if self.needs_data else 1)
 
     def execute(self, context: Context) -> StageRecord:
         """Run, or take the result, and what was said when it was made, from the cache."""
@@ -280,7 +297,7 @@ class Stage(ABC):
                 def note(line: str) -> None:
                     log.write(line.replace("\n", " ") + "\n")
 
-                with kept(note) if self.keeps_log else contextlib.nullcontext():
+                with kept(note) if self.keeps_log else nullcontext(), self._threads(context):
                     result = self.run(context, folder)
                 for name, data in result.documents().items():
                     write_json(folder / name, data)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from edgemtl.compress.compensation.timed_loop import TimedLoop
 from edgemtl.compress.context import PruneContext
 from edgemtl.compress.search_cost import SearchCost
 from edgemtl.files import write_atomically
+from edgemtl.models.threads import torch_threads
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +97,9 @@ def evidence_of(context: PruneContext) -> Evidence:
         if group.name in curves:
             continue
         narrowest = min(context.choices[group.name])
-        with _one_thread():
+        # Many small products take twice as long on two. Systems of several blocks, which curves
+        # solve in one call, need it too: see ``solve.py``.
+        with torch_threads(1):
             curves[group.name] = curve(context.network, group, moments, scale, narrowest)
         new += 1
         loop(len(curves), len(context.groups))
@@ -108,20 +109,6 @@ def evidence_of(context: PruneContext) -> Evidence:
         save()
     seconds = before + time.monotonic() - started
     return Evidence(moments, curves, spent.plus(SearchCost(seconds=seconds)))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Of torch: many small products take twice as long on two.
-
-    Systems of several blocks, which curves solve in one call, need it too: see ``solve.py``.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _moments_to(moments: Moments) -> dict[str, Any]:

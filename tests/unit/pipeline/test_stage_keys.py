@@ -19,6 +19,8 @@ from edgemtl import recipes, targets
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
 from edgemtl.backends.types import Availability
 from edgemtl.compress.context import METHODS
+from edgemtl.errors import EdgemtlError
+from edgemtl.models.threads import torch_threads
 from edgemtl.pipeline import stage
 from edgemtl.pipeline.cache import StageCache
 from edgemtl.pipeline.code_key import code_key
@@ -155,6 +157,10 @@ CHANGES: dict[str, tuple[Callable[[Asked], None], set[str]]] = {
         {"parity", "accuracy-reference", "accuracy", "bundle", "pictures", "bench", "gates"},
     ),
     "gates": (assign("gates.cost.size_bytes=1e6"), {"bundle", "gates"}),
+    "the processor": (
+        patch(stage, "processor_name", lambda: "another"),
+        {"parity", "accuracy-reference", "accuracy", "bundle", "pictures", "bench", "gates"},
+    ),
 }
 
 
@@ -189,6 +195,46 @@ def test_the_tasks_gates_change_pruning_and_the_cost_gates_do_not(asked: Asked) 
     assert key() != key(gate)
     assert key("prune.flops=0.5") != key("prune.flops=0.5", gate)
     assert key() == key("gates.cost.size_bytes=1e6")
+
+
+def test_torchs_threads_are_part_of_the_key_of_what_makes_weights(asked: Asked) -> None:
+    asked.assign = ["prune.enabled=true", "quantize.precision=int8", "quantize.enabled=true"]
+    keys = []
+    for count in (1, 2):
+        with torch_threads(count):
+            keys.append(asked.keys())
+    assert keys[0]["prune"] != keys[1]["prune"]
+    assert keys[0]["quantize"] != keys[1]["quantize"]
+    assert keys[0]["accuracy-reference"] == keys[1]["accuracy-reference"]
+
+
+class _Look(stage.Stage):
+    """Notes how many threads torch has."""
+
+    def inputs(self, context: Context) -> dict[str, Any]:
+        return {}
+
+    def run(self, context: Context, folder: Path) -> stage.StageResult:
+        self.seen = torch.get_num_threads()
+        raise InterruptedError
+
+
+@pytest.mark.parametrize(
+    ("needs_data", "makes_weights", "seen"), [(False, False, 1), (True, False, 2), (True, True, 3)]
+)
+def test_stages_compute_with_threads_of_their_own(
+    asked: Asked, needs_data: bool, makes_weights: bool, seen: int
+) -> None:
+    recipe = recipes.resolve({}, None, [f"data.root={asked.work.data}", "bench.threads=2"], {})
+    folder = asked.work.data.parent
+    parts = (targets.load("cpu"), StageCache(folder / "cache"), folder / "private")
+    context = Context(asked.work.model, FACTORY, recipe, *parts)
+    look = _Look("look")
+    asked.patch.setattr(_Look, "needs_data", needs_data)
+    asked.patch.setattr(_Look, "makes_weights", makes_weights)
+    with torch_threads(3), pytest.raises(EdgemtlError):
+        look.execute(context)
+    assert look.seen == seen
 
 
 def test_the_factorys_module_is_part_of_the_key(asked: Asked, tmp_path: Path) -> None:
