@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from edgemtl.backends.int8 import int8_problems
+from edgemtl.backends.rewriting.settle import settled
 from edgemtl.backends.routed import ROUTING, compile_routed, load_routed
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
@@ -59,11 +60,22 @@ class Backend(ABC):
 
     @final
     def problems(self, onnx_path: Path, target: Target) -> list[Problem]:
-        """What of this graph the target cannot run as written; asked before compiling."""
-        return [
-            *self.problems_impl(onnx_path, target),
-            *int8_problems(self.capabilities, onnx_path),
-        ]
+        """What of this graph the target cannot run as written; asked before compiling.
+
+        What this runtime is known to do otherwise than ONNX says (backends/conformance) comes
+        first: where that is fatal the runtime itself is not asked any more, which might end it.
+        """
+        with settled(onnx_path, self.name, self._version) as (path, known):
+            if any(problem.fatal for problem in known):
+                return known
+            return [
+                *known,
+                *self.problems_impl(path, target),
+                *int8_problems(self.capabilities, path),
+            ]
+
+    def _version(self) -> str:
+        return self.availability().version
 
     @final
     def modelled(
@@ -107,7 +119,8 @@ class Backend(ABC):
             fatal = [problem for problem in self.problems(source, target) if problem.fatal]
             if fatal:
                 raise _refusal(fatal, target)
-            artefact = self.compile_impl(source, target, folder)
+            with settled(source, self.name, self._version) as (path, _):
+                artefact = self.compile_impl(path, target, folder)
         for name in artefact.files:
             if not (folder / name).is_file():
                 raise StageFailed(f"backend '{self.name}' did not write '{name}'")

@@ -1,0 +1,1 @@
+"""What runtimes are known to do otherwise than ONNX says, by attribute (rules.json, measured)."""
