@@ -11,7 +11,7 @@ TensorRT version takes, with its shapes; what is checked here is said to be chec
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,12 @@ from edgemtl.backends.onnxruntime import OnnxRuntimeBackend, first_line
 from edgemtl.backends.session import Session
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
-from edgemtl.backends.tensorrt.optable import PLUGINS, table_problems
+from edgemtl.backends.tensorrt.optable import (
+    ONLY_ON_DEVICE,
+    REWRITTEN,
+    device_only,
+    table_problems,
+)
 from edgemtl.backends.tensorrt.settings import options_of
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import InputRefused, StageFailed
@@ -35,8 +40,6 @@ MODEL_FILE, PROFILE_FILE, PLAN_FILE = "model.onnx", "profile.json", "model.plan"
 PROXY = "ONNX Runtime on the same graph (proxy: not TensorRT, no latency)"
 #: GPU that the proxy plans for on behalf of a Jetson (the same generation as Orin's)
 PROXY_DEVICE = "SM86"
-#: operators that TensorRT has and TensorRT-RTX lacks: its refusal says nothing about a board
-ONLY_ON_DEVICE = ("NonMaxSuppression", *PLUGINS)
 
 
 class ProxySession(Session):
@@ -85,9 +88,14 @@ class TensorRtBackend(Backend):
             model = _read(onnx_path)
         except StageFailed as error:
             return [Problem("", "", error.message, "export the network again")]
+        known = [
+            Problem("", "", reason, "build on the device to be sure", fatal=False)
+            for reason in (options.between,)
+            if reason
+        ]
         found = table_problems(model, options.version)
         if any(problem.fatal for problem in found):
-            return found
+            return known + found
         lower(model, options.version)
         if options.nms == "graph":
             from edgemtl.backends.tensorrt.suppression import add_suppression
@@ -96,11 +104,14 @@ class TensorRtBackend(Backend):
                 add_suppression(model)
             except StageFailed as error:
                 return [
+                    *known,
                     *found,
                     Problem("", "", error.message, error.hint or "leave it to the host"),
                 ]
-        found += table_problems(model, options.version)
-        return found + self._proxy_problems(model, target)
+        # What is rewritten was told above; the lowered graph says what is left.
+        rewritten = [problem for problem in found if problem.op in REWRITTEN]
+        found = [*rewritten, *table_problems(model, options.version)]
+        return known + found + self._proxy_problems(model, target)
 
     def _proxy_problems(self, model: Any, target: Target) -> list[Problem]:
         """What parse and build by TensorRT-RTX say of the lowered graph."""
@@ -130,22 +141,23 @@ class TensorRtBackend(Backend):
         except StageFailed as error:
             advice = "build it on the device to be sure"
             return [Problem("", "", f"{proxy.LABEL}: {error.message}", advice, fatal=False)]
-        told = _read(path).graph.node
-        only_there = {node.op_type for node in told} & set(ONLY_ON_DEVICE)
+        only_there = device_only(_read(path))
         return [
             Problem(
                 finding.node,
                 finding.op,
                 f"{proxy.LABEL}: {finding.reason}",
                 "replace the layer, or build on the device to be sure",
-                fatal=self._is_fatal(finding, bool(only_there)),
+                fatal=self._is_fatal(finding, only_there),
             )
             for finding in result.findings
         ]
 
-    def _is_fatal(self, finding: proxy.Finding, only_there: bool) -> bool:
+    def _is_fatal(self, finding: proxy.Finding, only_there: Mapping[str, str]) -> bool:
         """Whether the proxy's refusal stops the compile; a board may have what it lacks."""
-        return finding.op not in ONLY_ON_DEVICE and not (only_there and not finding.node)
+        if finding.op in only_there.values() or ONLY_ON_DEVICE.get(finding.op) == "":
+            return False
+        return not (only_there and not finding.node)
 
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:
         rewritten, suppressed = _write_lowered(onnx_path, target, folder)
@@ -182,7 +194,7 @@ class TensorRtRtxBackend(TensorRtBackend):
             return Availability(False, reason=f"the package '{proxy.PACKAGE}' is missing")
         return super().availability_impl()
 
-    def _is_fatal(self, finding: proxy.Finding, only_there: bool) -> bool:
+    def _is_fatal(self, finding: proxy.Finding, only_there: Mapping[str, str]) -> bool:
         return True  # here it is no proxy but the compiler itself
 
     def compile_impl(self, onnx_path: Path, target: Target, folder: Path) -> Artefact:

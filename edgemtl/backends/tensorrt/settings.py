@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgemtl.errors import UsageError
 from edgemtl.targets import Target
 
 Version = tuple[int, int]
 #: TensorRT version -> highest ONNX opset its parser reads (8.5, 8.6: vendor's operator tables;
-#: 10.3 from the tables of 10.0 and 10.1; 10.13 and 11.4 from release notes)
-OPSET_LIMITS: dict[Version, int] = {(8, 5): 17, (8, 6): 17, (10, 3): 20, (10, 13): 24, (11, 4): 25}
+#: 10.3 from the tables of 10.0 and 10.1; later ones from release notes, where 11.5 adds opset 25)
+OPSET_LIMITS: dict[Version, int] = {
+    (8, 5): 17,
+    (8, 6): 17,
+    (10, 3): 20,
+    (10, 13): 24,
+    (10, 14): 24,
+    (11, 4): 24,
+    (11, 5): 25,
+}
 
 
 class TensorRtOptions(BaseModel):
     """What a TensorRT target says in its TOML file.
 
     Attributes:
-        tensorrt: version on the device; the operator table answers for it.
+        tensorrt: version on the device, "10.3" or "10.7.0.23"; its operator table answers, or that
+            of the nearest lower version that has one.
         jetpack: of the board's system image; empty where there is none.
         compute_capability: of the GPU.
         dla_cores: deep learning accelerators on the board. They are not used: only static float16
@@ -33,7 +42,7 @@ class TensorRtOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tensorrt: Literal["8.5", "8.6", "10.3", "10.13", "11.4"]
+    tensorrt: str = Field(pattern=r"^\d{1,3}\.\d{1,3}(\.\d{1,5}){0,2}$")
     jetpack: str = ""
     compute_capability: str = ""
     dla_cores: int = Field(0, ge=0)
@@ -43,11 +52,34 @@ class TensorRtOptions(BaseModel):
     nms: Literal["host", "graph"] = "host"
     precision_hint: Literal["f32", "auto"] = "f32"
 
+    @field_validator("tensorrt")
+    @classmethod
+    def _has_a_table(cls, told: str) -> str:
+        if _major_minor(told) < min(OPSET_LIMITS):
+            oldest = ".".join(map(str, min(OPSET_LIMITS)))
+            raise ValueError(f"the oldest version with an operator table is {oldest}")
+        return told
+
     @property
     def version(self) -> Version:
-        """(major, minor) of TensorRT."""
-        major, minor = self.tensorrt.split(".")
-        return int(major), int(minor)
+        """(major, minor) whose table answers: the device's, or the nearest lower."""
+        return max(version for version in OPSET_LIMITS if version <= _major_minor(self.tensorrt))
+
+    @property
+    def between(self) -> str:
+        """What to know where the device's version has no table of its own; empty where it has."""
+        major, minor = self.version
+        if (major, minor) == _major_minor(self.tensorrt):
+            return ""
+        return (
+            f"there is no operator table of TensorRT {self.tensorrt}: that of {major}.{minor}, the "
+            "nearest lower version, answered"
+        )
+
+
+def _major_minor(told: str) -> Version:
+    major, minor, *_ = (int(part) for part in told.split("."))
+    return major, minor
 
 
 def options_of(target: Target) -> TensorRtOptions:

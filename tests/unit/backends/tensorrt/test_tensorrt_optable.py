@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemtl import targets
-from edgemtl.backends.tensorrt.optable import table_problems
+from edgemtl.backends.tensorrt.optable import REWRITTEN, table_problems
 from edgemtl.backends.tensorrt.settings import OPSET_LIMITS, Version, options_of
 from edgemtl.backends.types import Problem
 from edgemtl.errors import UsageError
@@ -76,12 +76,112 @@ def test_layer_normalization_is_rewritten_for_8_5_only() -> None:
 
 @pytest.mark.parametrize(
     ("op", "since"),
-    [("Mod", (8, 6)), ("OneHot", (8, 6)), ("DeformConv", (10, 3)), ("Gelu", (10, 3))],
+    [
+        ("IsInf", (8, 6)),
+        ("HardSwish", (8, 6)),
+        ("Gelu", (10, 3)),
+        ("Attention", (10, 14)),
+        ("RMSNormalization", (10, 14)),
+        ("Swish", (11, 4)),
+    ],
 )
 def test_what_came_later_is_refused_before(op: str, since: Version) -> None:
     for version in ALL:
         told = one(op, version)
-        assert fatal(told) == ([] if version >= since else [True])
+        refused = [] if version >= since else [op not in REWRITTEN]
+        assert fatal(told) == refused
+
+
+@pytest.mark.parametrize(
+    "op", ["LSTM", "GRU", "RNN", "LpPool", "Shrink", "ReverseSequence", "Scan"]
+)
+def test_what_every_version_has(op: str) -> None:
+    assert all(one(op, version) == [] for version in ALL)
+
+
+@pytest.mark.parametrize("version", ALL)
+@pytest.mark.parametrize(
+    ("op", "attributes", "outputs", "fine"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, ("y",), False),
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [1, 1]}, ("y",), True),
+        ("MaxPool", {"kernel_shape": [2, 2]}, ("y", "places"), False),
+        ("BatchNormalization", {"training_mode": 1}, ("y",), False),
+        ("BatchNormalization", {}, ("y",), True),
+        ("ConvTranspose", {"dilations": [2, 2], "output_padding": [1, 1]}, ("y",), False),
+        ("ConvTranspose", {"dilations": [2, 2]}, ("y",), True),
+    ],
+)
+def test_attributes_decide(
+    version: Version, op: str, attributes: dict[str, Any], outputs: tuple[str, ...], fine: bool
+) -> None:
+    told = one(op, version, outputs=outputs, **attributes)
+    assert fatal(told) == ([] if fine else [True])
+    assert all("TensorRT" in problem.reason for problem in told)
+
+
+def test_a_scatter_that_adds_would_be_silently_wrong_before_the_plugin() -> None:
+    for version in ALL:
+        assert one("ScatterElements", version, ("x", "i", "u")) == []
+        told = one("ScatterElements", version, ("x", "i", "u"), reduction="add")
+        if version < (10, 1):
+            assert fatal(told) == [True] and "ignored without an error" in told[0].reason
+        else:
+            assert fatal(told) == [False] and "on the device" in told[0].reason
+
+
+@pytest.mark.parametrize("op", ["RoiAlign", "DeformConv"])
+def test_what_only_the_device_can_say(op: str) -> None:
+    told = one(op, (10, 3))
+    assert fatal(told) == [False] and "on the device" in told[0].reason
+
+
+def test_mod_of_floats_one_hot_and_volumes() -> None:
+    for version in ALL[1:]:
+        assert fatal(one("Mod", version, ("x", "x"))) == [True]
+        assert one("Mod", version, ("x", "x"), fmod=1) == []
+        depth = {"d": np.array([4]), "v": np.array([0, 1], np.float32)}
+        assert one("OneHot", version, ("x", "d", "v"), depth) == []
+        assert fatal(one("OneHot", version, ("x", "d", "v"), {"v": depth["v"]})) == [True]
+    grid = model([helper.make_node("GridSample", ["x", "x"], ["y"], "layer/it")])
+    assert table_problems(grid, (10, 3)) == []
+    grid.graph.input[0].type.tensor_type.shape.dim.add().dim_value = 2
+    assert fatal(table_problems(grid, (10, 3))) == [True]
+
+
+def test_training_dropout_is_refused() -> None:
+    on, off = {"r": np.float32(0.5), "t": np.bool_(True)}, {"t": np.bool_(False)}
+    assert fatal(one("Dropout", (10, 3), ("x", "r", "t"), on)) == [True]
+    assert one("Dropout", (10, 3), ("x", "", "t"), off) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "table"),
+    [
+        ("10.3", (10, 3)),
+        ("10.7", (10, 3)),
+        ("10.7.0.23", (10, 3)),
+        ("12.0", (11, 5)),
+        ("9.3", (8, 6)),
+    ],
+)
+def test_a_version_between_tables_takes_the_nearest_lower(told: str, table: Version) -> None:
+    target = targets.load("jetson")
+    asked = target.model_copy(update={"options": {**target.options, "tensorrt": told}})
+    options = options_of(asked)
+    assert options.version == table
+    if told == "10.3":
+        assert options.between == ""
+    else:
+        assert told in options.between and ".".join(map(str, table)) in options.between
+
+
+@pytest.mark.parametrize("told", ["8.4", "ten", "10", "10.3-beta"])
+def test_a_version_without_a_table_is_refused(told: str) -> None:
+    target = targets.load("jetson")
+    asked = target.model_copy(update={"options": {**target.options, "tensorrt": told}})
+    with pytest.raises(UsageError, match=r"options\.tensorrt"):
+        options_of(asked)
 
 
 @pytest.mark.parametrize("version", ALL)
@@ -146,7 +246,8 @@ def test_what_depends_on_the_data_is_refused(version: Version, op: str) -> None:
     ("attributes", "fine"),
     [
         ({"mode": "linear"}, True),
-        ({"mode": "cubic"}, False),
+        ({"mode": "cubic"}, True),
+        ({"mode": "cubic", "exclude_outside": 1}, False),
         ({"mode": "linear", "antialias": 1}, False),
         ({"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}, False),
     ],
