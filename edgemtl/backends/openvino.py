@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
+from edgemtl.backends.openvinorefusals import first_telling, refusals
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE as SHARED_FILE
@@ -23,10 +23,6 @@ from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
-#: how the ONNX front end names what it cannot convert
-_REFUSAL = re.compile(
-    r"(?:No conversion rule found for operations?|not supported operations?): (.*)"
-)
 
 
 def import_openvino() -> Any:
@@ -47,11 +43,34 @@ def import_openvino() -> Any:
 
 def _reason(error: Exception) -> str:
     """What went wrong, without OpenVINO's source positions; its messages have many lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [
-        ln for ln in lines if not re.match(r"(Exception from|Check '|While |Summary:?$)", ln)
-    ]
-    return (telling or lines or [type(error).__name__])[0]
+    return first_telling(str(error)) or type(error).__name__
+
+
+def _refused(error: Exception, path: Path, version: str) -> Iterator[Problem]:
+    """A problem for every node that the front end did not convert."""
+    import onnx
+
+    named, advice = f"OpenVINO {version}", "export with another opset, or replace the layer"
+    try:
+        nodes = list(onnx.load(path, load_external_data=False).graph.node)
+    except Exception as unreadable:  # protobuf raises many kinds
+        reason = f"the ONNX file is not valid: {unreadable}".splitlines()[0]
+        yield Problem("", "", reason, "export the network again")
+        return
+    found = refusals(str(error))
+    for refusal in found:
+        op = refusal.op.rpartition(".")[2]
+        meant = [
+            node.name
+            for node in nodes
+            if node.op_type == op
+            and (not refusal.node or refusal.node in (node.name, *node.output[:1]))
+        ]
+        reason = refusal.cause or f"it has no conversion of {refusal.op}"
+        for name in meant or [refusal.node]:
+            yield Problem(name, refusal.op, f"{named} does not convert it: {reason}", advice)
+    if not found:
+        yield Problem("", "", f"{named} cannot convert the graph: {_reason(error)}", advice)
 
 
 def _convert_deform_conv(node: Any) -> Any:
@@ -171,16 +190,8 @@ class OpenVinoBackend(Backend):
         try:
             _read_onnx(onnx_path)
         except Exception as error:  # the front end raises one kind for everything
-            found = _REFUSAL.search(str(error))
-            op = found.group(1).split(",")[0].strip() if found else ""
-            return [
-                Problem(
-                    "",
-                    op,
-                    f"OpenVINO cannot convert the graph: {_reason(error)}",
-                    "export with another opset, or replace the layer",
-                )
-            ]
+            version = self.availability().version.partition("-")[0]
+            return list(_refused(error, onnx_path, version))
         problems = []
         if target.options.get("precision_hint") == "auto":
             problems.append(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgemtl.backends.conformance.facts import NodeFacts
 from edgemtl.backends.conformance.rules import all_rules, first_rule, known_problems
+from edgemtl.backends.rewriting.constants import stored_shape, tensor_constant
+from edgemtl.backends.rewriting.folding import fold_sizes
 from edgemtl.backends.rewriting.reductions import reduction
 from edgemtl.backends.rewriting.resampling import resize
 from edgemtl.backends.rewriting.windows import explicit_padding, explicit_transpose
@@ -26,7 +28,11 @@ REWRITES: Mapping[str, Rewrite] = {
     "explicit padding": explicit_padding,
     "explicit transpose": explicit_transpose,
     "weights": resize,
+    "tensor": tensor_constant,
+    "stored shape": stored_shape,
 }
+#: once these are constants, so is what is computed from them
+_MAKE_SIZES = ("Shape", "Size", "Constant")
 
 
 def settle(model: ModelProto, runtime: str) -> Mapping[str, int]:
@@ -46,7 +52,10 @@ def settle(model: ModelProto, runtime: str) -> Mapping[str, int]:
         rule = first_rule(facts, known)
         return REWRITES[rule.rewrite] if rule is not None and rule.rewrite else None
 
-    return rewrite(model, chosen)
+    counts = rewrite(model, chosen)
+    if any(op in counts for op in _MAKE_SIZES):
+        fold_sizes(model)
+    return counts
 
 
 @contextmanager

@@ -55,6 +55,30 @@ def test_the_numbers_stay(operator: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert taken >= least
 
 
+def test_sizes_and_numbers_become_constants() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], "a/Shape", start=1),
+        helper.make_node("Constant", [], ["two"], "a/Constant", value_ints=[2]),
+        helper.make_node("Div", ["shape", "two"], ["half"], "a/Div"),
+        helper.make_node("Constant", [], ["one"], "b/Constant", value_int=1),
+        helper.make_node("Unsqueeze", ["one", "zero"], ["lead"], "a/Unsqueeze"),
+        helper.make_node("Constant", [], ["zero"], "c/Constant", value_ints=[0]),
+        helper.make_node("Concat", ["lead", "half"], ["sizes"], "a/Concat", axis=0),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], "a/Resize"),
+    ]
+    nodes[4], nodes[5] = nodes[5], nodes[4]
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 6, 8]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 3, 4]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert settle(model, "tvm") == {"Shape": 1, "Constant": 3}
+    assert [node.op_type for node in model.graph.node if node.op_type != "Constant"] == ["Resize"]
+    stored = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer}
+    assert stored["sizes"] == [1, 1, 3, 4]
+
+
 def _summed(path: Path, opset: int) -> np.ndarray:
     node = helper.make_node("ReduceL1", ["x"], ["y"], "head/ReduceL1", axes=[1], keepdims=1)
     shapes = ([1, 3, 4, 5], [1, 1, 4, 5])
