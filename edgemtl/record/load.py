@@ -16,6 +16,7 @@ from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.record.designs import parse_plan
+from edgemtl.record.mask_story import read_masks
 from edgemtl.record.prune_story import read_changes
 from edgemtl.record.run_record import RUN, is_later, refuse_unreadable
 from edgemtl.record.rundata import (
@@ -106,6 +107,7 @@ def load_run(folder: Path) -> RunData:
         identical=identical,
         gates=load("gates.json", GateReport.from_dict),
         pruning=load("prune.json", read_changes, expected=False),
+        masks=load("mask.json", read_masks, expected=False),
         quantisation=load("quantize.json", _quantisation, expected=False),
         pictures=_pictures(folder / "pictures"),
         problems=tuple(problems),

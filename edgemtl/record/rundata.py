@@ -11,6 +11,7 @@ from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.record.designs import DesignFacts
+from edgemtl.record.mask_story import MaskFacts
 from edgemtl.tasks.base import MetricSpec
 
 
@@ -205,6 +206,7 @@ class RunData:
             in a lower precision.
         identical: whether the artefact has the very bytes of the uncompressed one, so that there
             was nothing to compare.
+        masks: what the mask stage did, where the run had one.
         problems: one sentence per file that is missing or not readable and that a complete run
             would have.
     """
@@ -225,6 +227,7 @@ class RunData:
     identical: bool = False
     gates: GateReport | None = None
     pruning: Changes | None = None
+    masks: MaskFacts | None = None
     quantisation: Changes | None = None
     pictures: tuple[Picture, ...] = ()
     problems: tuple[str, ...] = ()

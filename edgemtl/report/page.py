@@ -16,7 +16,7 @@ from edgemtl import files
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.record.load import load_run
 from edgemtl.record.rundata import RunData, RunFacts
-from edgemtl.report import designs, sections, tradeoff
+from edgemtl.report import designs, masks, sections, tradeoff
 from edgemtl.report.markdown import render_markdown
 from edgemtl.report.pictures import shown_picture
 from edgemtl.report.summary import FigureRow, Summary, is_synthetic, summarise_run
@@ -70,6 +70,7 @@ def render_html(run: RunData) -> str:
         parity=sections.parity(run),
         stages=sections.stages(run),
         changes=sections.changes(run),
+        masks=masks.section(run.masks),
         recipe=json.dumps((run.run or RunFacts()).recipe, indent=2, ensure_ascii=False),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.record.rundata import CostFacts, RunData, RunFacts, TaskMetrics
-from edgemtl.report import advice
+from edgemtl.report import advice, masks
 from edgemtl.report.figures import (
     Figure,
     less,
@@ -263,6 +263,8 @@ def _labels(run: RunData) -> Iterable[str]:
         for report in (run.accuracy.reference, run.accuracy.artefact):
             if report and is_synthetic(report.data):
                 yield "accuracy on synthetic pictures"
+    if mean := masks.average(run.masks):
+        yield f"cost counts the full network; {mean}"
     for result in (run.latency_before, run.latency_after):
         if result and result.kind != "measured":
             yield f"latency {result.kind}, not measured"

@@ -120,6 +120,8 @@ def test_compile_masks_after_pruning_and_before_quantising(work: DenseWork, tmp_
     story = json.loads((tmp_path / "run" / "mask.json").read_text("utf-8"))
     assert len(story["built"]["widths"]) == 2
     assert run_page.problems(tmp_path / "run") == []
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert 'href="#masks"' in page and "prototype 2" in page and "The router names" in page
     parity = json.loads((tmp_path / "run" / "parity.json").read_text("utf-8"))
     assert parity["passed"] and set(parity["stages"]) == {"one graph", "artefact"}
     bundle = tmp_path / "run" / run["bundle"]
