@@ -11,6 +11,7 @@ import numpy as np
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.first_run import try_artefact, try_graph
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.bundle.read import open_bundle
@@ -109,9 +110,7 @@ def _dense_request(
     names = tuple(task.name for task in ours)
     recipe = Recipe(model=ModelSection(tasks=names))
     onnx = export_model(ExportRequest(network, target, recipe), folder).exported.path
-    built = folder / "built"
-    built.mkdir()
-    artefact = registry.get(target.backend).compile(onnx, target, built)
+    artefact = compile_for(target, onnx, folder / "built")
     return _bench_request(
         artefact, timing, network.selected(list(names)), network.input_spec, options, None
     )
@@ -165,7 +164,7 @@ def _bench_request(
 def _from_onnx(path: Path, backend_name: str, folder: Path) -> Artefact:
     target = _target_here(backend_name)
     try_graph(path, target)
-    return registry.get(backend_name).compile(path, target, folder)
+    return compile_for(target, path, folder)
 
 
 def _target_here(backend_name: str) -> Target:

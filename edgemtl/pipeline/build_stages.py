@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 
 from edgemtl.backends.routed import ROUTING
-from edgemtl.backends.taskfiles import with_task_files
-from edgemtl.backends.types import Artefact
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save, weights_hash
 from edgemtl.models.user_code import told_as_its_own
+from edgemtl.pipeline.artefact import ArtefactOutcome, ArtefactRequest, compile_graph
 from edgemtl.pipeline.export import ExportOutcome, ExportRequest, export_model
 from edgemtl.pipeline.reference import Reference
 from edgemtl.pipeline.routed_set import routed_folder
-from edgemtl.pipeline.stage import ARTEFACT, ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context, Stage
+from edgemtl.pipeline.stage import ARTEFACT_FOLDER, CHECKPOINT, ONNX, Context, Stage
 from edgemtl.tasks.base import Task
 
 MODEL_FACTS = "model.json"
@@ -192,42 +191,6 @@ class Export(Stage):
         return export_model(self.request(context, network), folder)
 
 
-@dataclass(frozen=True)
-class CompiledArtefact:
-    """What a backend compiled.
-
-    Attributes:
-        artefact: in the folder of its stage.
-        size_bytes: of its own files; a runtime that is the same for every network is none of them.
-        problems: what of the graph does not run as written, in sentences.
-    """
-
-    artefact: Artefact
-    size_bytes: int
-    problems: tuple[str, ...] = ()
-
-    def documents(self) -> dict[str, Any]:
-        """``artefact.json``."""
-        artefact = self.artefact
-        return {
-            ARTEFACT: {
-                "backend": artefact.backend,
-                "target": artefact.target,
-                "files": list(artefact.files),
-                "reproducible": artefact.reproducible,
-                "facts": dict(artefact.facts),
-                "variants": [one.to_dict() for one in artefact.variants],
-                "size_bytes": self.size_bytes,
-            }
-        }
-
-    def summary(self) -> list[str]:
-        """In sentences."""
-        files, target = len(self.artefact.files), self.artefact.target
-        size = f"{files} file(s), {self.size_bytes / 1e6:.2f} MB for {target}"
-        return [*self.problems, size]
-
-
 class Compile(Stage):
     """ONNX to the target's artefact."""
 
@@ -247,21 +210,10 @@ class Compile(Stage):
             return {}
         return {task.name: task.outputs for task in context.tasks}
 
-    def run(self, context: Context, folder: Path) -> CompiledArtefact:
+    def run(self, context: Context, folder: Path) -> ArtefactOutcome:
         """Compile into a folder of its own."""
-        backend, onnx = context.backend, self.folder_of(context, "graph") / ONNX
+        graph = self.folder_of(context, "graph") / ONNX
         if "routed" in self.reads and (networks := routed_folder(context)) is not None:
-            onnx = networks / ROUTING
-        told = [] if onnx.name == ROUTING else backend.problems(onnx, context.target)
-        problems = [
-            f"{problem.op} '{problem.node}': {problem.reason} ({problem.advice})"
-            for problem in told
-        ]
-        place = folder / ARTEFACT_FOLDER
-        place.mkdir()
-        artefact = backend.compile(onnx, context.target, place)
-        if tasks := self._task_files(context):
-            artefact = with_task_files(artefact, tasks)
-        own = set(artefact.files) - set(artefact.facts.get("runtime_files", ()))
-        size = sum((place / name).stat().st_size for name in own)
-        return CompiledArtefact(artefact, size, tuple(problems))
+            graph = networks / ROUTING
+        request = ArtefactRequest(graph, context.target, self._task_files(context))
+        return compile_graph(request, folder / ARTEFACT_FOLDER)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgemtl.backends.session import Session
+from edgemtl.backends.artefacts import same_artefact
 from edgemtl.data.concat import Concatenated
 from edgemtl.errors import StageFailed
-from edgemtl.exporting.cost import Cost as GraphCost
-from edgemtl.exporting.cost import count_cost
-from edgemtl.files import read_json, sha256_file
+from edgemtl.files import read_json
 from edgemtl.gates.junit import write_junit
-from edgemtl.measure.accuracy import AccuracyReport, evaluate, network_runner
 from edgemtl.measure.latency import BenchRequest, InterleaveRule, bench, compare
 from edgemtl.measure.results import Comparison, LatencyResult
 from edgemtl.measure.statistics import Ratio
 from edgemtl.pipeline.bench import Around, bench_request, stop_rule
-from edgemtl.pipeline.datasets import first_images
+from edgemtl.pipeline.cost import CostOutcome, CostRequest, network_cost
+from edgemtl.pipeline.evaluate import EvaluateOutcome, EvaluateRequest, evaluate_model
 from edgemtl.pipeline.gate import Verdicts, judge_measured
 from edgemtl.pipeline.stage import ARTEFACT, EXPORT_FACTS, ONNX, Context, Stage
 from edgemtl.record.run_record import (
@@ -42,50 +36,8 @@ from edgemtl.record.run_record import (
     metric_row,
 )
 
-#: problems in the data that a stage names; accuracy.json has them all
-NAMED = 3
 #: seconds that a comparison may take, in pairs of blocks
 COMPARE = InterleaveRule(pairs=24, min_pairs=8, block_seconds=0.2, max_seconds=30.0)
-
-
-@contextmanager
-def open_session(context: Context, compile_stage: str) -> Iterator[Session]:
-    """The artefact of a compile stage, loaded; closed again on leaving."""
-    session = context.backend.load(context.artefact(compile_stage), context.session_options)
-    try:
-        yield session
-    finally:
-        session.close()
-
-
-def real_inputs(context: Context, count: int) -> NDArray[np.float32]:
-    """(count, 3, H, W): the first calibration pictures that decode, letterboxed.
-
-    Raises:
-        InputRefused: none decodes.
-    """
-    return first_images(context.calibration, context.dense.input_spec, count, "calibration")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy per task."""
-
-    report: AccuracyReport
-
-    def documents(self) -> dict[str, Any]:
-        """``accuracy.json``."""
-        return {ACCURACY: self.report.to_dict()}
-
-    def summary(self) -> list[str]:
-        """On what it was measured, and what could not be used."""
-        report = self.report
-        told = [f"{report.images} pictures of {report.data}"]
-        if report.skipped:
-            named = "; ".join(report.skipped[:NAMED])
-            more = "; ..." if len(report.skipped) > NAMED else ""
-            told.append(f"{len(report.skipped)} problem(s) in the data: {named}{more}")
-        return told
 
 
 class Accuracy(Stage):
@@ -101,55 +53,17 @@ class Accuracy(Stage):
             "of": context.against.note if "network" in self.reads else "",
         }
 
-    def run(self, context: Context, folder: Path) -> Evaluation:
+    def run(self, context: Context, folder: Path) -> EvaluateOutcome:
         """Evaluate on the pictures that accuracy is measured on."""
+        data = context.evaluation
         if "network" in self.reads:
-            network = context.network(self.reads["network"])
-            tasks, spec = network.selected(context.task_names), network.input_spec
-            run = network_runner(network, context.task_names)
-            found = evaluate(run, tasks, spec, context.evaluation)
-            return Evaluation(replace(found, of=context.against.note))
-        with open_session(context, self.reads["artefact"]) as session:
-            spec = context.dense.input_spec
-            return Evaluation(evaluate(session.run, context.tasks, spec, context.evaluation))
-
-
-@dataclass(frozen=True)
-class CountedCost:
-    """What a network costs.
-
-    Attributes:
-        graph: multiply-accumulates, parameters and bytes of activations of its float32 graph.
-        size_bytes: of the artefact made from it.
-        artefact_sha256: file of the artefact -> hash.
-        lower_precision: whether the artefact is; the bytes of its activations are not known then.
-        network: ``macs`` and ``parameters`` of the torch network, as ``inspect`` counts them.
-    """
-
-    graph: GraphCost
-    size_bytes: int
-    artefact_sha256: Mapping[str, str]
-    lower_precision: bool
-    network: Mapping[str, Any] | None
-
-    def documents(self) -> dict[str, Any]:
-        """``cost.json``."""
-        data = self.graph.to_dict()
-        if self.lower_precision:
-            del data["activation_bytes"], data["peak_activation_bytes"]
-        own = {"size_bytes": self.size_bytes, "artefact_sha256": dict(self.artefact_sha256)}
-        return {COST: {**data, **own, "network": self.network}}
-
-    def summary(self) -> list[str]:
-        """In a sentence."""
-        graph, own = self.graph, self.network
-        told = [f"{graph.macs / 1e6:,.1f} M MACs, {graph.parameters:,} parameters"]
-        if own is not None and (own["macs"], own["parameters"]) != (graph.macs, graph.parameters):
-            told.append(
-                f"the network before norms are folded and tables stored: {own['macs'] / 1e6:,.1f} "
-                f"M MACs, {own['parameters']:,} parameters"
+            network, note = context.network(self.reads["network"]), context.against.note
+            return evaluate_model(
+                EvaluateRequest.of_network(network, context.task_names, data, note)
             )
-        return told
+        with context.session(self.reads["artefact"]) as session:
+            spec = context.dense.input_spec
+            return evaluate_model(EvaluateRequest(session.run, context.tasks, spec, data))
 
 
 class Cost(Stage):
@@ -163,24 +77,19 @@ class Cost(Stage):
     def inputs(self, context: Context) -> dict[str, Any]:
         return {}
 
-    def run(self, context: Context, folder: Path) -> CountedCost:
+    def run(self, context: Context, folder: Path) -> CostOutcome:
         """Count what the graph computes and what the artefact takes."""
         graph, artefact = self.folder_of(context, "graph"), self.folder_of(context, "artefact")
-        return CountedCost(
-            count_cost(graph / ONNX),
+        quantized = context.folders.get("quantize")
+        lowered = quantized is not None and self.reads["artefact"] == "compile"
+        request = CostRequest(
+            graph / ONNX,
+            context.artefact(self.reads["artefact"]),
             read_json(artefact / ARTEFACT)["size_bytes"],
-            _artefact_hashes(context, self.reads["artefact"]),
-            self._lower_precision(context),
+            quantized / ONNX if quantized is not None and lowered else None,
             read_json(graph / EXPORT_FACTS).get("network"),
         )
-
-    def _lower_precision(self, context: Context) -> bool:
-        """Whether the artefact was made from other bytes than the float32 export."""
-        quantized = context.folders.get("quantize")
-        if quantized is None or self.reads["artefact"] != "compile":
-            return False
-        own = self.folder_of(context, "graph") / ONNX
-        return sha256_file(quantized / ONNX) != sha256_file(own)
+        return network_cost(request)
 
 
 @dataclass(frozen=True)
@@ -272,13 +181,14 @@ class Bench(Stage):
         request = self._request(context, compiled)
         latency = bench(request)
         layers, notes = self._layers(context)
-        if same_artefact(context, compiled, dense):
+        built = {stage: context.artefact(stage) for stage in {*self.reads.values()}}
+        if same_artefact(built[compiled], built[dense]):
             return Timed(latency=latency, identical=True, layers=layers, notes=notes)
         seed = context.recipe.data.seed
         comparison = compare(request, self._request(context, dense), COMPARE, seed)
         against: Ratio | None = None
         same = self.reads.get("same_in_float")
-        if same is not None and not same_artefact(context, compiled, same):
+        if same is not None and not same_artefact(built[compiled], built[same]):
             against = comparison.speedup
             if same != dense:
                 again = self._request(context, compiled)
@@ -291,7 +201,7 @@ class Bench(Stage):
 
         artefact = context.artefact(self.reads["artefact"])
         try:
-            found = layer_times(artefact, context.session_options, real_inputs(context, 1))
+            found = layer_times(artefact, context.session_options, context.real_inputs(1))
         except StageFailed as error:  # the figures of the run do not need it
             return None, (error.message,)
         if not found:
@@ -314,16 +224,6 @@ def _some_picture(context: Context) -> Path | None:
     entries = getattr(dataset, "entries", None)
     path = getattr(entries[0], "path", None) if entries else None
     return path if isinstance(path, Path) and path.exists() else None
-
-
-def same_artefact(context: Context, a: str, b: str) -> bool:
-    """Whether two compile stages left the same bytes."""
-    return _artefact_hashes(context, a) == _artefact_hashes(context, b)
-
-
-def _artefact_hashes(context: Context, stage: str) -> dict[str, str]:
-    artefact = context.artefact(stage)
-    return {name: sha256_file(artefact.folder / name) for name in artefact.files}
 
 
 def metric_specs(context: Context) -> dict[str, Any]:

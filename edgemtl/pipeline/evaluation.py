@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from edgemtl.data.open import open_dataset
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import UsageError
-from edgemtl.measure.accuracy import AccuracyReport, evaluate
+from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
 from edgemtl.measure.wider_protocol import wider_ap
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.datasets import labelled
+from edgemtl.pipeline.evaluate import EvaluateRequest, evaluate_model
 from edgemtl.pipeline.loaded_model import LoadedModel, kind_of, open_model, read_signature
 from edgemtl.pipeline.reference import find_reference
 from edgemtl.pipeline.reference_accuracy import reference_accuracy
@@ -40,7 +41,8 @@ def evaluate_file(
     """
     with open_model(path, factory) as loaded:
         dataset = labelled(data, split, loaded.tasks, layout, limit)
-        return evaluate(loaded.run, loaded.tasks, loaded.input_spec, dataset)
+        request = EvaluateRequest(loaded.run, loaded.tasks, loaded.input_spec, dataset)
+        return evaluate_model(request).report
 
 
 @dataclass(frozen=True)

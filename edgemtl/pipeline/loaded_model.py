@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for, open_session, session_options
 from edgemtl.backends.first_run import try_artefact, try_graph
 from edgemtl.backends.taskfiles import for_task
 from edgemtl.backends.types import Artefact, SessionOptions
@@ -19,7 +20,6 @@ from edgemtl.errors import InputRefused
 from edgemtl.exporting.metadata import read_metadata
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.sessions import session_options
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
 from edgemtl.tasks.registry import select
@@ -126,7 +126,7 @@ def open_model(
             artefact = Artefact(registry.REFERENCE, "cpu", path.parent, (path.name,))
             if target is not None:
                 try_graph(path, target)
-                artefact = registry.get(target.backend).compile(path, target, Path(folder))
+                artefact = compile_for(target, path, Path(folder))
                 options = options or session_options(target, target.threads or 0)
             options = options or SessionOptions()
         else:
@@ -138,8 +138,5 @@ def open_model(
             artefact, tasks = for_task(artefact, task), select(tasks, [task])
         if target is None or kind == "bundle":
             try_artefact(artefact, path)
-        session = registry.get(artefact.backend).load(artefact, options)
-        try:
+        with open_session(artefact, options) as session:
             yield LoadedModel(kind, session.run, tasks, spec, artefact.backend)
-        finally:
-            session.close()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import session_options
 from edgemtl.backends.routed import ROUTING
 from edgemtl.bundle.selftest import record_selftest
 from edgemtl.bundle.write import BundleContents, write_bundle
@@ -25,7 +26,6 @@ from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import load_network, weights_hash
 from edgemtl.pipeline.mask import MaskOutcome, MaskRequest, mask_network
-from edgemtl.pipeline.sessions import session_options
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import MASK
 from edgemtl.targets import Target

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from edgemtl.backends.artefacts import same_artefact
 from edgemtl.bundle.archive import runner_bytes
 from edgemtl.bundle.sbom import tool_versions
 from edgemtl.bundle.selftest import TOLERANCES, Tolerance, record_selftest
@@ -17,7 +18,6 @@ from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.models.checkpoint import weights_hash
-from edgemtl.pipeline.check_stages import open_session, real_inputs, same_artefact
 from edgemtl.pipeline.predictions import predict
 from edgemtl.pipeline.routed_set import routed_folder
 from edgemtl.pipeline.stage import ONNX, Context, Stage
@@ -66,9 +66,11 @@ class MakeBundle(Stage):
     def run(self, context: Context, folder: Path) -> WrittenBundle:
         """Record the self-test and write the bundle."""
         compiled, dense = self.reads["artefact"], self.reads["dense"]
-        alone = context.target.measured_here or same_artefact(context, compiled, dense)
-        inputs = real_inputs(context, SELFTEST_CASES)
-        with open_session(context, compiled) as session:
+        alone = context.target.measured_here or same_artefact(
+            context.artefact(compiled), context.artefact(dense)
+        )
+        inputs = context.real_inputs(SELFTEST_CASES)
+        with context.session(compiled) as session:
             selftest = record_selftest(session, inputs[:, None], self._tolerance(context))
         recipe = context.recipe.to_dict()
 
@@ -141,7 +143,7 @@ class PredictionImages(Stage):
     def run(self, context: Context, folder: Path) -> DrawnPredictions:
         """Write ``NAME.before.png`` and ``NAME.after.png``."""
         spec, names = context.dense.input_spec, []
-        with open_session(context, self.reads["artefact"]) as session:
+        with context.session(self.reads["artefact"]) as session:
             runs: dict[str, Run] = {
                 "before": network_runner(
                     context.network(self.reads["network"]), context.task_names

@@ -12,7 +12,6 @@ from edgemtl.exporting.parity import onnx_runner
 from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.measure.accuracy import network_runner
-from edgemtl.pipeline.check_stages import open_session, real_inputs
 from edgemtl.pipeline.parity import (
     LoweredGraph,
     ParityOutcome,
@@ -50,7 +49,7 @@ class Parity(Stage):
         if "routed" in self.reads and (networks := routed_folder(context)) is not None:
             return self._routed(context, networks)
         export = self.folder_of(context, "export")
-        pictures = real_inputs(context, context.recipe.export.parity_images)
+        pictures = context.real_inputs(context.recipe.export.parity_images)
         network = context.network(self.reads["network"])
         forms = {
             "torch": network_runner(network, context.task_names),
@@ -64,7 +63,7 @@ class Parity(Stage):
             if precision != "fp32":
                 run = as_written(place / ONNX, context.backend, folder)
                 graph = LoweredGraph(precision, run)
-        with open_session(context, self.reads["artefact"]) as session:
+        with context.session(self.reads["artefact"]) as session:
             inputs = [picture[None] for picture in pictures]
             return check_parity(ParityRequest(forms, session.run, inputs, context.tasks, graph))
 
@@ -72,9 +71,9 @@ class Parity(Stage):
         """The networks behind the router, in torch, as one graph, and as the artefact."""
         dispatched = Dispatched(networks, context, self.reads["network"])
         count = context.recipe.export.parity_images
-        inputs = dispatched.clear(real_inputs(context, CANDIDATES * count), count)
+        inputs = dispatched.clear(context.real_inputs(CANDIDATES * count), count)
         forms = {"torch": dispatched.run, "one graph": onnx_runner(networks / SINGLE_FILE)}
-        with open_session(context, self.reads["artefact"]) as session:
+        with context.session(self.reads["artefact"]) as session:
             return check_parity(ParityRequest(forms, session.run, inputs, context.tasks))
 
     def check(self, context: Context) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for, session_options
 from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.quantize import (
     Candidate,
@@ -25,7 +26,6 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.measure.latency import InterleaveRule, StopRule, compare
 from edgemtl.pipeline.bench import bench_request
-from edgemtl.pipeline.sessions import session_options
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import QUANTIZE
@@ -262,13 +262,10 @@ def _candidates(
 
 def _time(request: QuantizeRequest, path: Path) -> tuple[float, float]:
     """Median milliseconds of the float32 file, and how much faster this one is."""
-    backend = registry.get(request.target.backend)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
         timed = []
         for name, onnx in (("fast", path), ("slow", request.onnx)):
-            folder = Path(place) / name
-            folder.mkdir()
-            artefact = backend.compile(onnx, request.target, folder)
+            artefact = compile_for(request.target, onnx, Path(place) / name)
             stop = StopRule(warmup_seconds=request.recipe.bench.warmup_seconds)
             timed.append(bench_request(artefact, request.session, stop, request.recipe.data.seed))
         bench = request.recipe.bench

@@ -11,7 +11,7 @@ from edgemtl import recipes
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
 from edgemtl.files import read_json, write_json
-from edgemtl.measure.accuracy import AccuracyReport, evaluate, network_runner
+from edgemtl.measure.accuracy import AccuracyReport
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.cache import (
     STAGES,
@@ -21,9 +21,11 @@ from edgemtl.pipeline.cache import (
 )
 from edgemtl.pipeline.code_key import code_key
 from edgemtl.pipeline.datasets import split_of
+from edgemtl.pipeline.evaluate import EvaluateRequest, evaluate_model
 from edgemtl.pipeline.reference import Reference
+from edgemtl.record.run_record import ACCURACY
 
-STAGE, ACCURACY = "reference-accuracy", "accuracy.json"
+STAGE = "reference-accuracy"
 
 
 def reference_accuracy(
@@ -35,7 +37,6 @@ def reference_accuracy(
         StageFailed: the cache cannot be written.
     """
     network = reference.network
-    spec = network.input_spec
     key = key_of(
         {
             "code": code_key(
@@ -46,16 +47,15 @@ def reference_accuracy(
             "weights": reference.weights_sha256,
             "family": network.family,
             "arguments": dict(network.arguments),
-            "input": spec.to_dict(),
+            "input": network.input_spec.to_dict(),
             "tasks": list(tasks),
             "data": dataset.fingerprint(),
         }
     )
 
     def make(folder: Path) -> None:
-        run = network_runner(network, tasks)
-        report = evaluate(run, network.selected(list(tasks)), spec, dataset)
-        write_json(folder / ACCURACY, report.to_dict())
+        found = evaluate_model(EvaluateRequest.of_network(network, tasks, dataset))
+        write_json(folder / ACCURACY, found.report.to_dict())
 
     entry = StageCache(default_folder() / STAGES).result(STAGE, key, make)
     found = AccuracyReport.from_dict(read_json(entry.folder / ACCURACY))

@@ -11,11 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import open_session, session_options
 from edgemtl.backends.base import Backend
 from edgemtl.backends.processor import processor_name
+from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.data.samples import Dataset
 from edgemtl.files import read_json, sha256_file, write_json
@@ -25,9 +29,8 @@ from edgemtl.models.checkpoint import load_network
 from edgemtl.models.threads import torch_threads
 from edgemtl.pipeline.cache import StageCache, key_of
 from edgemtl.pipeline.code_key import code_key
-from edgemtl.pipeline.datasets import split_of
+from edgemtl.pipeline.datasets import first_images, split_of
 from edgemtl.pipeline.reference import Against, find_reference
-from edgemtl.pipeline.sessions import session_options
 from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
@@ -171,6 +174,18 @@ class Context:
     def session_options(self) -> SessionOptions:
         """How artefacts of this run are run."""
         return session_options(self.target, self.recipe.bench.threads)
+
+    def session(self, stage: str) -> AbstractContextManager[Session]:
+        """The artefact of a compile stage, loaded; closed again on leaving."""
+        return open_session(self.artefact(stage), self.session_options)
+
+    def real_inputs(self, count: int) -> NDArray[np.float32]:
+        """(count, 3, H, W): the first calibration pictures that decode, letterboxed.
+
+        Raises:
+            InputRefused: none decodes.
+        """
+        return first_images(self.calibration, self.dense.input_spec, count, "calibration")
 
     @cached_property
     def calibration(self) -> Dataset:

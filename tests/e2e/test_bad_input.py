@@ -266,12 +266,12 @@ def test_a_network_that_cannot_be_exported_fails_its_stage(
 def test_a_defect_of_ours_leaves_a_record(
     dense_work: DenseWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemtl.pipeline import check_stages
+    from edgemtl.pipeline import cost
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("by\nnothing")
 
-    monkeypatch.setattr(check_stages, "count_cost", fail)
+    monkeypatch.setattr(cost, "count_cost", fail)
     told = edgemtl(
         *("compile", *dense_work.flags(), "--target=cpu", "-o", tmp_path / "out", "--json"),
         *("--from-stage=cost-reference",),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for, session_options
 from edgemtl.backends.processor import processor_name
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.compress.latency.profiles import Setting
@@ -58,7 +59,7 @@ class Stand:
     @property
     def options(self) -> SessionOptions:
         """Of the sessions."""
-        return SessionOptions(self.threads, str(self.target.options.get("precision_hint", "f32")))
+        return session_options(self.target, self.threads)
 
     @property
     def setting(self) -> Setting:
@@ -88,12 +89,11 @@ class Stand:
             TargetUnavailable: the target's backend does not work here.
             StageFailed: the network cannot be exported or compiled.
         """
-        made = folder / "artefact"
-        made.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         path = self.graph(network, folder)
         if self.precision == "int8":
             path = _rounded(path)
-        return registry.get(self.target.backend).compile(path, self.target, made)
+        return compile_for(self.target, path, folder / "artefact")
 
 
 def _rounded(path: Path) -> Path:

@@ -21,6 +21,7 @@ from edgemtl.gates.limits import GateLimits
 from edgemtl.models.checkpoint import from_network, load, load_network, save, weights_hash
 from edgemtl.models.origin import Origin, origin_of, recorded_name
 from edgemtl.pipeline import reference_accuracy as cached
+from edgemtl.pipeline.evaluate import EvaluateOutcome, EvaluateRequest
 from edgemtl.pipeline.reference import ITSELF, find_reference
 from edgemtl.tasks.base import MetricSpec
 
@@ -66,13 +67,13 @@ def alone(place: Path, tmp_path: Path) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the data sets that references are really measured on."""
     found: list[str] = []
-    real = cached.evaluate
+    real = cached.evaluate_model
 
-    def evaluate(run: Any, tasks: Any, spec: Any, dataset: Any) -> Any:
-        found.append(dataset.name)
-        return real(run, tasks, spec, dataset)
+    def evaluate_model(request: EvaluateRequest) -> EvaluateOutcome:
+        found.append(request.dataset.name)
+        return real(request)
 
-    monkeypatch.setattr(cached, "evaluate", evaluate)
+    monkeypatch.setattr(cached, "evaluate_model", evaluate_model)
     yield found
 
 
