@@ -22,7 +22,7 @@ from edgemtl.errors import ExitCode, ParityFailed, UsageError
 from edgemtl.exporting.parity import OutputParity
 from edgemtl.measure.results import LatencyResult
 from edgemtl.measure.statistics import Ratio
-from edgemtl.pipeline.benchmarking import Timing, bench_files
+from edgemtl.pipeline.benchmarking import BenchFiles, bench_files, how_long
 from edgemtl.pipeline.paritycheck import ParityFiles, compare_files
 from edgemtl.progress import ProgressCallback, listening
 from edgemtl.report.told import parity_line
@@ -104,19 +104,19 @@ def bench(
         progress: is told how far it is.
 
     Raises:
-        UsageError: a checkpoint is given, which has nothing that a device runs.
+        UsageError: a checkpoint is given, which has nothing that a device runs; or more seconds or
+            runs are asked for than makes sense.
         InputRefused: a file is refused.
         TargetUnavailable: the runtime does not work here.
         StageFailed: the artefact cannot run.
     """
-    timing = Timing(
-        *(threads, seconds, min_runs, max_seconds, warmup_seconds, optional_path(picture)),
-        *(backend or REFERENCE, seed, cooldown),
+    how = how_long(seconds, min_runs, max_seconds, warmup_seconds)
+    asked = BenchFiles(
+        *(path_of(artefact), optional_path(against), how, threads, optional_path(picture)),
+        *(backend or REFERENCE, seed, cooldown, factory_of(factory, against)),
     )
     with listening(progress):
-        found = bench_files(
-            path_of(artefact), optional_path(against), timing, factory_of(factory, against)
-        )
+        found = bench_files(asked)
     if isinstance(found, LatencyResult):
         return Timed(latency_of(found))
     return Timed(latency_of(found.a), latency_of(found.b), found.speedup)

@@ -24,7 +24,7 @@ from edgemtl.progress import Progress, listening
 if TYPE_CHECKING:
     from edgemtl.measure.results import Comparison, LatencyResult
     from edgemtl.measure.selfcheck import SelfCheck
-    from edgemtl.pipeline.benchmarking import Timing
+    from edgemtl.pipeline.benchmarking import BenchFiles
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +116,7 @@ def bench_verb(
     from edgemtl.backends.registry import REFERENCE
     from edgemtl.errors import ExitCode, UsageError
     from edgemtl.files import write_json
-    from edgemtl.pipeline.benchmarking import Timing, bench_files, check_file
-
-    timing = Timing(
-        *(threads, seconds, min_runs, max_seconds, warmup_seconds, picture),
-        *(backend or REFERENCE, seed, cooldown),
-    )
+    from edgemtl.pipeline.benchmarking import BenchFiles, bench_files, check_file, how_long
 
     only_warnings(as_json)
     if reference is not None:
@@ -131,6 +126,11 @@ def bench_verb(
                 where="--reference",
             )
         against = reference
+    how = how_long(seconds, min_runs, max_seconds, warmup_seconds)
+    asked = BenchFiles(
+        *(bundle, against, how, threads, picture),
+        *(backend or REFERENCE, seed, cooldown, factory),
+    )
     if self_check and (device is not None or against is not None):
         raise UsageError("--device and --against do not go with --self-check")
     if farm is not None:
@@ -143,19 +143,16 @@ def bench_verb(
                 hint="--all-devices, or --device NAME",
             )
         where = (farm, certificates, without_tls)
-        _on_farm(bundle, None if device is None else [device], where, timing, output, as_json)
+        _on_farm(asked, None if device is None else [device], where, output, as_json)
         return
     if all_devices:
         raise UsageError("--all-devices needs --farm", hint="--farm tls://HOST[:PORT]")
     if device is not None:
-        _on_device(bundle, against, device, device_python, timing, output, as_json)
+        _on_device(asked, device, device_python, output, as_json)
         return
     result: LatencyResult | Comparison | SelfCheck
     with listening(_show):
-        if self_check:
-            result = check_file(bundle, claim, timing)
-        else:
-            result = bench_files(bundle, against, timing, factory)
+        result = check_file(asked, claim) if self_check else bench_files(asked)
     data = result.to_dict()
     if output is not None:
         write_json(output, data)
@@ -177,11 +174,9 @@ def _show(progress: Progress) -> None:
 
 
 def _on_device(
-    bundle: Path,
-    against: Path | None,
+    asked: BenchFiles,
     device: str,
     python: str,
-    timing: Timing,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -189,9 +184,9 @@ def _on_device(
     from edgemtl.files import write_json
     from edgemtl.pipeline.device_bench import bench_on_device
 
-    if against is not None or timing.picture is not None:
+    if asked.against is not None or asked.picture is not None:
         raise UsageError("--against and --picture do not go with --device")
-    run = bench_on_device(bundle, device, python, timing)
+    run = bench_on_device(asked, device, python)
     if run.results is not None:
         if output is not None:
             write_json(output, run.results)
@@ -210,10 +205,9 @@ def _on_device(
 
 
 def _on_farm(
-    bundle: Path,
+    asked: BenchFiles,
     devices: list[str] | None,
     where: tuple[str, Path | None, bool],
-    timing: Timing,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -233,7 +227,7 @@ def _on_farm(
             say(f"error: {found.device} ({found.worker}): {found.message}", warn=True)
 
     with open_farm(*where) as members:
-        results = bench_on_farm(bundle, devices, timing, members, show)
+        results = bench_on_farm(asked, devices, members, show)
     data = {"devices": [found.to_dict() for found in results]}
     if output is not None:
         write_json(output, data)

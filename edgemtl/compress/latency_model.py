@@ -26,7 +26,9 @@ from edgemtl.compress.latency.stand import Precision, Stand
 from edgemtl.compress.latency.turns import LayerTurns, RuntimeTurns
 from edgemtl.compress.latency.whole import Timer, whole_table
 from edgemtl.errors import InputRefused
-from edgemtl.measure.latency import BenchRequest, InterleaveRule, StopRule, compare
+from edgemtl.measure.latency import compare
+from edgemtl.measure.results import BenchRequest, InterleaveRule, StopRule
+from edgemtl.measure.timed import bench_request
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 from edgemtl.targets import Target
@@ -210,7 +212,7 @@ def backend_timer(stand: Stand, rule: InterleaveRule = RULE) -> Timer:
     stand.require()
 
     def request(network: MultiTaskNetwork, folder: Path) -> BenchRequest:
-        return BenchRequest(stand.artefact(network, folder), stand.options, stop=WARM_UP)
+        return bench_request(stand.artefact(network, folder), stand.options, WARM_UP)
 
     kept = tempfile.TemporaryDirectory(prefix="edgemtl-")
     known: dict[str, BenchRequest] = {}

@@ -13,18 +13,17 @@ from edgemtl.devices.results import check_exit, checked_results
 from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
 from edgemtl.devices.tvmrpc import SCHEME, RpcAddress, RpcJob, bench
 from edgemtl.errors import StageFailed, UsageError
-from edgemtl.pipeline.benchmarking import Timing
+from edgemtl.pipeline.benchmarking import BenchFiles
 from edgemtl.pipeline.loaded_model import kind_of
 
 
-def bench_on_device(path: Path, device: str, python: str, timing: Timing) -> DeviceRun:
+def bench_on_device(asked: BenchFiles, device: str, python: str) -> DeviceRun:
     """Measure a bundle on a device.
 
     Args:
-        path: the bundle.
+        asked: the bundle, threads, least runs and seconds; the rest does not reach the device.
         device: ``ssh://[user@]host[:port]``, or ``tvm-rpc://host:port[?key=NAME]``.
         python: interpreter on the device; a TVM server needs none.
-        timing: threads, least runs and seconds; the rest does not reach the device.
 
     The environment variable ``EDGEMTL_SSH_CONFIG`` names another configuration for OpenSSH.
 
@@ -35,28 +34,22 @@ def bench_on_device(path: Path, device: str, python: str, timing: Timing) -> Dev
         StageFailed: the results are those of another bundle, or none.
     """
     if device.startswith(f"{SCHEME}:"):
-        return _bench_on_server(path, RpcAddress.parse(device), timing)
-    address = Address.parse(device)
+        return _bench_on_server(asked, RpcAddress.parse(device))
+    address, path = Address.parse(device), asked.path
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
     wanted = open_bundle(path).manifest_sha256
     config = os.environ.get("EDGEMTL_SSH_CONFIG")
-    flags = {
-        "--warm-up": str(timing.warmup_seconds),
-        "--min-runs": str(timing.min_runs),
-        "--min-seconds": str(timing.seconds),
-    }
-    if timing.threads is not None:  # else the bundle says
-        flags["--threads"] = str(timing.threads)
-    arguments = [part for pair in flags.items() for part in pair]
-    run = SshDevice(address, python, Path(config) if config else None).bench(path, arguments)
+    runner = SshDevice(address, python, Path(config) if config else None)
+    run = runner.bench(path, asked.runner_flags())
     if run.results is not None and run.results.get("manifest_sha256") != wanted:
         raise StageFailed("the device answered about another bundle", where=str(address))
     return run
 
 
-def _bench_on_server(path: Path, address: RpcAddress, timing: Timing) -> DeviceRun:
+def _bench_on_server(asked: BenchFiles, address: RpcAddress) -> DeviceRun:
     """The same on a TVM server, which runs the library itself: bundles for TVM only."""
+    path, how = asked.path, asked.how
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
     bundle = open_bundle(path)
@@ -77,10 +70,10 @@ def _bench_on_server(path: Path, address: RpcAddress, timing: Timing) -> DeviceR
             recorded.expected,
             recorded.max_abs_error,
             recorded.max_mean_error,
-            bundle.session_options().threads if timing.threads is None else timing.threads,
-            timing.warmup_seconds,
-            timing.seconds,
-            timing.min_runs,
+            bundle.session_options().threads if asked.threads is None else asked.threads,
+            how.warmup_seconds,
+            how.seconds,
+            how.min_runs,
         )
         run = bench(address, job)
     assert run.results is not None

@@ -24,8 +24,9 @@ from edgemtl.compress.quantize import (
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed
-from edgemtl.measure.latency import InterleaveRule, StopRule, compare
-from edgemtl.pipeline.bench import bench_request
+from edgemtl.measure.results import InterleaveRule, StopRule
+from edgemtl.measure.timed import bench_request
+from edgemtl.pipeline.bench import LatencyRequest, measure_latency, not_timed
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import QUANTIZE
@@ -225,7 +226,7 @@ def _candidates(
     Timed in turns with float32, so that one latency stands for the float32 file throughout.
     """
     order = [name for name in ORDER if name == "fp32" or name in request.target.precisions]
-    timed = request.target.measured_here and request.recipe.bench.enabled
+    timed = not not_timed(request.recipe.bench, request.target)
     found: dict[str, Candidate] = {}
     base_ms: float | None = None
     for name in order[1:]:
@@ -274,7 +275,9 @@ def _time(request: QuantizeRequest, path: Path) -> tuple[float, float]:
             block_seconds=min(COMPARE.block_seconds, bench.seconds),
             max_seconds=min(COMPARE.max_seconds, bench.max_seconds),
         )
-        measured = compare(timed[0], timed[1], rule, request.recipe.data.seed)
+        asked = LatencyRequest(timed[0], timed[1], rule=rule, alone=False, same_bytes=True)
+        measured = measure_latency(asked).comparison
+    assert measured is not None
     return measured.b.summary.p50_ms, measured.speedup.value
 
 

@@ -13,7 +13,7 @@ from edgemtl.devices.farm.client import Farm, WorkerFacts
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult
 from edgemtl.errors import EdgemtlError, ExitCode, StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import read_json
-from edgemtl.pipeline.benchmarking import Timing
+from edgemtl.pipeline.benchmarking import BenchFiles
 from edgemtl.pipeline.farm.members import BOARD, DEVICE
 from edgemtl.pipeline.loaded_model import kind_of
 
@@ -50,18 +50,17 @@ class BoardBench:
 
 
 def bench_on_farm(
-    path: Path,
+    asked: BenchFiles,
     devices: list[str] | None,
-    timing: Timing,
     farm: Farm,
     done: Callable[[BoardBench], None],
 ) -> list[BoardBench]:
     """Measure a bundle on boards with the bundle's own runner, each board by itself.
 
     Args:
-        path: the bundle.
+        asked: the bundle, threads, least runs and seconds, warm-up; the rest does not reach the
+            boards.
         devices: names of devices; None for every board that is there.
-        timing: threads, least runs and seconds, warm-up; the rest does not reach the boards.
         farm: connected.
         done: called with each board's results as soon as they are there.
 
@@ -73,6 +72,7 @@ def bench_on_farm(
         InputRefused: the bundle is damaged.
         TargetUnavailable: no such board is there, or the scheduler was lost.
     """
+    path = asked.path
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
     wanted = open_bundle(path).manifest_sha256
@@ -91,7 +91,7 @@ def bench_on_farm(
             hint=f"on the board: edgemtl farm worker {farm.address} --device NAME",
         )
     digest = farm.put([path])[path]
-    jobs = [board_job(device, worker.name, digest, timing) for device, worker in boards]
+    jobs = [board_job(device, worker.name, digest, asked) for device, worker in boards]
     by_name = {job.name: pair for job, pair in zip(jobs, boards, strict=True)}
     found: dict[str, BoardBench] = {}
 
@@ -104,15 +104,8 @@ def bench_on_farm(
     return [found[job.name] for job in jobs]
 
 
-def board_job(device: str, worker: str, digest: str, timing: Timing) -> Job:
+def board_job(device: str, worker: str, digest: str, asked: BenchFiles) -> Job:
     """The job that runs a bundle's runner on one board, and has that board for itself."""
-    flags = {
-        "--warm-up": str(timing.warmup_seconds),
-        "--min-runs": str(timing.min_runs),
-        "--min-seconds": str(timing.seconds),
-    }
-    if timing.threads is not None:  # else the bundle says
-        flags["--threads"] = str(timing.threads)
     return Job(
         f"{device} ({worker})",
         (
@@ -121,7 +114,7 @@ def board_job(device: str, worker: str, digest: str, timing: Timing) -> Job:
             "bench",
             "--output",
             f"{FOLDER}/out/{_RESULTS}",
-            *(part for pair in flags.items() for part in pair),
+            *asked.runner_flags(),
         ),
         {_BUNDLE: digest},
         {f"{DEVICE}{device}": 1.0, f"{BOARD}{worker}": 1.0},

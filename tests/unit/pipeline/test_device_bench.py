@@ -19,7 +19,8 @@ from edgemtl.devices.ssh import DeviceRun
 from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
 from edgemtl.errors import UsageError
 from edgemtl.pipeline import device_bench
-from edgemtl.pipeline.benchmarking import Timing
+from edgemtl.pipeline.benchmarking import BenchFiles
+from edgemtl.recipes import BenchSection
 
 #: what a device says of one run of a millisecond
 MEASURED = {**summary(np.ones(1)), "samples_ms": [1.0], "stable": True}
@@ -52,8 +53,9 @@ def test_library_recorded_answers_and_limits_are_sent(
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
-    timing = Timing(threads=3, seconds=2.0, min_runs=40, warmup_seconds=0.5)
-    run = device_bench.bench_on_device(path, "tvm-rpc://farm:9?key=rpi4", "python3", timing)
+    how = BenchSection(seconds=2.0, min_runs=40, warmup_seconds=0.5)
+    asked = BenchFiles(path, how=how, threads=3)
+    run = device_bench.bench_on_device(asked, "tvm-rpc://farm:9?key=rpi4", "python3")
     [(address, job, library)] = seen
     assert address == RpcAddress("farm", 9, "rpi4") and library == b"library"
     assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
@@ -74,14 +76,14 @@ def test_a_server_gets_the_bundles_threads_where_none_are_asked(
 
     monkeypatch.setattr(device_bench, "bench", bench)
     path = bundle_for_tvm(tmp_path)
-    device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing())
+    device_bench.bench_on_device(BenchFiles(path), "tvm-rpc://board:9", "python3")
     assert seen == [open_bundle(path).session_options().threads]
 
 
 def test_a_bundle_for_another_runtime_is_refused(tmp_path: Path) -> None:
     path = write_to(tmp_path / "tiny.edgemtl", make_contents(tmp_path / "work"))
     with pytest.raises(UsageError, match="this one is for 'onnxruntime'"):
-        device_bench.bench_on_device(path, "tvm-rpc://board:9", "python3", Timing())
+        device_bench.bench_on_device(BenchFiles(path), "tvm-rpc://board:9", "python3")
 
 
 def test_no_server_is_exit_8_and_one_sentence(tmp_path: Path) -> None:
