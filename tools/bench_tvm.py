@@ -103,7 +103,7 @@ def exported(name: str, folder: Path) -> Path:
     """The network's ONNX file."""
     path = folder / f"{name}.onnx"
     if name != "deit_tiny":
-        export_file(ROOT / "examples" / f"{name}.pt", path, "tvm-x86")
+        export_file(ROOT / "examples" / f"{name}.pt", path, targets.load("tvm-x86"))
         return path
     torch.manual_seed(0)
     torch.onnx.export(
