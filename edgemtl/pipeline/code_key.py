@@ -25,10 +25,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    distributions,
+    packages_distributions,
+    version,
+)
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -207,10 +212,31 @@ def _version(distribution: str) -> str:
         return "absent"
 
 
+@lru_cache(maxsize=4)
+def _distributions(path: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
+    """Imported name -> distributions, for one state of ``sys.path``.
+
+    Asked once for it, since the answer takes a look at every file that is installed.
+    """
+    return packages_distributions()
+
+
+def _installed(package: str) -> bool:
+    """Whether any distribution lies beside a package; beside a user's own file none does."""
+    spec = sys.modules[package].__spec__ if package in sys.modules else find_spec(package)
+    if spec is None:
+        return False
+    inside = spec.submodule_search_locations
+    place = Path(next(iter(inside))).parent if inside else Path(spec.origin or "").parent
+    return next(iter(distributions(path=[str(place)])), None) is not None
+
+
 def _foreign(name: str) -> str:
     """What tells one state of another package's module from the next."""
-    for distribution in sorted(packages_distributions().get(name.partition(".")[0], ())):
-        return f"{distribution}={version(distribution)}"
+    package = name.partition(".")[0]
+    if _installed(package):
+        for distribution in sorted(_distributions(tuple(sys.path)).get(package, ())):
+            return f"{distribution}={version(distribution)}"
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if file is None:

@@ -129,11 +129,13 @@ def test_another_package_counts_by_its_version_or_else_by_its_source(
         return key_from(root, frozenset({"their_module"}))
 
     assert key("X = 1\n") == key('"""Said."""\nX = 1\n') != key("X = 2  # other\n")
-    monkeypatch.setattr(keys, "packages_distributions", lambda: {"their_module": ["theirs"]})
-    monkeypatch.setattr(keys, "version", lambda name: f"{name} 1")
+    record = tmp_path / "theirs-1.dist-info"
+    record.mkdir()
+    (record / "top_level.txt").write_text("their_module\n", "utf-8")
+    (record / "METADATA").write_text("Name: theirs\nVersion: 1\n", "utf-8")
     assert key("X = 1\n") == key("X = 2  # other\n")
     one = key("X = 1\n")
-    monkeypatch.setattr(keys, "version", lambda name: f"{name} 2")
+    (record / "METADATA").write_text("Name: theirs\nVersion: 2\n", "utf-8")
     assert key("X = 1\n") != one
 
 
