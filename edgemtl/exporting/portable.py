@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgemtl.exporting import portable_layers, portable_pooling, portable_resize
 from edgemtl.exporting.portable_sizes import sizes
-from edgemtl.models.user_code import here
+from edgemtl.models.user_code import here, module_paths
 
 #: answers a call, or says that torch's own form is fine (NotImplemented)
 Form = Callable[..., Any]
@@ -97,7 +97,7 @@ class PortableForms(TorchFunctionMode):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.decided: set[tuple[str, int]] = set()
-        self._network = network
+        self._paths = module_paths(network)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -105,7 +105,7 @@ class PortableForms(TorchFunctionMode):
         """Answer a call of a torch function."""
         named = dict(kwargs or {})
         if getattr(func, "__name__", "") in _DECIDING:
-            place = here(self._network)
+            place = here(self._paths)
             self.decided.add((place.file, place.line))
         form = FORMS.get(func) if _hashable(func) else None
         if form is not None:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgemtl.models.nested import tensors_of
-from edgemtl.models.user_code import Place, here, told_as_its_own
+from edgemtl.models.user_code import Place, here, module_paths, told_as_its_own
 
 #: bits of what a storage's content was computed from; the weights follow
 _PICTURE, _SIZED_BY_VALUES = 1, 2
@@ -107,7 +107,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, network: nn.Module, locate: int | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.network = network
+        self.paths = module_paths(network)
         self.seen = Seen([], {}, {})
         self.choices: dict[Choice, None] = {}
         self.named = dict(network.named_parameters())
@@ -136,7 +136,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def note(self, by: str) -> None:
         """Python reads a value of the picture."""
-        place = here(self.network)
+        place = here(self.paths)
         self.seen.reads.setdefault((place.file, place.line), Read(place, by))
 
     def names(self, needs: int) -> frozenset[str]:
@@ -157,7 +157,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             needs |= self.needs.get(place, 0)
         self.touched |= needs
         if self._locate == len(self.seen.operators):
-            self.seen.place = here(self.network)
+            self.seen.place = here(self.paths)
         self.seen.operators.append(name)
         if name in _READING and needs & _PICTURE:
             self.note("if, int() or item()" if name == "_local_scalar_dense" else "equal()")
@@ -190,7 +190,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             dim = args[1] if len(args) > 1 else named.get("dim")
             picked = 1
         if dim is not None:
-            choice = Choice(here(self.network).module, picked, int(inputs[0].shape[dim]))
+            choice = Choice(here(self.paths).module, picked, int(inputs[0].shape[dim]))
             self.choices.setdefault(choice)
 
 
@@ -213,7 +213,7 @@ class _Functions(TorchFunctionMode):
             if name in _LEAVING and needs & _PICTURE:
                 self._operators.note(f"{name}()")
             elif name in _MEASURING and needs & _SIZED_BY_VALUES:
-                place = here(self._operators.network)
+                place = here(self._operators.paths)
                 sized = self._operators.seen.sized.setdefault((place.file, place.line), [])
                 sized.append(tuple(args[0].shape))
         return func(*args, **dict(kwargs or {}))

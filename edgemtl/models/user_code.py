@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +45,7 @@ class Place:
         return ", ".join(part for part in (module, at) if part) or "the network's forward"
 
 
+@lru_cache(maxsize=4096)
 def _is_users(file: str) -> bool:
     path = Path(file)
     if file.startswith("<") or path.is_relative_to(_TORCH):
@@ -53,14 +55,18 @@ def _is_users(file: str) -> bool:
     return not path.is_relative_to(_OURS)
 
 
-def find_place(network: nn.Module, frames: list[tuple[FrameType, int]]) -> Place:
+def module_paths(network: nn.Module) -> dict[int, str]:
+    """Path of each of its modules by ``id``, for who asks for places often."""
+    return {id(module): path for path, module in network.named_modules()}
+
+
+def find_place(paths: Mapping[int, str], frames: list[tuple[FrameType, int]]) -> Place:
     """The innermost place in the network's own code among stack frames, the outermost first.
 
     Args:
-        network: whose modules are looked for.
+        paths: the modules that are looked for, see :func:`module_paths`.
         frames: frames and the numbers of the lines that run.
     """
-    paths = {id(module): path for path, module in network.named_modules()}
     module = ""
     file, line = "", 0
     inside = False
@@ -79,19 +85,19 @@ def find_place(network: nn.Module, frames: list[tuple[FrameType, int]]) -> Place
     return Place(module, Path(file).name, line, code)
 
 
-def here(network: nn.Module) -> Place:
-    """The place in the network's code that is running now."""
+def here(paths: Mapping[int, str]) -> Place:
+    """The place in the network's code that is running now; see :func:`find_place`."""
     frames = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         frames.append((frame, frame.f_lineno))
         frame = frame.f_back
-    return find_place(network, frames[::-1])
+    return find_place(paths, frames[::-1])
 
 
 def raised_at(network: nn.Module, error: BaseException) -> Place:
     """The innermost place in the network's code that this error came through."""
-    return find_place(network, list(traceback.walk_tb(error.__traceback__)))
+    return find_place(module_paths(network), list(traceback.walk_tb(error.__traceback__)))
 
 
 def said_by(error: BaseException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,18 @@ from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 
 from edgemtl.bundle import open_bundle
 from edgemtl.compress.dynamic.analysis import Analysis
+from edgemtl.compress.dynamic.router import RouterOptions
+from edgemtl.pipeline import mask as mask_module
 
 QUICK = ("--images", "16", "--router-images", "40", "--prototypes", "2", "--multiple", "4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_router_that_learns_for_a_moment() -> Iterator[None]:
+    """No test here asks how well it routes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask_module, "RouterOptions", partial(RouterOptions, steps=30, batch=16))
+        yield
 
 
 @pytest.fixture(scope="module")

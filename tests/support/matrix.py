@@ -9,7 +9,7 @@ import pytest
 
 
 def only(kept: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
-    """Cases for ``parametrize``: all but ``kept`` get the marker ``matrix``.
+    """Cases for ``parametrize``: all but ``kept`` get the marker ``matrix``; tuples are spread.
 
     Raises:
         ValueError: one of ``kept`` is no case, or none of the cases is kept.
@@ -18,5 +18,8 @@ def only(kept: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
     if not kept or any(one not in cases for one in kept):
         raise ValueError(f"kept are {kept}, the cases {cases}")
     return [
-        case if case in kept else pytest.param(case, marks=pytest.mark.matrix) for case in cases
+        case
+        if case in kept
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.matrix)
+        for case in cases
     ]

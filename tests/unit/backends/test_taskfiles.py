@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,14 +31,22 @@ def network() -> M3ViT:
     return tiny(depth=4, lowering="sorted")
 
 
-@pytest.fixture
-def artefact(network: M3ViT, tmp_path: Path) -> Artefact:
-    raw = export_onnx(network, tmp_path / "raw.onnx", opset=17).path
-    simplify(raw, tmp_path / "net.onnx")
-    place = tmp_path / "artefact"
+@pytest.fixture(scope="module")
+def compiled(network: M3ViT, tmp_path_factory: pytest.TempPathFactory) -> Artefact:
+    folder = tmp_path_factory.mktemp("compiled")
+    raw = export_onnx(network, folder / "raw.onnx", opset=17).path
+    simplify(raw, folder / "net.onnx")
+    place = folder / "artefact"
     place.mkdir()
     cpu = targets.load("cpu")
-    return registry.get(cpu.backend).compile(tmp_path / "net.onnx", cpu, place)
+    return registry.get(cpu.backend).compile(folder / "net.onnx", cpu, place)
+
+
+@pytest.fixture
+def artefact(compiled: Artefact, tmp_path: Path) -> Artefact:
+    """A copy, to be changed."""
+    place = shutil.copytree(compiled.folder, tmp_path / "artefact")
+    return replace(compiled, folder=place)
 
 
 def outputs_of(network: M3ViT) -> dict[str, tuple[str, ...]]:

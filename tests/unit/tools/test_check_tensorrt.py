@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from support.matrix import only
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -19,7 +20,11 @@ from edgemtl.backends.tensorrt.settings import OPSET_LIMITS  # noqa: E402
 CASES = [case for case in tool.CASES if case.taken and "all experts" not in case.name]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+#: one network of each kind; the other MOS networks, which take seconds to export, with the matrix
+KEPT = [case for case in CASES if not case.name.startswith("MOS-")]
+
+
+@pytest.fixture(scope="module", params=only(KEPT, CASES), ids=lambda case: case.name)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tool.Case, dict[str, Path]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 import torch
 from support.data import write_dense_folder, write_face_folder
 from support.dense_family import TinyDense, build
+from support.matrix import only
 
 from edgemtl.compress.augmentation import prepare_all
 from edgemtl.compress.batches import images_of, targets_of
 from edgemtl.compress.distillation import SharedFeatures, feature_loss
-from edgemtl.compress.recover import RecoverOptions, Recovery, recover
+from edgemtl.compress.recover import RecoverOptions, RecoverResult, Recovery, recover
 from edgemtl.compress.recover.options import Train
 from edgemtl.compress.recover.trainer import Trainer
 from edgemtl.data.dense import DenseFolder
@@ -77,22 +80,44 @@ class Killed(Exception):
     pass
 
 
+def _kinds(train: Train) -> RecoverOptions:
+    enough = {"parts": -99.0} if train == "auto" else {}
+    return replace(OPTIONS, learning_rate=None, train=train, enough=enough)
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: DenseFolder) -> Callable[[Train], tuple[TinyDense, RecoverResult]]:
+    """What nobody kills, for each kind of training once."""
+
+    @cache
+    def train(kind: Train) -> tuple[TinyDense, RecoverResult]:
+        whole = _spoilt(2)
+        return whole, recover(whole, build(0), pictures, pictures.subset(range(4)), _kinds(kind))
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("train", "after"),
-    [*(("all", n) for n in (1, 6, 9, 12, 15, 19)), *(("auto", n) for n in (9, 15, 19, 23, 27))],
+    only(
+        [("all", 1), ("all", 12), ("auto", 15), ("auto", 27)],
+        [*(("all", n) for n in (1, 6, 9, 12, 15, 19)), *(("auto", n) for n in (9, 15, 19, 23, 27))],
+    ),
 )
 def test_a_killed_training_goes_on_to_the_same_weights(
-    train: Train, after: int, pictures: DenseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train,
+    after: int,
+    pictures: DenseFolder,
+    finished: Callable[[Train], tuple[TinyDense, RecoverResult]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed while moments are warmed, in a trial of rates, between steps, in a later stage."""
     monkeypatch.setattr("edgemtl.compress.recover.training.SAVE_EVERY", 2)
     monkeypatch.setattr("edgemtl.compress.recover.trial.RATES", (1e-3, 1e-4))
     monkeypatch.setattr("edgemtl.compress.recover.training.RATES", (1e-3, 1e-4))
-    enough = {"parts": -99.0} if train == "auto" else {}
-    options = replace(OPTIONS, learning_rate=None, train=train, enough=enough)
-    teacher, held_out = build(0), pictures.subset(range(4))
-    whole = _spoilt(2)
-    expected = recover(whole, teacher, pictures, held_out, options)
+    options, teacher, held_out = _kinds(train), build(0), pictures.subset(range(4))
+    whole, expected = finished(train)
 
     original, count = Trainer.step, 0
 
