@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from edgemtl.backends.int8 import int8_problems
+from edgemtl.backends.profile import Profile, told
 from edgemtl.backends.rewriting.settle import settled
 from edgemtl.backends.routed import ROUTING, compile_routed, load_routed
 from edgemtl.backends.session import Session
@@ -142,6 +143,18 @@ class Backend(ABC):
             return load_routed(artefact, lambda part: self.load(part, chosen))
         return self.load_impl(artefact, options or SessionOptions())
 
+    @final
+    def profile(self, artefact: Artefact, options: SessionOptions) -> Profile:
+        """Load an artefact, one graph, with the runtime's profiler on.
+
+        Asked only of a backend that says ``capabilities.profiles``.
+
+        Raises:
+            StageFailed: the runtime failed.
+        """
+        with told():
+            return self.profile_impl(artefact, options)
+
     @abstractmethod
     def availability_impl(self) -> Availability:
         """Import the runtime and tell its version."""
@@ -174,6 +187,10 @@ class Backend(ABC):
             folder: exists and is empty.
         """
         raise NotImplementedError(f"backend '{self.name}' does not share weights")
+
+    def profile_impl(self, artefact: Artefact, options: SessionOptions) -> Profile:
+        """See :meth:`profile`."""
+        raise NotImplementedError(f"backend '{self.name}' has no profiler")
 
     @abstractmethod
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.backends.processor import processor_name
+from edgemtl.backends.profile import Profile
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE, WeightsFile
@@ -64,6 +65,7 @@ class OnnxRuntimeBackend(Backend):
         unsigned_int8=True,
         host_int8=True,
         shares_weights=True,
+        profiles=True,
         task_files=True,
         runner="onnx_runtime",
         packages=("numpy", "onnxruntime"),
@@ -145,6 +147,11 @@ class OnnxRuntimeBackend(Backend):
         except OSError as error:
             raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
         return gathered
+
+    def profile_impl(self, artefact: Artefact, options: SessionOptions) -> Profile:
+        from edgemtl.backends.onnxruntime_profile import OnnxRuntimeProfile
+
+        return OnnxRuntimeProfile(artefact, options)
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         _provider(str(artefact.facts.get("device", "CPU")))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgemtl.backends.base import Backend
 from edgemtl.backends.int8 import is_int8, unsigned_activations
 from edgemtl.backends.openvinorefusals import first_telling, refusals
+from edgemtl.backends.profile import Profile
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.backends.weightsfile import WEIGHTS_FILE as SHARED_FILE
@@ -166,6 +167,7 @@ class OpenVinoBackend(Backend):
         unsigned_int8=True,
         host_int8=True,
         shares_weights=True,
+        profiles=True,
         runner="open_vino",
         packages=("numpy", "openvino"),
     )
@@ -260,6 +262,13 @@ class OpenVinoBackend(Backend):
         except OSError as error:
             raise StageFailed(f"cannot write the artefact: {error.strerror}") from error
         return gathered
+
+    def profile_impl(self, artefact: Artefact, options: SessionOptions) -> Profile:
+        from edgemtl.backends.openvino_profile import OpenVinoProfile
+
+        device = str(artefact.facts.get("device", "CPU"))
+        settings = session_settings(device, options)
+        return OpenVinoProfile(import_openvino(), artefact, device, settings)
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         device = str(artefact.facts.get("device", "CPU"))

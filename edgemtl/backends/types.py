@@ -24,6 +24,7 @@ class Capabilities:
             (:meth:`Backend.gather_impl`); it then folds what a graph computes from constants when
             it loads it.
         task_files: its artefact can hold a graph per task (backends/taskfiles.py).
+        profiles: its runtime tells what each layer takes (:meth:`Backend.profile`).
         rpc: a TVM server runs its artefact, which is a library.
         tunes: its kernels have tiles that ``edgemtl tune`` measures.
         unmeasured: why nothing measures it on its device; empty where something does.
@@ -42,6 +43,7 @@ class Capabilities:
     graph_nms: bool = False
     shares_weights: bool = False
     task_files: bool = False
+    profiles: bool = False
     rpc: bool = False
     tunes: bool = False
     unmeasured: str = ""

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -134,8 +135,11 @@ class FaceFolder:
     """A split of a folder in the layout above; decodes lazily, in file order.
 
     Attributes:
+        kinds: of labels in it.
         problems: one sentence per picture or label line that could not be used so far.
     """
+
+    kinds: ClassVar[tuple[str, ...]] = ("faces",)
 
     def __init__(
         self,

@@ -42,7 +42,8 @@ def labelled(
     if folders:
         dataset = concatenate([open_dataset(folder, split, layout) for folder in folders])
     else:
-        dataset = embedded({task.label_kind for task in tasks}, split)
+        maps = {task.label_kind for task in tasks if task.label_is_map}
+        dataset = embedded({task.label_kind for task in tasks}, split, maps)
     return thinned(dataset, limit)
 
 

@@ -185,11 +185,14 @@ class Task(ABC):
     Attributes set by each kind, of the class or of each task:
         kind: the registered name; always of the class.
         label_kind: which entry of ``Sample.labels`` it learns from.
+        label_is_map: whether that is an array over the image's pixels; then the embedded rooms
+            serve for calibration.
         primary: the figure that gates and budgets judge.
     """
 
     kind: ClassVar[str]
     label_kind: str
+    label_is_map: ClassVar[bool] = False
     primary: MetricSpec
     #: secondary figures that tables may show; keys of ``MetricResult.values``
     secondary: tuple[MetricSpec, ...] = ()

@@ -46,6 +46,7 @@ class Depth(Task):
 
     kind = "depth"
     label_kind = "depth"
+    label_is_map = True
     primary = MetricSpec("rmse_m", "depth RMSE", "lower", "m")
     secondary = (MetricSpec("abs_rel", "depth abs. rel. error", "lower"),)
 

@@ -46,6 +46,7 @@ class Edges(Task):
 
     kind = "edges"
     label_kind = "edges"
+    label_is_map = True
     primary = MetricSpec("ods_f", "odsF", "higher")
 
     @property

@@ -43,6 +43,7 @@ class Normals(Task):
 
     kind = "normals"
     label_kind = "normals"
+    label_is_map = True
     primary = MetricSpec("mean_error_deg", "normals error", "lower", "deg")
     secondary = (MetricSpec("median_error_deg", "median normals error", "lower", "deg"),)
 

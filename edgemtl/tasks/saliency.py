@@ -45,6 +45,7 @@ class Saliency(Task):
 
     kind = "saliency"
     label_kind = "saliency"
+    label_is_map = True
     primary = MetricSpec("max_f", "maxF", "higher")
 
     @property

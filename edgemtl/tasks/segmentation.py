@@ -46,6 +46,7 @@ class Segmentation(Task):
 
     kind = "segmentation"
     label_kind = "segmentation"
+    label_is_map = True
     primary = MetricSpec("miou", "mIoU", "higher")
     secondary = (MetricSpec("pixel_accuracy", "pixel accuracy", "higher"),)
 

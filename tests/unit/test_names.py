@@ -40,7 +40,6 @@ ALLOWED = {
     "detections into a graph, whose metadata say which outputs these are",
     ("bundle/sbom.py", "backend"): PACKAGES,
     ("cli/models.py", "task"): "the figures of the protocol for WIDER FACE",
-    ("data/calibration.py", "task"): LABELS,
     ("data/dense.py", "task"): LABELS,
     ("data/published_dense.py", "task"): LABELS,
     (

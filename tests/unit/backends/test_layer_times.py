@@ -11,7 +11,8 @@ from support.dense_family import build
 
 from edgemtl import targets
 from edgemtl.backends import registry
-from edgemtl.backends.layer_times import LayerTime, _Graph, layer_times
+from edgemtl.backends.layer_times import LayerTime, layer_times
+from edgemtl.backends.onnxruntime_profile import _Graph
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import StageFailed
 from edgemtl.exporting.onnx_export import export_onnx
@@ -69,6 +70,8 @@ def test_other_runtimes_are_not_asked_and_failures_are_told(tmp_path: Path) -> N
     assert layer_times(other, SessionOptions(), images) is None
     routed = Artefact("onnxruntime", "cpu", tmp_path, ("routing.json",))
     assert layer_times(routed, SessionOptions(), images) is None
+    with pytest.raises(StageFailed, match="has no profiler"):
+        registry.get("tensorrt").profile(other, SessionOptions())
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     broken = Artefact("onnxruntime", "cpu", tmp_path, ("model.onnx",))
     with pytest.raises(StageFailed, match="layers could not be timed"):

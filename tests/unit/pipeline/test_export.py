@@ -54,7 +54,7 @@ def test_export_writes_the_graph_that_compile_exports(work: DenseWork, tmp_path:
     context = whole._context(request)
     context.folders["model"] = tmp_path
     Export("export", network="model").run(context, _folder(tmp_path / "stage"))
-    export_file(work.model, tmp_path / "verb.onnx", "jetson", factory=FACTORY)
+    export_file(work.model, tmp_path / "verb.onnx", targets.load("jetson"), factory=FACTORY)
     assert sha256_file(tmp_path / "verb.onnx") == sha256_file(tmp_path / "stage" / "model.onnx")
 
 

@@ -15,6 +15,7 @@ from edgemtl.data.dense import DenseFolder
 from edgemtl.data.derive import Camera, normals_of_depth
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
+from edgemtl.tasks import kinds
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "calib_data" / "rooms"
@@ -94,13 +95,17 @@ def test_normals_agree_with_planes_fitted_to_the_depth() -> None:
 
 
 def test_rooms_are_the_embedded_set_of_dense_tasks() -> None:
-    rooms = embedded({"depth", "normals", "edges", "segmentation", "saliency", "parts"}, "val")
+    maps = {"depth", "normals", "edges", "segmentation", "saliency", "parts"}
+    assert maps == {kind.label_kind for kind in kinds().values() if kind.label_is_map}
+    rooms = embedded(maps, "val", maps)
     assert rooms.name == "calib_data/rooms/val (synthetic)" and len(rooms) == 16
     sample = next(iter(rooms))
     assert set(sample.labels) == {"depth", "normals", "edges", "saliency"}
     assert rooms.problems == []
     with pytest.raises(UsageError, match="faces"):
-        embedded({"depth", "faces"}, "val")
+        embedded({"depth", "faces"}, "val", {"depth"})
+    with pytest.raises(UsageError, match="classes"):
+        embedded({"depth", "classes"}, "val")  # a label that is no map
 
 
 def test_the_folder_itself_has_classes() -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from support.dense_work import write_dense_folder, write_dense_work
 
+from edgemtl import targets
 from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.compress.quantize.simulate import simulation
@@ -24,7 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = write_dense_work(place, pictures=1)
     write_dense_folder(place / "data", "train", 8, seed=1)
     write_dense_folder(place / "data", "val", 6, seed=2)
-    export_file(work.model, place / "float.onnx", "cpu", factory="support.dense_family:build")
+    export_file(
+        work.model, place / "float.onnx", targets.load("cpu"), factory="support.dense_family:build"
+    )
     return place
 
 

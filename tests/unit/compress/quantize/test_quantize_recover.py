@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.data import write_dense_folder
 from support.dense_work import write_dense_work
 
+from edgemtl import targets
 from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.compress.quantize.layers import find_layers
 from edgemtl.compress.quantize.pictures import canvases
@@ -33,7 +34,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recover")
     work = write_dense_work(folder, pictures=1)
     write_dense_folder(folder / "data", "train", 8, seed=1)
-    export_file(work.model, folder / "float.onnx", "cpu", factory="support.dense_family:build")
+    export_file(
+        work.model, folder / "float.onnx", targets.load("cpu"), factory="support.dense_family:build"
+    )
     return folder / "float.onnx"
 
 
