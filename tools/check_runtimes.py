@@ -4,6 +4,7 @@
     python tools/check_runtimes.py run --only openvino --cases Resize
     python tools/check_runtimes.py show                      # counts and what is not right
     python tools/check_runtimes.py run --mode plain          # as the runtimes alone would
+    python tools/check_runtimes.py judge                     # what the rules name beforehand
     python tools/check_runtimes.py diff                      # what a new version does otherwise
     python tools/check_runtimes.py keep                      # write tools/runtimes/outcomes.csv
 
@@ -29,10 +30,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from runtimes import asking, node_cases, random_cases, table  # noqa: E402 - lies beside this file
+from runtimes import asking, judging, node_cases, random_cases, table  # noqa: E402 - lies beside this file
 from runtimes.cases import Case  # noqa: E402
 from runtimes.forked import forked  # noqa: E402
 from runtimes.kept import Found, Kept, operators, read_torch  # noqa: E402
+
+from edgemtl.backends.conformance.rules import all_rules  # noqa: E402
 
 WORK = ROOT / "work" / "runtimes"
 #: limits of one case
@@ -122,6 +125,32 @@ def show(asked: argparse.Namespace) -> int:
     return 0
 
 
+def judge(asked: argparse.Namespace) -> int:
+    """How well the rules name beforehand what the runtimes do; 1 when they miss too much."""
+    cases = [*all_cases(asked.work, asked.each, asked.seed)]
+    found = Kept(asked.work / "found.jsonl").read().values()
+    failed = 0
+    for runtime in asked.only or judging_runtimes():
+        version = asking.version(runtime)
+        own = {
+            f.case: f
+            for f in found
+            if (f.runtime, f.version, f.mode) == (runtime, version, "plain")
+        }
+        for kind, verdict in judging.judge(cases, own, runtime).items():
+            print(f"{runtime} {version}, {kind}: {verdict.line()}")
+            if asked.all:
+                print("".join(f"  missed {name}\n" for name in verdict.missed), end="")
+                print("".join(f"  refused {name}\n" for name in verdict.wrongly), end="")
+            failed += verdict.named < 0.98 * verdict.bad or verdict.refused > 0.01 * verdict.right
+    return int(failed > 0)
+
+
+def judging_runtimes() -> list[str]:
+    """Runtimes that rules are known of, and that compute."""
+    return [name for name in asking.TARGETS if name in all_rules()]
+
+
 def keep(asked: argparse.Namespace) -> int:
     """Write the outcomes that are committed."""
     told = table.outcomes(Kept(asked.work / "found.jsonl").read().values())
@@ -159,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 #: what can be asked of the tool
-VERBS = {"run": run, "show": show, "keep": keep, "diff": diff}
+VERBS = {"judge": judge, "run": run, "show": show, "keep": keep, "diff": diff}
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def version(runtime: str) -> str:
     """Version of the runtime itself that is here; empty when it is not."""
     if runtime == "tensorrt-rtx":
         return proxy.installed_version() or ""
-    return registry.get(runtime).availability().version
+    return registry.get(runtime).availability().version.partition("-")[0]
 
 
 def ask(runtime: str, case: Case, mode: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def asked(facts: NodeFacts, name: str) -> Any:
         facts: of the node.
         name: ``opset``, ``attribute.X`` (with its default), ``given.X`` (whether the node has it),
             ``input.N`` ("constant", "computed", "absent"), ``inputs`` (how many), ``rank.N``,
-            ``kind.N`` (element type), ``read.N`` (whether that output is used), ``operator``, or
-            one of ``DERIVED``.
+            ``kind.N`` (element type), ``value.N`` (of a constant with one value), ``read.N``
+            (whether that output is used), ``operator``, or one of ``DERIVED``.
     """
     kind, _, rest = name.partition(".")
     if name in DERIVED:
@@ -40,6 +40,9 @@ def asked(facts: NodeFacts, name: str) -> Any:
         return None if shape is None else len(shape)
     if kind == "kind":
         return facts.kinds[index] if index < len(facts.kinds) else 0
+    if kind == "value":
+        value = facts.value(index)
+        return value.ravel()[0].item() if value is not None and value.size == 1 else None
     if kind == "read":
         return index < len(facts.read) and facts.read[index]
     raise KeyError(name)
@@ -106,6 +109,27 @@ def _beyond_plane(facts: NodeFacts) -> bool | None:
     return None if found is None else any(size != out for size, out, _ in found[:-2])
 
 
+def _kinds_differ(facts: NodeFacts) -> bool | None:
+    known = {kind for kind in facts.kinds if kind}
+    return len(known) > 1 if known else None
+
+
+def _whole_norm(facts: NodeFacts) -> bool | None:
+    """Whether a norm runs over all axes, the first included."""
+    shape = facts.shape(0)
+    return None if not shape else int(facts.attributes.get("axis", -1)) % len(shape) == 0
+
+
+def _compared(facts: NodeFacts) -> bool:
+    """Whether the result is looked at for being infinite."""
+    return not facts.readers.isdisjoint(("Equal", "IsInf", "Greater", "Less"))
+
+
+def _stretched(facts: NodeFacts) -> bool:
+    """Whether a Resize keeps to the sizes that it is given."""
+    return bool(facts.attributes.get("keep_aspect_ratio_policy", "stretch") == "stretch")
+
+
 DERIVED: Mapping[str, Callable[[NodeFacts], Any]] = {
     "window.ceil_differs": _ceil_differs,
     "window.drops": _drops_window,
@@ -113,6 +137,10 @@ DERIVED: Mapping[str, Callable[[NodeFacts], Any]] = {
     "window.dilated": _dilated,
     "window.same": _same,
     "resize.fractional": _fractional,
+    "result.compared": _compared,
+    "kinds.differ": _kinds_differ,
+    "norm.whole": _whole_norm,
+    "resize.stretched": _stretched,
     "resize.changes": _changes,
     "resize.shrinks": _shrinks,
     "resize.to_one": _to_one,

@@ -31,6 +31,7 @@ class NodeFacts:
         inputs: per input "constant", "computed" or "absent".
         values: small constant inputs; None for others.
         read: per output, whether anything reads it.
+        readers: operators that read the first output.
     """
 
     proto: NodeProto
@@ -43,6 +44,7 @@ class NodeFacts:
     inputs: tuple[str, ...]
     values: tuple[NDArray[Any] | None, ...]
     read: tuple[bool, ...]
+    readers: frozenset[str]
 
     def shape(self, index: int) -> tuple[int, ...] | None:
         """Of an input, None where there is none or it is not known."""
@@ -65,7 +67,10 @@ def node_facts(model: ModelProto) -> Iterator[NodeFacts]:
     types = {v.name: v.type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
     stored = _stored(model)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+    readers: dict[str, set[str]] = {value.name: set() for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
 
     def shape(name: str) -> tuple[int, ...] | None:
         if name in stored:
@@ -106,7 +111,8 @@ def node_facts(model: ModelProto) -> Iterator[NodeFacts]:
                 for name in node.input
             ),
             tuple(value(name) if name else None for name in node.input),
-            tuple(bool(name) and name in read for name in node.output),
+            tuple(bool(name) and name in readers for name in node.output),
+            frozenset(readers.get(node.output[0], ()) if node.output else ()),
         )
 
 

@@ -39,6 +39,7 @@ class Rule(BaseModel):
             wider than what ends it.
         because: one half-sentence after the operator's name.
         instead: what to write.
+        fatal: False where only some numbers bring it about: it is told, and compiled.
         rewrite: how rewriting/settle.py writes the node for this runtime; empty where it cannot.
     """
 
@@ -49,6 +50,7 @@ class Rule(BaseModel):
     outcome: Literal["wrong", "late", "died"]
     because: str
     instead: str
+    fatal: bool = True
     rewrite: str = ""
 
 
@@ -98,6 +100,7 @@ def known_problems(model: ModelProto, runtime: str, version: Callable[[], str]) 
             facts.proto.op_type,
             f"{named} {rule.because}{_where(facts, rule)}",
             rule.instead,
+            fatal=rule.fatal,
             known=True,
         )
         for facts, rule in found

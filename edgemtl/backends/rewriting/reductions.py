@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgemtl.backends.rewriting.writer import Writer
 
 
@@ -16,6 +18,23 @@ def _axes(writer: Writer) -> Sequence[int] | bool | None:
         return None
     value = facts.value(1)
     return False if value is None else [int(axis) for axis in value.ravel()]
+
+
+def infinite_maximum(writer: Writer) -> bool:
+    """A ReduceMax that answers minus infinity where all values are, behind one that stops short.
+
+    The most negative float32 stands for minus infinity then.
+    """
+    node = writer.node
+    axes = _axes(writer)
+    if isinstance(axes, bool) or writer.attribute("noop_with_empty_axes", 0):
+        return False
+    keep = int(writer.attribute("keepdims", 1))
+    found = writer.reduce("ReduceMax", node.input[0], axes, keep)
+    lowest = writer.scalar(float(np.finfo(np.float32).min))
+    least = writer.add("LessOrEqual", [found, lowest])
+    writer.add("Where", [least, writer.scalar(float("-inf")), found], node.output[0])
+    return True
 
 
 def reduction(writer: Writer) -> bool:

@@ -13,7 +13,7 @@ from edgemtl.backends.conformance.facts import NodeFacts
 from edgemtl.backends.conformance.rules import all_rules, first_rule, known_problems
 from edgemtl.backends.rewriting.constants import stored_shape, tensor_constant
 from edgemtl.backends.rewriting.folding import fold_sizes
-from edgemtl.backends.rewriting.reductions import reduction
+from edgemtl.backends.rewriting.reductions import infinite_maximum, reduction
 from edgemtl.backends.rewriting.resampling import resize
 from edgemtl.backends.rewriting.windows import explicit_padding, explicit_transpose
 from edgemtl.backends.rewriting.writer import Rewrite, rewrite
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: as rules.json names them
 REWRITES: Mapping[str, Rewrite] = {
     "by definition": reduction,
+    "infinite maximum": infinite_maximum,
     "explicit padding": explicit_padding,
     "explicit transpose": explicit_transpose,
     "weights": resize,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import check_runtimes as tool  # noqa: E402 - lies in tools/
-from runtimes import cases, forked, kept, random_cases, table  # noqa: E402
+from runtimes import cases, forked, judging, kept, random_cases, table  # noqa: E402
 
 OPERATORS = ("ReduceL1", "ConvTranspose", "Resize")
 
@@ -101,3 +101,19 @@ def test_the_table_says_what_a_new_version_does_otherwise(tmp_path: Path) -> Non
         "  Resize a: right -> late",
         "  Resize b: wrong -> right",
     ]
+
+
+def test_rules_are_judged_on_what_they_were_not_written_from(drawn: list[cases.Case]) -> None:
+    chosen = [c for c in random_cases.cases(2, 1) if "ReduceL1-" in c.name or "Abs-" in c.name]
+    chosen += [c for c in drawn if "ReduceL1-" in c.name]
+    outcomes = {"R": "wrong", "A": "right"}
+    found = {
+        c.name: kept.Found("tvm", "1", "plain", c.name, outcomes[c.name.split("/")[1][0]], "", ())
+        for c in chosen
+    }
+    told = judging.judge(chosen, found, "somebody's own")
+    assert told["seen"].bad == 1 and told["unseen"].bad >= 2
+    assert told["seen"].named == 0 and told["seen"].missed == ["random/ReduceL1-1-0/constants"]
+    assert told["seen"].right == 1 and told["seen"].refused == 0
+    assert "0 of 1 wrong and late cases named (0.0%)" in told["seen"].line()
+    assert judging.counts(found.values())["wrong"] == sum(v.bad for v in told.values())

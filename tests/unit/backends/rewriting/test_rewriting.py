@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[4]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -75,7 +75,7 @@ def test_sizes_and_numbers_become_constants() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert settle(model, "tvm") == {"Shape": 1, "Constant": 3}
     assert [node.op_type for node in model.graph.node if node.op_type != "Constant"] == ["Resize"]
-    stored = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer}
+    stored = {t.name: numpy_helper.to_array(t).tolist() for t in model.graph.initializer}
     assert stored["sizes"] == [1, 1, 3, 4]
 
 
@@ -107,6 +107,29 @@ def test_a_node_that_openvino_computes_wrongly_is_written_otherwise(tmp_path: Pa
     found = session.run(image)["y"]
     np.testing.assert_allclose(found, np.abs(image).sum(1, keepdims=True), rtol=1e-5)
     assert path.read_bytes() == before
+
+
+def test_a_maximum_that_is_compared_with_infinity_is_guarded(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    inf = numpy_helper.from_array(np.float32(-np.inf), "inf")
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], "mask/ReduceMax", axes=[1], keepdims=0),
+        helper.make_node("Equal", ["most", "inf"], ["none"], "mask/Equal"),
+        helper.make_node("Cast", ["none"], ["y"], "mask/Cast", to=TensorProto.FLOAT),
+    ]
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [2]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [inf])
+    opsets = [helper.make_opsetid("", 17)]
+    path, folder = tmp_path / "model.onnx", tmp_path / "artefact"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    folder.mkdir()
+    backend, target = registry.get("openvino"), load("intel-cpu")
+    session = backend.load(backend.compile(path, target, folder), SessionOptions(threads=1))
+    image = np.array([[-np.inf] * 3, [-np.inf, 2, -np.inf]], np.float32)
+    np.testing.assert_array_equal(session.run(image)["y"], [1, 0])
 
 
 def test_what_is_right_stays_as_it_is(tmp_path: Path) -> None:
