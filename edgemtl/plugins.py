@@ -1,13 +1,13 @@
-"""What other packages add by entry points: backends, data sets, networks, pruning methods, tasks.
+"""What other packages add by entry points: backends, data sets, networks, methods, targets, tasks.
 
 A package names its object under one of the groups of :data:`GROUPS` in its own ``pyproject.toml``;
-CONTRIBUTING.md has an example of each. Nothing is imported before it is asked for by name, but for
-data sets, whose layout has to be recognised, and the lists of names of tasks and methods.
+docs/plugins.md has a worked example of each. Nothing is imported before it is asked for by name,
+but for data sets, whose layout has to be recognised, and the lists of names of tasks and methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -19,6 +19,7 @@ GROUPS = {
     "edgemtl.datasets": "an edgemtl.data.open.DatasetFormat",
     "edgemtl.models": "a MultiTaskNetwork with @register_family",
     "edgemtl.pruning_methods": "a function of an edgemtl.compress.context.PruneContext",
+    "edgemtl.targets": "an edgemtl.targets.Target",
     "edgemtl.tasks": "a Task with @register_task",
 }
 
@@ -52,3 +53,23 @@ def refused(point: EntryPoint) -> UsageError:
     return UsageError(
         f"'{point.name}' is not {GROUPS[point.group]}", where=f"{point.group}: {point.value}"
     )
+
+
+def packages(modules: Iterable[str] | None = None) -> dict[str, str]:
+    """Installed packages that add something to EdgeMTL: name -> version, sorted by name.
+
+    Args:
+        modules: only the packages that these modules belong to; all packages by default.
+    """
+    wanted = None if modules is None else {_top(module) for module in modules}
+    found = {
+        point.dist.name: point.dist.version
+        for group in GROUPS
+        for point in points(group)
+        if point.dist is not None and (wanted is None or _top(point.module) in wanted)
+    }
+    return dict(sorted(found.items()))
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]

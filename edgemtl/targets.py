@@ -1,6 +1,7 @@
 """Targets: what a bundle is built for. One TOML file each, in ``targets/``.
 
-A user's own target is a path to such a file, given wherever a target's name is.
+A user's own target is a path to such a file, given wherever a target's name is. A package adds
+targets that have a name by the entry point ``edgemtl.targets``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgemtl.errors import UsageError
+from edgemtl.plugins import loaded, points, refused
+
+_GROUP = "edgemtl.targets"
 
 
 class Target(BaseModel):
@@ -61,21 +65,44 @@ def _folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "targets"
 
 
-def names() -> list[str]:
-    """Names of the targets that ship with the product."""
+def shipped() -> list[str]:
+    """Names of the targets that come with the product."""
     return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def names() -> list[str]:
+    """Names of all targets: ours, then those of other packages."""
+    ours = shipped()
+    return ours + sorted({point.name for point in points(_GROUP)} - set(ours))
 
 
 def load(name: str) -> Target:
     """A target by name, or from a user's TOML file by path.
 
+    Of two targets of one name ours is taken: installing a package changes nothing for our targets.
+
     Raises:
-        UsageError: no such target, or its file is not valid.
+        UsageError: no such target, or its file or package is not valid.
     """
-    own = name.endswith(".toml")
-    path = Path(name) if own else _folder() / f"{name}.toml"
-    if not path.is_file() or (not own and name not in names()):
-        raise UsageError(f"unknown target '{name}'", hint=f"targets: {', '.join(names())}")
+    if name.endswith(".toml"):
+        return _from_file(Path(name))
+    if name in shipped():
+        return _from_file(_folder() / f"{name}.toml")
+    for point in points(_GROUP, name):
+        found = loaded(point)
+        if not isinstance(found, Target) or found.name != name:
+            raise refused(point)
+        return found
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"unknown target '{name}'", hint=f"targets: {', '.join(names())}")
+
+
+def _from_file(path: Path) -> Target:
+    if not path.is_file():
+        raise _unknown(str(path))
     return _read(path, path.stat().st_mtime_ns)
 
 

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+# These have tests of their own, which need the packages installed (test_plugin_packages.py).
+collect_ignore = ["support/packages"]
 
 # Threads that wait by spinning take the processor from those they wait for: where two share a core
 # the suite needs twice the time. Read when torch is first imported, here and in processes of tests.

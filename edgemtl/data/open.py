@@ -43,6 +43,11 @@ class DatasetFormat:
     splits: Callable[[Path], list[str | None]]
     open: Callable[[Path, str | None], Dataset]
 
+    @property
+    def module(self) -> str:
+        """Where its code is."""
+        return getattr(self.open, "__module__", type(self.open).__module__)
+
 
 _FORMATS: dict[str, DatasetFormat] = {}
 
@@ -85,12 +90,7 @@ def open_dataset(root: Path, split: str | None = None, format: str = "auto") -> 
         InputRefused: the folder or the split is not there, or no format recognises it; the message
             says what was looked for.
     """
-    formats = _FORMATS if format in _FORMATS else _known()
-    if format != "auto" and format not in formats:
-        raise UsageError(
-            f"unknown data format '{format}'", hint=f"formats: auto, {', '.join(formats)}"
-        )
-    candidates = list(formats.values()) if format == "auto" else [formats[format]]
+    candidates = _candidates(format)
     if not root.is_dir():
         raise InputRefused("there is no such data folder", where=str(root))
     if split is not None and Path(split).name != split:
@@ -113,6 +113,24 @@ def open_dataset(root: Path, split: str | None = None, format: str = "auto") -> 
         where=str(root),
         hint=f"looked for {looked}".replace("SPLIT", split or "SPLIT"),
     )
+
+
+def layout_of(root: Path, format: str = "auto") -> DatasetFormat | None:
+    """The format that a folder would be opened with; None where none recognises it.
+
+    Raises:
+        UsageError: unknown format.
+    """
+    return next((known for known in _candidates(format) if known.splits(root)), None)
+
+
+def _candidates(format: str) -> list[DatasetFormat]:
+    formats = _FORMATS if format in _FORMATS else _known()
+    if format != "auto" and format not in formats:
+        raise UsageError(
+            f"unknown data format '{format}'", hint=f"formats: auto, {', '.join(formats)}"
+        )
+    return list(formats.values()) if format == "auto" else [formats[format]]
 
 
 def _face_splits(root: Path) -> list[str | None]:

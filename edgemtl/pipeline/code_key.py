@@ -14,7 +14,8 @@ raise it. So the key is taken from the code itself:
   network's, the backend's and the tasks' (``_BUILT_IN`` itself does not lead on);
 - of the files of other kinds beside them (C++ sources, say), byte by byte;
 - of the versions of the tools that they import (:data:`TOOLS`);
-- of another package's module, the version of its distribution; its tree where it has none.
+- of another package's module, its tree and the version of its distribution, if it has one: what
+  is installed from a checkout changes without another version.
 
 A change that cannot matter may still change the key (a renamed variable does); one that matters,
 and is not hidden from a reader of the imports, always does.
@@ -234,14 +235,13 @@ def _installed(package: str) -> bool:
 def _foreign(name: str) -> str:
     """What tells one state of another package's module from the next."""
     package = name.partition(".")[0]
-    if _installed(package):
-        for distribution in sorted(_distributions(tuple(sys.path)).get(package, ())):
-            return f"{distribution}={version(distribution)}"
+    owners = _distributions(tuple(sys.path)).get(package, ()) if _installed(package) else ()
+    versions = " ".join(f"{owner}={version(owner)}" for owner in sorted(owners))
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if file is None:
         spec = find_spec(name)
         file = None if spec is None else spec.origin
     if file is None or not Path(file).is_file():
-        return "absent"
-    return _source(name, Path(file)).tree
+        return f"{versions} absent"
+    return f"{versions} {_source(name, Path(file)).tree}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgemtl.data.calibration import embedded
 from edgemtl.data.concat import concatenate, thinned
-from edgemtl.data.open import open_dataset
+from edgemtl.data.open import layout_of, open_dataset
 from edgemtl.data.preprocess import InputSpec, letterbox
 from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused
@@ -45,6 +45,12 @@ def labelled(
         maps = {task.label_kind for task in tasks if task.label_is_map}
         dataset = embedded({task.label_kind for task in tasks}, split, maps)
     return thinned(dataset, limit)
+
+
+def layout_modules(folders: Sequence[Path], layout: str = "auto") -> list[str]:
+    """Modules that read these folders, those of other packages among them."""
+    found = [layout_of(folder, layout) for folder in folders]
+    return sorted({known.module for known in found if known is not None})
 
 
 def split_of(data: DataSection, split: str, tasks: Sequence[Task]) -> Dataset:

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from edgemtl import targets
+from edgemtl import plugins, targets
 from edgemtl.backends import registry
 from edgemtl.data import calibration
+from edgemtl.errors import UsageError
 from edgemtl.pipeline.cache import default_folder
 from edgemtl.recipes import Recipe
 
@@ -78,6 +79,9 @@ def examine() -> dict[str, Any]:
         state = backend.availability()
         advice = "" if state.ok or not backend.extra else f"pip install 'edgemtl[{backend.extra}]'"
         add(f"backend {name}", state.ok, state.version if state.ok else state.reason, advice)
+    for package, version in plugins.packages().items():
+        ok, detail = _added(package, version)
+        add(f"package {package}", ok, detail, "" if ok else f"repair or uninstall {package}")
     place = default_folder()
     add(
         "cache",
@@ -89,6 +93,21 @@ def examine() -> dict[str, Any]:
     add("embedded calibration set", embedded.is_dir(), str(embedded))
     add("processors", True, f"{os.cpu_count()} seen by Python")
     return {"checks": checks}
+
+
+def _added(package: str, version: str) -> tuple[bool, str]:
+    """Whether all that another package adds can be imported, and what it is."""
+    added = []
+    for group in plugins.GROUPS:
+        for point in plugins.points(group):
+            if point.dist is None or point.dist.name != package:
+                continue
+            added.append(f"{group.partition('.')[2]}: {point.name}")
+            try:
+                plugins.loaded(point)
+            except UsageError as error:
+                return False, f"{version}, {error.message}"
+    return True, f"{version}, adds {', '.join(added)}"
 
 
 def _writable(folder: Path) -> bool:

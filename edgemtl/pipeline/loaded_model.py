@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import InputRefused
 from edgemtl.exporting.metadata import read_metadata
 from edgemtl.measure.accuracy import Run, network_runner
+from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.targets import Target
 from edgemtl.tasks.base import Task
@@ -67,11 +68,19 @@ class ModelSignature:
         tasks: what its outputs mean.
         input_spec: how pictures become its input.
         backend: that runs it; None for torch.
+        modules: that define the network, where it is one of torch, and the tasks.
     """
 
     tasks: tuple[Task, ...]
     input_spec: InputSpec
     backend: str | None
+    modules: tuple[str, ...]
+
+
+def modules_of(network: MultiTaskNetwork | None, tasks: Sequence[Task] = ()) -> tuple[str, ...]:
+    """Modules that define a network, or tasks without one."""
+    used: list[object] = [*tasks] if network is None else [network, *network.tasks]
+    return tuple(sorted({type(one).__module__ for one in used}))
 
 
 def read_signature(path: Path, factory: str | None = None) -> ModelSignature:
@@ -83,12 +92,13 @@ def read_signature(path: Path, factory: str | None = None) -> ModelSignature:
     kind = kind_of(path)
     if kind == "checkpoint":
         network = load_network(path, factory)
-        return ModelSignature(network.selected(None), network.input_spec, None)
+        return ModelSignature(network.tasks, network.input_spec, None, modules_of(network))
     if kind == "onnx":
         tasks, spec = read_metadata(path)
-        return ModelSignature(tasks, spec, registry.REFERENCE)
+        return ModelSignature(tasks, spec, registry.REFERENCE, modules_of(None, tasks))
     bundle = open_bundle(path)
-    return ModelSignature(bundle.tasks(), bundle.input_spec(), bundle.manifest.artefact.backend)
+    tasks, backend = bundle.tasks(), bundle.manifest.artefact.backend
+    return ModelSignature(tasks, bundle.input_spec(), backend, modules_of(None, tasks))
 
 
 @contextmanager

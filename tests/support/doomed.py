@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,11 @@ _STEPS = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "symlink", "un
 
 
 def start(
-    arguments: Sequence[object], cache: Path, log: Path, die_at: int | None = None
+    arguments: Sequence[object],
+    cache: Path,
+    log: Path,
+    die_at: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """Start ``edgemtl ARGUMENTS`` in a session of its own.
 
@@ -60,11 +64,13 @@ def start(
         log: gets what the process says.
         die_at: number of the change on the disk (counted from 1) before which it is killed; the
             count of all of them is the last line of the log of a process that lives.
+        environment: variables that it has besides those of the process it is forked from.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     words = [str(argument) for argument in arguments]
-    process = context.Process(target=_main, args=(words, str(cache), str(log), die_at))
+    more = {**(environment or {}), "EDGEMTL_CACHE": str(cache)}
+    process = context.Process(target=_main, args=(words, more, str(log), die_at))
     with pytest.MonkeyPatch.context() as patch:
         # The process that is forked from starts with the first one, and looks for what it imports
         # where Python itself looks.
@@ -80,9 +86,9 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
-def _main(arguments: list[str], cache: str, log: str, die_at: int | None) -> None:
+def _main(arguments: list[str], environment: dict[str, str], log: str, die_at: int | None) -> None:
     os.setsid()
-    os.environ["EDGEMTL_CACHE"] = cache  # the process this one is forked from has another
+    os.environ.update(environment)  # the process this one is forked from has another
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

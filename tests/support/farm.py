@@ -39,12 +39,14 @@ class Cluster:
         address: of the scheduler.
         members: name -> process.
         plain: without TLS.
+        environment: variables that its members have, besides those of all tests.
     """
 
     folder: Path
     address: str = ""
     members: dict[str, BaseProcess] = field(default_factory=dict)
     plain: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def certificates(self) -> Path:
@@ -53,7 +55,8 @@ class Cluster:
 
     def flags(self) -> list[object]:
         """The farm, for a verb."""
-        return ["--farm", self.address, "--certificates", self.certificates]
+        proof = ["--without-tls"] if self.plain else ["--certificates", self.certificates]
+        return ["--farm", self.address, *proof]
 
     def start(self) -> None:
         """Make certificates and start the scheduler on a free port."""
@@ -89,7 +92,9 @@ class Cluster:
         self.log(name).write_text("", "utf-8")
         proof = ["--without-tls"] if self.plain else ["--certificates", self.certificates]
         arguments = ["farm", *words, *proof]
-        self.members[name] = doomed.start(arguments, self.folder / name, self.log(name))
+        self.members[name] = doomed.start(
+            arguments, self.folder / name, self.log(name), environment=self.environment
+        )
 
     def kill(self, name: str) -> None:
         """``kill -9`` of a member; its jobs have process groups of their own."""
@@ -110,7 +115,7 @@ class Cluster:
 
     def farm(self, patience_seconds: float = SECONDS) -> Farm:
         """A connection, to be entered."""
-        address = FarmAddress.parse(self.address)
+        address = FarmAddress.parse(self.address, self.plain)
         credentials = Credentials.of(address, self.certificates, "client")
         return Farm(address, credentials, patience_seconds)
 

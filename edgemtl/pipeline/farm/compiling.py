@@ -11,14 +11,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from edgemtl.compress.prune import method_module, methods
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.store import plain_path
 from edgemtl.devices.farm.work import Job, JobResult
 from edgemtl.errors import EdgemtlError, ExitCode, InputRefused, StageFailed, from_data
 from edgemtl.files import read_json, write_json
 from edgemtl.gates.judge import GateReport
+from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.compile import CompileRequest, RunResult, folder_of
+from edgemtl.pipeline.datasets import layout_modules
 from edgemtl.pipeline.farm.job import RESULT
 from edgemtl.pipeline.farm.job import RUN as RUN_PLACE
 from edgemtl.pipeline.farm.members import needed
@@ -30,6 +33,7 @@ from edgemtl.pipeline.farm.shipping import (
     job_for,
     pack,
 )
+from edgemtl.pipeline.loaded_model import modules_of
 from edgemtl.pipeline.reference import find_reference
 from edgemtl.pipeline.run_folder import LOCK, RunFolder, read_run
 from edgemtl.record.run_record import GATES, RUN
@@ -102,7 +106,8 @@ def _name(folder: Path) -> str:
 def _packed(request: CompileRequest, folder: Path, farm: Farm) -> tuple[Job, Luggage]:
     data = request.recipe.data
     splits = (data.training, data.calibration, data.evaluation)
-    dense = _reference(request)
+    network = load_network(request.model, request.factory)
+    dense = _reference(request, network)
     luggage = pack(farm, request.model, data.root, splits, dense)
     asked: dict[str, Any] = {
         "kind": "compile",
@@ -118,15 +123,17 @@ def _packed(request: CompileRequest, folder: Path, farm: Farm) -> tuple[Job, Lug
         "until_stage": request.until_stage,
         "arguments": sys.argv[1:],
     }
-    needs = needed(request.target.backend)
+    used = [*modules_of(network), *layout_modules(data.root, data.format)]
+    if request.recipe.prune.enabled is not False and request.recipe.prune.method in methods():
+        used.append(method_module(request.recipe.prune.method))
+    needs = needed(request.target.backend, used)
     return job_for(farm, request.target.name, asked, luggage, needs), luggage
 
 
-def _reference(request: CompileRequest) -> Path | None:
+def _reference(request: CompileRequest, network: MultiTaskNetwork) -> Path | None:
     """The dense network's file, which a worker would not find by itself."""
     if request.reference is not None:
         return request.reference
-    network = load_network(request.model, request.factory)
     found = find_reference(request.model, network, request.factory, None, network.tasks)
     return None if found.reference is None else found.reference.path
 

@@ -16,7 +16,7 @@ from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import JobResult
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
-from edgemtl.pipeline.datasets import labelled
+from edgemtl.pipeline.datasets import labelled, layout_modules
 from edgemtl.pipeline.farm.job import STATE
 from edgemtl.pipeline.farm.members import needed
 from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, result_of
@@ -59,7 +59,7 @@ def evaluate_on_farm(
                 hint="its metric names no 'found' (edgemtl.tasks.base.Metric)",
             )
     dataset = labelled(data, split, signature.tasks, layout, limit)
-    needs = needed(signature.backend)
+    needs = needed(signature.backend, [*signature.modules, *layout_modules(data, layout)])
     workers = sum(worker.offers(needs) for worker in farm.workers())
     sources = dataset.parts if isinstance(dataset, Concatenated) else (dataset,)
     ranges = _ranges([len(source) for source in sources], max(workers, 1))

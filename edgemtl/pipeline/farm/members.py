@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from edgemtl.backends import registry
@@ -13,10 +13,12 @@ from edgemtl.devices.farm.address import Credentials, FarmAddress
 from edgemtl.devices.farm.client import Farm
 from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.pipeline.cache import code_fingerprint, default_folder
+from edgemtl.plugins import packages
 
 #: resources: a device, the one board it is, our code with its tools, a backend that works, a kind
-#: of processor
+#: of processor, another package that adds something to ours
 DEVICE, BOARD, CODE, BACKEND, PROCESSOR = "device:", "board:", "code:", "backend:", "processor:"
+PACKAGE = "package:"
 
 
 def own_folder() -> Path:
@@ -49,12 +51,25 @@ def offered(device: str | None, name: str) -> dict[str, float]:
                 found[f"{BACKEND}{backend}"] = 1.0
         except TargetUnavailable:
             continue
+    return found | _packages(None)
+
+
+def needed(backend: str | None = None, modules: Iterable[str] = ()) -> Mapping[str, float]:
+    """Resources of a job that must come to what it would come to here.
+
+    Args:
+        backend: that it compiles or runs with.
+        modules: of the network, its tasks and all else that another package may have added; the
+            worker then has the same versions of these packages.
+    """
+    found = {same_code(): 1.0} | _packages(modules)
+    if backend is not None:
+        found |= {f"{BACKEND}{backend}": 1.0} | _packages([type(registry.get(backend)).__module__])
     return found
 
 
-def needed(backend: str | None = None) -> Mapping[str, float]:
-    """Resources of a job that must come to what it would come to here."""
-    return {same_code(): 1.0, **({} if backend is None else {f"{BACKEND}{backend}": 1.0})}
+def _packages(modules: Iterable[str] | None) -> dict[str, float]:
+    return {f"{PACKAGE}{name}-{version}": 1.0 for name, version in packages(modules).items()}
 
 
 def processor(name: str) -> str:

@@ -21,6 +21,7 @@ from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline.farm.loss_worker_main import NETWORK, PICTURES
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
+from edgemtl.pipeline.loaded_model import modules_of
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def on_workers(farm: Farm, factory: str | None) -> Callable[[PruneContext], Resi
 
     def ready(search: PruneContext) -> ResidentProgram:
         own = processor(processor_name())
-        needs = of_one_kind(farm, needed(), [own])
+        needs = of_one_kind(farm, needed(None, modules_of(search.network)), [own])
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
             place = Path(folder)
             save(from_network(search.network), place / NETWORK)

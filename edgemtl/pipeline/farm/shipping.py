@@ -21,8 +21,8 @@ REQUEST = "request.json"
 REFERENCE = "inputs/reference"
 #: where nobody can take a job of ours
 ADVICE = (
-    "a worker needs the same version of EdgeMTL and its tools as this machine, and the target's "
-    "backend; 'edgemtl farm status' lists what they offer"
+    "a worker needs the same versions of EdgeMTL, its tools and your own packages as this machine, "
+    "and the target's backend; 'edgemtl farm status' lists what they offer"
 )
 #: of text files whose paths are put right
 _TEXT = (".json", ".toml", ".txt", ".xml", ".md", ".html")

@@ -117,7 +117,7 @@ def test_the_version_of_an_imported_tool_counts_and_of_others_not(
     assert key("nothing") == key("openvino") != key("numpy")
 
 
-def test_another_package_counts_by_its_version_or_else_by_its_source(
+def test_another_package_counts_by_its_version_and_by_its_source(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "their_module.py"
@@ -131,11 +131,18 @@ def test_another_package_counts_by_its_version_or_else_by_its_source(
     assert key("X = 1\n") == key('"""Said."""\nX = 1\n') != key("X = 2  # other\n")
     record = tmp_path / "theirs-1.dist-info"
     record.mkdir()
-    (record / "top_level.txt").write_text("their_module\n", "utf-8")
-    (record / "METADATA").write_text("Name: theirs\nVersion: 1\n", "utf-8")
-    assert key("X = 1\n") == key("X = 2  # other\n")
-    one = key("X = 1\n")
-    (record / "METADATA").write_text("Name: theirs\nVersion: 2\n", "utf-8")
+    (record / "top_level.txt").write_text("their_module
+", "utf-8")
+    (record / "METADATA").write_text("Name: theirs
+Version: 1
+", "utf-8")
+    one = key("X = 1
+")
+    assert key("X = 2  # other
+") != one  # installed from a checkout that is worked on
+    (record / "METADATA").write_text("Name: theirs
+Version: 2
+", "utf-8")
     assert key("X = 1\n") != one
 
 

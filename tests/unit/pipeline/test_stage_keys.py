@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from support import driving
 from support.dense_family import build
 from support.dense_work import FACTORY, DenseWork, write_dense_work
+from support.plugins import installed
 
 from edgemtl import recipes, targets
 from edgemtl.backends.onnxruntime import OnnxRuntimeBackend
@@ -250,8 +250,11 @@ def test_the_factorys_module_is_part_of_the_key(asked: Asked, tmp_path: Path) ->
     assert key(source) != key(source + "\nCLASSES = 3\n")
 
 
-def test_a_method_of_another_package_is_part_of_the_key(asked: Asked) -> None:
+def test_a_method_of_another_package_is_part_of_the_key(asked: Asked, tmp_path: Path) -> None:
     asked.assign = ["prune.enabled=true", "prune.flops=0.5", "prune.method=l1-uniform"]
     before = asked.keys()["prune"]
-    asked.patch.setitem(METHODS, "l1-uniform", driving.first_units)
-    assert asked.keys()["prune"] != before
+    with installed(tmp_path / "site", "first-units"):
+        from first_units import first_units
+
+        asked.patch.setitem(METHODS, "l1-uniform", first_units)
+        assert asked.keys()["prune"] != before
