@@ -23,7 +23,7 @@ MARKS ?= not matrix
 # PYTEST_WORKERS=0 runs them one after the other, as a debugger needs it.
 PYTEST_WORKERS ?= logical
 
-.PHONY: help demo regress test test-matrix lint unit docs clean
+.PHONY: help demo regress test test-matrix lint unit docs wheel clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -57,6 +57,9 @@ unit: .venv/.dev ## the tests alone; a part of them: make unit PYTEST_ARGS=tests
 docs: .venv/.dev ## the documentation as a site in build/site, with docs/api from the docstrings
 	$(RUN) tools.build_docs
 	$(RUN) tools.build_site
+
+wheel: .venv/.dev ## the package as one file in dist/, with targets, calibration pictures and an example
+	$(RUN) pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## remove what was built; .venv and runs/ stay
 	rm -rf build dist docs/api *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Verbs about the tool itself: targets, devices, doctor, cache, schema, init."""
+"""Verbs about the tool itself: examples, targets, devices, doctor, cache, schema, init."""
 
 from __future__ import annotations
 
@@ -20,12 +20,35 @@ from edgemtl.cli.console import (
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs."""
+    app.command("examples")(examples_verb)
     app.command("targets")(targets_verb)
     app.command("devices")(devices_verb)
     app.command("doctor")(doctor_verb)
     app.command("cache")(cache_verb)
     app.command("schema")(schema_verb)
     app.command("init")(init_verb)
+
+
+def examples_verb(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write them into.")
+    ] = Path("examples"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files of the same names.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write an example checkpoint and a picture, to try the other verbs with."""
+    from edgemtl.pipeline.examples import write_examples
+
+    found = write_examples(output, force)
+    if as_json:
+        print_json([{**vars(one), "path": str(one.path)} for one in found])
+        return
+    for one in found:
+        state = "" if one.written else ", was there already"
+        say(f"{one.path}: {one.size_bytes / 1e6:.1f} MB{state}")
+    say(f"next: edgemtl compile {found[0].path} --target cpu")
 
 
 def targets_verb(as_json: JsonFlag = False) -> None:

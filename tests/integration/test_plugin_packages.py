@@ -138,7 +138,7 @@ def test_their_own_tests_pass(site: Path, tmp_path: Path) -> None:
     assert counted.passed == 9
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_pip_installs_what_these_tests_install(site: Path, tmp_path: Path) -> None:
     copies = [shutil.copytree(PACKAGES / name, tmp_path / name) for name in NAMES]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -267,30 +266,3 @@ def test_commit_hooks_fetch_nothing() -> None:
     lines = (ROOT / ".pre-commit-config.yaml").read_text("utf-8").splitlines()
     repositories = [line.strip() for line in lines if line.strip().startswith("- repo:")]
     assert repositories == ["- repo: local"]
-
-
-def test_an_installation_has_targets_and_calibration_pictures(tmp_path: Path) -> None:
-    built = tmp_path / "lib"
-    build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
-    build += ["build", "--build-base", str(tmp_path / "build"), "--build-lib", str(built)]
-    made = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-
-    for path in tracked("edgemtl", "targets/*.toml", "calib_data"):
-        relative = path.relative_to(ROOT)
-        inside = relative if relative.parts[0] == "edgemtl" else f"edgemtl/_{relative}"
-        assert (built / inside).is_file(), f"{relative} is not in the installation"
-
-    program = (
-        "from edgemtl import targets; from edgemtl.data import calibration; "
-        "print(targets.names(), calibration.folder())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(built)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{targets.names()} {built / 'edgemtl' / '_calib_data'}"

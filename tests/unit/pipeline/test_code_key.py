@@ -131,18 +131,11 @@ def test_another_package_counts_by_its_version_and_by_its_source(
     assert key("X = 1\n") == key('"""Said."""\nX = 1\n') != key("X = 2  # other\n")
     record = tmp_path / "theirs-1.dist-info"
     record.mkdir()
-    (record / "top_level.txt").write_text("their_module
-", "utf-8")
-    (record / "METADATA").write_text("Name: theirs
-Version: 1
-", "utf-8")
-    one = key("X = 1
-")
-    assert key("X = 2  # other
-") != one  # installed from a checkout that is worked on
-    (record / "METADATA").write_text("Name: theirs
-Version: 2
-", "utf-8")
+    (record / "top_level.txt").write_text("their_module\n", "utf-8")
+    (record / "METADATA").write_text("Name: theirs\nVersion: 1\n", "utf-8")
+    one = key("X = 1\n")
+    assert key("X = 2  # other\n") != one  # installed from a checkout that is worked on
+    (record / "METADATA").write_text("Name: theirs\nVersion: 2\n", "utf-8")
     assert key("X = 1\n") != one
 
 
