@@ -6,7 +6,9 @@ The page beside them says what the weights learned from, and on which terms.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.files import write_atomically
@@ -57,7 +59,7 @@ def write_examples(folder: Path, overwrite: bool = False) -> list[Example]:
             hint="choose another folder with --output, or replace it with --force",
         )
     for path in contents.keys() - same:
-        write_atomically(path, lambda stream, path=path: stream.write(contents[path]))
+        write_atomically(path, partial(_write, contents[path]))
     return [Example(path, len(content), path not in same) for path, content in contents.items()]
 
 
@@ -70,6 +72,10 @@ def _content(path: Path) -> bytes:
             where=str(path),
             hint="install EdgeMTL again",
         ) from error
+
+
+def _write(content: bytes, stream: IO[bytes]) -> None:
+    stream.write(content)
 
 
 def _is(path: Path, content: bytes) -> bool:
