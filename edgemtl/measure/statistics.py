@@ -274,12 +274,14 @@ def median_interval(
     """95 % interval of the median of (n,) timings in the order taken.
 
     Bootstrap of whole blocks as in :func:`quantile_ratios`, with what that leaves out: how much
-    another occasion would differ.
+    another occasion would differ. Fewer samples than make two blocks give their whole range.
 
     Raises:
         ValueError: no sample, or one that is negative or not finite.
     """
     values = _series(samples_ms)
+    if len(values) < 2 * SMALLEST_BLOCK:
+        return float(values.min()), float(values.max())
     blocks, generator = _blocks(values), np.random.default_rng(seed)
     count = len(blocks)
     medians = [

@@ -12,6 +12,7 @@ from edgemtl.measure.statistics import (
     FEWEST_FOR_DRIFT,
     Summary,
     drift,
+    median_interval,
     ratio_of_medians,
     summarise,
 )
@@ -155,3 +156,16 @@ def test_ratio_refuses_blocks_that_do_not_pair() -> None:
         ratio_of_medians([[1.0], [1.0], [1.0]], [[1.0], [1.0]], seed=0)
     with pytest.raises(ValueError):
         ratio_of_medians([[1.0], [1.0]], [[0.0], [0.0]], seed=0)
+
+
+def test_the_interval_of_a_median_holds_it_and_narrows_with_samples() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(10, 1, 40), rng.normal(10, 1, 4000)
+    widths = []
+    for values in (few, many):
+        low, high = median_interval(values)
+        assert low <= np.median(values) <= high
+        widths.append(high - low)
+    assert 0 < widths[1] < widths[0] < 2
+    assert median_interval(many) == median_interval(many)
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
