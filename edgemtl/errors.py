@@ -128,6 +128,7 @@ class GatesFailed(EdgemtlError):
     or 9 for a measurement that is not stable.
     """
 
+    exit_code = ExitCode.ACCURACY_GATE
     general_hint = "compress less, give more training pictures, or change the gate"
 
     def __init__(
