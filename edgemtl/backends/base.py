@@ -17,6 +17,7 @@ from edgemtl.backends.profile import Profile, told
 from edgemtl.backends.rewriting.settle import settled
 from edgemtl.backends.routed import ROUTING, compile_routed, load_routed
 from edgemtl.backends.session import Session
+from edgemtl.backends.tuner import Tuner
 from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
 from edgemtl.errors import StageFailed, TargetUnavailable
 from edgemtl.targets import Target
@@ -155,6 +156,11 @@ class Backend(ABC):
         with told():
             return self.profile_impl(artefact, options)
 
+    @final
+    def tuner(self) -> Tuner:
+        """What measures its kernels; asked only of a backend that says ``capabilities.tunes``."""
+        return self.tuner_impl()
+
     @abstractmethod
     def availability_impl(self) -> Availability:
         """Import the runtime and tell its version."""
@@ -187,6 +193,10 @@ class Backend(ABC):
             folder: exists and is empty.
         """
         raise NotImplementedError(f"backend '{self.name}' does not share weights")
+
+    def tuner_impl(self) -> Tuner:
+        """See :meth:`tuner`."""
+        raise NotImplementedError(f"backend '{self.name}' does not tune")
 
     def profile_impl(self, artefact: Artefact, options: SessionOptions) -> Profile:
         """See :meth:`profile`."""

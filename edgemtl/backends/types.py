@@ -26,7 +26,7 @@ class Capabilities:
         task_files: its artefact can hold a graph per task (backends/taskfiles.py).
         profiles: its runtime tells what each layer takes (:meth:`Backend.profile`).
         rpc: a TVM server runs its artefact, which is a library.
-        tunes: its kernels have tiles that ``edgemtl tune`` measures.
+        tunes: its kernels have tiles that ``edgemtl tune`` measures (:meth:`Backend.tuner`).
         unmeasured: why nothing measures it on its device; empty where something does.
         runner: module that runs its artefacts inside a bundle's runner. One of
             ``devices/runner/runtimes``, or the full name of one of your own, which is packed into

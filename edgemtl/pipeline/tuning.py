@@ -12,9 +12,7 @@ from typing import Any
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.processor import processor_name
-from edgemtl.backends.tvm.schedule.tuned import Tuned, key_of
-from edgemtl.backends.tvm.settings import TunedTile
-from edgemtl.backends.tvm.tuner import measuring, options_here, told
+from edgemtl.backends.tuner import Measurement, Tuner, fastest
 from edgemtl.errors import InputRefused, UsageError
 from edgemtl.files import write_text
 from edgemtl.pipeline.exporting import export_file
@@ -58,7 +56,7 @@ def tune(
 
     Args:
         model: checkpoint or ONNX file.
-        target_name: of a target of TVM that this machine is.
+        target_name: of a target whose backend tunes, and that this machine is.
         output: JSON lines; the target file is written beside it.
         factory: of the user's own network.
         tiles: measured per operator, the likeliest first.
@@ -67,27 +65,28 @@ def tune(
     Raises:
         UsageError: not such a target.
         InputRefused: ``output`` is not a file of records.
-        StageFailed: TVM failed, died or hung; what was measured is kept.
+        StageFailed: the compiler failed, died or hung; what was measured is kept.
     """
     target = tunable(target_name)
-    registry.get(target.backend).require()
-    log = Log.open(output)
-    machine, options = processor_name(), options_here(target)
-    have = log.measured(options.mcpu, machine)
+    backend = registry.get(target.backend)
+    backend.require()
+    tuner = backend.tuner()
+    log = Log.open(output, tuner)
+    machine, processor = processor_name(), tuner.processor(target)
+    have = log.measured(processor, machine)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         onnx = onnx_of(model, Path(folder), target_name, factory)
-        operators, measurements = measuring(onnx, options, machine, have, None, tiles, seconds)
+        operators, measurements = tuner.measure(onnx, target, machine, have, None, tiles, seconds)
         begun = done = len(have.intersection(operators))
         report(Progress("measuring tiles", done, len(operators), "operators"))
         for found in measurements:
             log.add(found)
             done += 1
-            report(
-                Progress("measuring tiles", done, len(operators), "operators", detail=told(found))
-            )
+            detail = tuner.told(found)
+            report(Progress("measuring tiles", done, len(operators), "operators", detail=detail))
     written = None
     if done == len(operators):
-        written = log.write_target(target, options.mcpu, machine)
+        written = log.write_target(target, processor, machine)
     return Tuning(len(operators), done - begun, output, written)
 
 
@@ -124,21 +123,21 @@ class Log:
     """
 
     path: Path
-    records: list[TunedTile]
+    records: list[Measurement]
     before: int
 
     @staticmethod
-    def open(path: Path) -> Log:
-        """Read it; there need not be one.
+    def open(path: Path, tuner: Tuner) -> Log:
+        """Read it, by the tuner whose records are in it; there need not be one.
 
         Raises:
             InputRefused: it holds something else.
         """
-        records = read_records(path)
+        records = read_records(path, tuner)
         return Log(path, records, len(records))
 
-    def of(self, processor: str, machine: str) -> list[TunedTile]:
-        """Records that can be compared with this machine's: of its LLVM name and of its kind."""
+    def of(self, processor: str, machine: str) -> list[Measurement]:
+        """Records that can be compared with this machine's: of its compiler's name and its kind."""
         return [
             one
             for one in self.records
@@ -147,13 +146,13 @@ class Log:
 
     def measured(self, processor: str, machine: str) -> set[str]:
         """Keys of the operators of :meth:`of`."""
-        return {_key(one) for one in self.of(processor, machine)}
+        return {one.operator for one in self.of(processor, machine)}
 
     def keys(self) -> list[tuple[str, str, str]]:
-        """LLVM's name, machine and operator of all records."""
-        return sorted({(one.processor, one.machine, _key(one)) for one in self.records})
+        """The compiler's name, machine and operator of all records."""
+        return sorted({(one.processor, one.machine, one.operator) for one in self.records})
 
-    def add(self, found: Sequence[TunedTile]) -> None:
+    def add(self, found: Sequence[Measurement]) -> None:
         """Write records at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
@@ -164,7 +163,7 @@ class Log:
         """Put what came since it was opened in the order of operators, as one machine would."""
         old, new = self.records[: self.before], self.records[self.before :]
         place = {key: number for number, key in enumerate(operators)}
-        new.sort(key=lambda one: place[_key(one)])
+        new.sort(key=lambda one: place[one.operator])
         if old + new != self.records:
             self.records = old + new
             write_text(self.path, "".join(map(_line, self.records)))
@@ -172,19 +171,15 @@ class Log:
     def write_target(self, target: Target, processor: str, machine: str) -> Path:
         """The target with the fastest tile of every operator, beside the records."""
         path = self.path.with_suffix(".toml")
-        write_text(path, _target_file(target, processor, self.of(processor, machine)))
+        write_text(path, _target_file(target, self.of(processor, machine)))
         return path
 
 
-def _key(one: TunedTile) -> str:
-    return key_of(one.kind, one.sizes)
+def _line(one: Measurement) -> str:
+    return json.dumps(dict(one.data)) + "\n"
 
 
-def _line(one: TunedTile) -> str:
-    return json.dumps(one.model_dump(mode="json")) + "\n"
-
-
-def read_records(path: Path) -> list[TunedTile]:
+def read_records(path: Path, tuner: Tuner) -> list[Measurement]:
     """Records of a file; none when there is no file. A last line cut short is left out.
 
     Raises:
@@ -199,15 +194,14 @@ def read_records(path: Path) -> list[TunedTile]:
             if number == len(lines) and not line.endswith("\n"):
                 write_text(path, "".join(lines[:-1]))  # the process was killed while it wrote
                 break
-            found.append(TunedTile.model_validate_json(line))
+            found.append(tuner.parse(json.loads(line)))
     except (OSError, ValueError) as error:
         raise InputRefused("not a file of measured tiles", where=str(path)) from error
     return found
 
 
-def _target_file(target: Target, processor: str, known: list[TunedTile]) -> str:
+def _target_file(target: Target, known: Sequence[Measurement]) -> str:
     """The target as TOML, with the fastest tile of every operator among its options."""
-    best = Tuned([one.model_dump() for one in known], processor).fastest()
     plain = target.model_dump(
         mode="json", exclude={"options", "gates", "defaults"}, exclude_none=True
     )
@@ -215,7 +209,7 @@ def _target_file(target: Target, processor: str, known: list[TunedTile]) -> str:
     lines += ["", "[options]"]
     kept = {key: value for key, value in target.options.items() if key != "tiles"}
     lines += [f"{key} = {json.dumps(value)}" for key, value in kept.items()]
-    for one in best:
+    for one in fastest(known):
         lines += ["", "[[options.tiles]]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in one.items()]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in one.data.items()]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,6 @@ ROOMS = {
     "family": ("models/",),
     "task": ("tasks/",),
 }
-FARM = "pipeline/farm"
 LABELS = "a data set's labels bear these words: they are kinds of labels, not of tasks"
 PACKAGES = "names of Python packages, whose versions are recorded"
 FAMILY = "a family builds its own tasks"
@@ -52,10 +51,6 @@ ALLOWED = {
     ("pipeline/cache.py", "backend"): PACKAGES,
     ("pipeline/code_key.py", "backend"): PACKAGES,
     ("pipeline/evaluation.py", "task"): "'eval --multiscale' asks for that protocol",
-    (f"{FARM}/job.py", "backend"): "tiles that are tuned are TVM's (Capabilities.tunes is "
-    "asked before)",
-    (f"{FARM}/tuning.py", "backend"): "the same",
-    ("pipeline/tuning.py", "backend"): "the same",
     ("pipeline/importing.py", "family"): PUBLISHED,
     ("pipeline/importing.py", "task"): PUBLISHED,
     ("models/m3vit/importers.py", "task"): PUBLISHED,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from edgemtl.backends.base import Backend
 from edgemtl.backends.processor import host_flags, processor_name
 from edgemtl.backends.session import Session
+from edgemtl.backends.tuner import Tuner
 from edgemtl.backends.tvm import board, child
 from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
@@ -96,6 +97,11 @@ class TvmBackend(Backend):
             },
         )
         return Artefact(self.name, target.name, folder, tuple(files), facts=facts)
+
+    def tuner_impl(self) -> Tuner:
+        from edgemtl.backends.tvm.tuner import TvmTuner
+
+        return TvmTuner()
 
     def load_impl(self, artefact: Artefact, options: SessionOptions) -> Session:
         described = _description(artefact)

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgemtl.backends.tuner import Measurement, Tuner
 from edgemtl.backends.tvm.child import environment, tail
+from edgemtl.backends.tvm.schedule.tuned import key_of
 from edgemtl.backends.tvm.settings import TunedTile, TvmOptions, options_of, resolved
 from edgemtl.errors import StageFailed
 from edgemtl.processes import how_it_ended, python_module
@@ -26,53 +28,54 @@ def options_here(target: Target) -> TvmOptions:
     return resolved(options_of(target)).model_copy(update={"tiles": ()})
 
 
-def measuring(
-    onnx: Path,
-    options: TvmOptions,
-    machine: str,
-    known: Collection[str],
-    wanted: Collection[str] | None,
-    tiles: int,
-    seconds: float,
-) -> tuple[list[str], Iterator[list[TunedTile]]]:
-    """The network's operators by key, the largest first, and what is measured here, one by one.
+class TvmTuner(Tuner):
+    """Tiles of accumulators, compiled and timed in a process of its own."""
 
-    Args:
-        onnx: the network.
-        options: of this machine.
-        machine: name of its processor, for the records.
-        known: keys of operators that are not measured.
-        wanted: keys of those that are; None for all.
-        tiles: measured per operator, the likeliest first.
-        seconds: of timing per operator.
+    def processor(self, target: Target) -> str:
+        """LLVM's name."""
+        return options_here(target).mcpu
 
-    Raises:
-        StageFailed: TVM failed, died or hung; so do the measurements.
-    """
-    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        request = {
-            "onnx": str(onnx.absolute()),
-            "options": options.model_dump(),
-            "known": sorted(known),
-            "wanted": None if wanted is None else sorted(wanted),
-            "tiles": tiles,
-            "seconds": seconds,
-        }
-        asked = Path(folder) / "request.json"
-        asked.write_text(json.dumps(request), "utf-8")
-        lines = _lines(python_module("edgemtl.backends.tvm.tuning", str(asked)))
-        first = next(lines)  # the request has been read by then
-    return list(first["operators"]), (
-        [TunedTile.model_validate({**one, "machine": machine}) for one in line["records"]]
-        for line in lines
-    )
+    def measure(
+        self,
+        onnx: Path,
+        target: Target,
+        machine: str,
+        known: Collection[str],
+        wanted: Collection[str] | None,
+        tiles: int,
+        seconds: float,
+    ) -> tuple[list[str], Iterator[list[Measurement]]]:
+        """See :class:`Tuner`."""
+        with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
+            request = {
+                "onnx": str(onnx.absolute()),
+                "options": options_here(target).model_dump(),
+                "known": sorted(known),
+                "wanted": None if wanted is None else sorted(wanted),
+                "tiles": tiles,
+                "seconds": seconds,
+            }
+            asked = Path(folder) / "request.json"
+            asked.write_text(json.dumps(request), "utf-8")
+            lines = _lines(python_module("edgemtl.backends.tvm.tuning", str(asked)))
+            first = next(lines)  # the request has been read by then
+        return list(first["operators"]), (
+            [self.parse({**one, "machine": machine}) for one in line["records"]] for line in lines
+        )
 
+    def told(self, found: Sequence[Measurement]) -> str:
+        """The fastest tile of one operator."""
+        best = min(found, key=lambda one: one.seconds)
+        sizes, tile = (best.data[key] for key in ("sizes", "tile"))
+        shown = "x".join(map(str, sizes))
+        return f"{best.data['kind']} {shown}: {tile[0]}x{tile[1]}, {best.seconds * 1e6:.0f} us"
 
-def told(found: Sequence[TunedTile]) -> str:
-    """The fastest tile of one operator, for people."""
-    best = min(found, key=lambda one: one.seconds)
-    sizes = "x".join(map(str, best.sizes))
-    return f"{best.kind} {sizes}: {best.tile[0]}x{best.tile[1]}, {best.seconds * 1e6:.0f} us"
+    def parse(self, data: Any) -> Measurement:
+        """A tile that was measured."""
+        one = TunedTile.model_validate(data)
+        key = key_of(one.kind, one.sizes)
+        plain = one.model_dump(mode="json")
+        return Measurement(key, one.processor, one.machine, one.seconds, plain)
 
 
 def _lines(command: list[str]) -> Iterator[dict[str, Any]]:

@@ -118,20 +118,19 @@ def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, 
 def _tune(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
     from itertools import islice
 
+    from edgemtl.backends import registry
     from edgemtl.backends.processor import processor_name
-    from edgemtl.backends.tvm.tuner import measuring, options_here, told
     from edgemtl.targets import Target
 
-    options = options_here(Target.model_validate(request["target"]))
-    machine = processor_name()
+    target = Target.model_validate(request["target"])
+    tuner = registry.get(target.backend).tuner()
+    machine, processor = processor_name(), tuner.processor(target)
     known = {
-        key
-        for level, kind, key in request["known"]
-        if level == options.mcpu and kind in ("", machine)
+        key for level, kind, key in request["known"] if level == processor and kind in ("", machine)
     }
-    operators, measurements = measuring(
+    operators, measurements = tuner.measure(
         folder / request["model"],
-        options,
+        target,
         machine,
         known,
         request["wanted"],
@@ -140,9 +139,9 @@ def _tune(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]
     )
     records = []
     for found in islice(measurements, request["most"]):
-        records += [one.model_dump(mode="json") for one in found]
-        print(told(found), flush=True)
-    facts = {"processor": options.mcpu, "machine": machine}
+        records += [dict(one.data) for one in found]
+        print(tuner.told(found), flush=True)
+    facts = {"processor": processor, "machine": machine}
     return {**facts, "operators": operators, "records": records}
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemtl.backends.tvm.schedule.tuned import key_of
-from edgemtl.backends.tvm.settings import TunedTile
-from edgemtl.backends.tvm.tuner import told
+from edgemtl.backends import registry
+from edgemtl.backends.tuner import Measurement, Tuner
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import Job, JobResult
 from edgemtl.errors import EdgemtlError, InputRefused
@@ -49,7 +48,8 @@ def tune_on_farm(
         TargetUnavailable: no worker runs this code with TVM, or the scheduler was lost.
     """
     target = tunable(target_name)
-    log = Log.open(output)
+    tuner = registry.get(target.backend).tuner()
+    log = Log.open(output, tuner)
     kinds = {processor(one.machine) for one in log.records if one.machine}
     needs = of_one_kind(farm, needed(target.backend), kinds)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
@@ -86,10 +86,10 @@ def tune_on_farm(
 
     def add(found: Mapping[str, Any], wanted: Sequence[str]) -> None:
         nonlocal done
-        for records in _by_operator(found, wanted, level):
+        for records in _by_operator(found, wanted, level, tuner):
             log.add(records)
             done += 1
-            said(told(records))
+            said(tuner.told(records))
 
     add(first, lacking[:1])
     rest = lacking[1:]
@@ -118,18 +118,18 @@ def tune_on_farm(
 
 
 def _by_operator(
-    found: Mapping[str, Any], wanted: Sequence[str], level: str
-) -> list[list[TunedTile]]:
+    found: Mapping[str, Any], wanted: Sequence[str], level: str, tuner: Tuner
+) -> list[list[Measurement]]:
     """Records of the operators of a part, one list each.
 
     Raises:
         InputRefused: they are not those that were asked for.
     """
     try:
-        records = [TunedTile.model_validate(one) for one in found["records"]]
+        records = [tuner.parse(one) for one in found["records"]]
     except (ValueError, TypeError) as error:
         raise InputRefused(f"a part's records are not readable: {error}") from error
-    parts = [[one for one in records if key_of(one.kind, one.sizes) == key] for key in wanted]
+    parts = [[one for one in records if one.operator == key] for key in wanted]
     if not all(parts) or any(one.processor != level for one in records):
         # Processors of one name whose flags a virtual machine hides differ all the same.
         raise InputRefused(f"a part measured something else than these operators for {level}")

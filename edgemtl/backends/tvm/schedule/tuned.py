@@ -19,7 +19,6 @@ class Tuned:
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = (), processor: str = "") -> None:
         self._known: dict[str, tuple[float, Tile]] = {}
-        self._fastest: dict[str, dict[str, Any]] = {}
         for one in records:
             if one["processor"] != processor:
                 continue
@@ -27,11 +26,6 @@ class Tuned:
             seconds = float(one["seconds"])
             if key not in self._known or seconds < self._known[key][0]:
                 self._known[key] = (seconds, Tile(*(int(n) for n in one["tile"])))
-                self._fastest[key] = dict(one)
-
-    def fastest(self) -> list[dict[str, Any]]:
-        """The record of the fastest tile of every operator, in the order of their keys."""
-        return [self._fastest[key] for key in sorted(self._fastest)]
 
     def tile(self, kind: str, sizes: Sequence[int]) -> Tile | None:
         """The fastest tile; None where nothing was measured."""
