@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 
 from edgemtl.backends.base import Backend
@@ -54,6 +55,18 @@ def get(name: str) -> Backend:
     raise UsageError(f"unknown backend '{name}'", hint=f"backends: {', '.join(names())}")
 
 
+def importable() -> dict[str, Backend]:
+    """All backends by name, but for other packages' that cannot be imported; 'doctor' names those.
+
+    One broken package must not stop what does not need it.
+    """
+    found = {}
+    for name in names():
+        with contextlib.suppress(TargetUnavailable):
+            found[name] = get(name)
+    return found
+
+
 def with_backend(target: Target, backend: str) -> Target:
     """The target built by another backend, for the same devices (``Capabilities.replaces``).
 
@@ -64,8 +77,8 @@ def with_backend(target: Target, backend: str) -> Target:
         return target
     others = {
         name: changes
-        for name in names()
-        if (changes := get(name).capabilities.replaces.get(target.backend)) is not None
+        for name, other in importable().items()
+        if (changes := other.capabilities.replaces.get(target.backend)) is not None
     }
     if backend not in others:
         known = ", ".join([target.backend, *others])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ from pydantic.fields import FieldInfo
 
 from edgemtl import plugins, targets
 from edgemtl.backends import registry
+from edgemtl.backends.base import Backend
 from edgemtl.data import calibration
-from edgemtl.errors import UsageError
+from edgemtl.errors import TargetUnavailable, UsageError
 from edgemtl.pipeline.cache import default_folder
 from edgemtl.recipes import Recipe
+from edgemtl.targets import Target
 
 
 def target_list() -> list[dict[str, Any]]:
-    """Every target with the state of its backend."""
+    """Every target with the state of its backend; :func:`examine` names those that are broken."""
     found = []
-    for name in targets.names():
-        target = targets.load(name)
-        state = registry.get(target.backend).availability()
+    for name, target, backend in _usable_targets():
+        state = backend.availability()
         found.append(
             {
                 "name": name,
@@ -46,11 +48,9 @@ def device_list() -> list[dict[str, Any]]:
     A target's device is here when this machine is the device (``measured_here``) or its runtime
     sees one (an Intel GPU or NPU with a driver). Nothing is measured or contacted.
     """
-    seen = {name: registry.get(name).devices() for name in registry.names()}
+    seen = {name: backend.devices() for name, backend in registry.importable().items()}
     found = []
-    for name in targets.names():
-        target = targets.load(name)
-        backend = registry.get(target.backend)
+    for name, target, backend in _usable_targets():
         present = {
             own: what
             for own, what in seen[target.backend].items()
@@ -74,8 +74,7 @@ def examine() -> dict[str, Any]:
     def add(name: str, ok: bool, detail: str, advice: str = "") -> None:
         checks.append({"name": name, "ok": ok, "detail": detail, "advice": advice})
 
-    for name in registry.names():
-        backend = registry.get(name)
+    for name, backend in registry.importable().items():
         state = backend.availability()
         advice = "" if state.ok or not backend.extra else f"pip install 'edgemtl[{backend.extra}]'"
         add(f"backend {name}", state.ok, state.version if state.ok else state.reason, advice)
@@ -93,6 +92,17 @@ def examine() -> dict[str, Any]:
     add("embedded calibration set", embedded.is_dir(), str(embedded))
     add("processors", True, f"{os.cpu_count()} seen by Python")
     return {"checks": checks}
+
+
+def _usable_targets() -> Iterator[tuple[str, Target, Backend]]:
+    """Targets with their backends, but for other packages' that cannot be imported."""
+    for name in targets.names():
+        try:
+            target = targets.load(name)
+            yield name, target, registry.get(target.backend)
+        except (UsageError, TargetUnavailable):
+            if name in targets.shipped():
+                raise
 
 
 def _added(package: str, version: str) -> tuple[bool, str]:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.command import edgemtl
 from support.driving import write_driving_folder
 from support.plugins import install, installed
 
 from edgemtl import targets
+from edgemtl.backends.registry import with_backend
 from edgemtl.compress.augmentation import random_view
 from edgemtl.compress.prune import methods
 from edgemtl.data import open as formats
@@ -72,6 +74,21 @@ def test_a_broken_package_is_named(
     with pytest.raises(UsageError, match=said) as refused:
         ask()
     assert group in str(refused.value.where) and value in str(refused.value.where)
+
+
+def test_a_broken_package_stops_nothing_that_does_not_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"broken": "no_such_module:X"}
+    install(tmp_path, monkeypatch, {"edgemtl.backends": broken, "edgemtl.targets": broken})
+    listed = {one["name"] for one in edgemtl("targets", "--json").json()}
+    assert {"cpu", "two-threads"} <= listed and "broken" not in listed
+    assert edgemtl("devices").code == 0
+    assert with_backend(targets.load("rpi4"), "onnxruntime").backend == "onnxruntime"
+    told = edgemtl("doctor")
+    assert told.code == 0 and "NO  package theirs: 1, 'broken' of the installed package" in told.out
+    assert "next: repair or uninstall theirs" in told.out
+    assert edgemtl("inspect", "model.pt", "--target=broken").code == 2
 
 
 # --- what happens to labels that are no maps -----------------------------------------------------
