@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 from support import doomed
 from support.dense_work import NO_BENCH, DenseWork, write_dense_work
 
@@ -184,6 +185,56 @@ def _fault(whole: Whole, kind: str, folder: Path) -> str:
     if not found and list((folder / "cache" / "stages" / "scratch").iterdir()):
         return "scratch left in the cache"
     return found
+
+
+def stop_many(count: int, seed: int, root: Path) -> int:
+    """SIGTERM, SIGHUP or Ctrl-C at ``count`` random moments; the number of findings.
+
+    The run must leave with 143, 129 or 130, with what it started and its scratch gone; then the
+    same command must end with the same bundle.
+    """
+    kinds = ("cpu", "tvm-x86", "pruning")
+    wholes = {kind: _whole(root, kind) for kind in kinds}
+    rng, stopped, late, findings = random.Random(seed), 0, 0, 0
+    while stopped < count:
+        kind = kinds[stopped % len(kinds)]
+        folder = root / f"stop-{stopped}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        number = rng.choice((signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+        flags = _flags(wholes[kind].work, folder / "out", kind)
+        process = doomed.start(flags, folder / "cache", folder / "stopped.log")
+        # Not before it can have said how it takes signals.
+        process.join(0.3 + rng.random() * wholes[kind].seconds)
+        if not process.is_alive() or process.pid is None:
+            late += 1
+            continue
+        running = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, number)
+        process.join(SECONDS)
+        if process.exitcode == 0:  # it had just ended
+            late += 1
+            continue
+        _, alive = psutil.wait_procs(running, timeout=10)
+        found = ""
+        if process.exitcode != 128 + number:
+            found = f"left with {process.exitcode} after {number.name}"
+        elif [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]:
+            found = "what it had started goes on"
+        elif [*folder.glob("cache/stages/scratch/*")]:
+            found = "scratch left in the cache"
+        found = found or _fault(wholes[kind], kind, folder)
+        stopped += 1
+        findings += bool(found)
+        if found:
+            print(f"stop {stopped} ({kind}): {found}", flush=True)
+        else:
+            shutil.rmtree(folder)
+    print(
+        f"{stopped} runs stopped by signals ({late} ended before theirs), {findings} findings "
+        f"(seed {seed})"
+    )
+    return findings
 
 
 def together(count: int, root: Path) -> int:

@@ -162,6 +162,7 @@ def some_member(rng: random.Random, data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(members["manifest.json"])
+    name_of = rng.choice(sorted(members))
     if rng.random() < 0.5:
         manifest = odd_json(rng, manifest)
     else:
@@ -171,6 +172,12 @@ def some_member(rng: random.Random, data: bytes) -> bytes:
             "sha256": hashlib.sha256(members[name]).hexdigest(),
             "size": len(members[name]),
         }
+    if rng.random() < 0.1:  # a name that is another's on some file system, or nobody's
+        odd = rng.choice((name_of.upper(), "CON", f"{name_of}/x", "artefact/aux.txt", "a:b", "e. "))
+        members[odd] = b"x"
+        files = manifest.get("files")
+        if isinstance(files, dict):
+            files[odd] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
     members["manifest.json"] = json.dumps(manifest).encode()
     stream = io.BytesIO()
     with zipfile.ZipFile(
@@ -187,6 +194,12 @@ def some_member(rng: random.Random, data: bytes) -> bytes:
 # --- checkpoints and graphs -----------------------------------------------------------------------
 
 
+def _float8() -> tuple[Any, ...]:
+    import torch
+
+    return (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
 def some_field(rng: random.Random, data: bytes) -> bytes:
     """A checkpoint with one field that does not fit; written by ``torch.save``."""
     import torch
@@ -198,9 +211,13 @@ def some_field(rng: random.Random, data: bytes) -> bytes:
         state = dict(loaded["state_dict"])
         name = rng.choice(list(state))
         tensor = state.pop(name)
-        match rng.randrange(5):
+        match rng.randrange(7):
             case 0:
                 state[f"{name}x"] = tensor
+            case 5:
+                state[name] = tensor.float().to(rng.choice(_float8()))
+            case 6:  # four bytes in the file, terabytes by its shape
+                state[name] = torch.zeros(1).expand(*[2**20] * max(1, tensor.dim()))
             case 1:
                 state[name] = tensor.double()
             case 2:
