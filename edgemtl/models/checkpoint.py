@@ -30,6 +30,7 @@ from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.files import write_atomically
 from edgemtl.models import registry
 from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.memory import require_memory
 from edgemtl.sinks import MOST_IN_PATH, check_name
 from edgemtl.tasks.registry import spec_from_dict
 
@@ -217,13 +218,15 @@ def load_tensors(path: Path) -> Any:
     """``torch.load(weights_only=True)`` with every failure turned into a refusal.
 
     Raises:
-        InputRefused: missing, empty, truncated, or holding anything but tensors and plain data.
+        InputRefused: missing, empty, truncated, larger than the memory, or holding anything but
+            tensors and plain data.
     """
     if path.is_dir():
         raise InputRefused("this is a folder, not a checkpoint", where=str(path))
     try:
         if path.stat().st_size == 0:
             raise InputRefused("the checkpoint is empty", where=str(path))
+        require_memory(path, 1, "reading")
         with warnings.catch_warnings():
             # What torch has to say about a foreign pickle, the refusal below says better.
             warnings.simplefilter("ignore")

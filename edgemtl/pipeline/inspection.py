@@ -19,8 +19,12 @@ from edgemtl.exporting.module_cost import folded_costs, module_costs
 from edgemtl.exporting.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
+from edgemtl.models.memory import require_memory
 from edgemtl.pipeline.loaded_model import kind_of
 from edgemtl.tasks.base import Task
+
+#: the weights of the file, of the network, of its form with folded norms, and some room
+COPIES = 3.5
 
 
 def inspect_file(
@@ -61,6 +65,8 @@ def inspect_file(
                 hint="give the checkpoint that it was compiled from",
             )
         return _bundle(path)
+    if path.is_file():
+        require_memory(path, COPIES, "inspecting")
     network = load_network(path, factory)
     found = _network(network)
     if wanted:
