@@ -5,6 +5,7 @@
     python tools/robustness.py devices --count 300        # bench --device whose answers are spoilt
     python tools/robustness.py kill --count 200           # compile killed at random moments
     python tools/robustness.py stop --count 60            # stopped by signals
+    python tools/robustness.py farm                       # workers that lie, stop or are killed
     python tools/robustness.py sockets                    # which sockets each verb opens
     python tools/robustness.py disk                       # a full disk before each stage
     python tools/robustness.py together --count 8         # so many compiles on one cache
@@ -29,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-from robust import devices, disk, forks, kills, names, sockets  # noqa: E402 - lies beside this file
+from robust import devices, disk, farms, forks, kills, names, sockets  # noqa: E402 - lies beside this file
 from robust.cases import MAKERS, Base, cases  # noqa: E402
 from support import dense_family  # noqa: E402 - lies in tests/
 from support.data import write_face_folder  # noqa: E402
@@ -125,7 +126,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=(*SPOILT, "kill", "stop", "sockets", "disk", "together"))
+    parser.add_argument(
+        "what", choices=(*SPOILT, "kill", "stop", "farm", "sockets", "disk", "together")
+    )
     parser.add_argument("--count", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "robustness")
@@ -141,6 +144,8 @@ def main() -> int:
         found = kills.kill_many(given.count or 200, given.seed, work)
     elif given.what == "stop":
         found = kills.stop_many(given.count or 60, given.seed, work)
+    elif given.what == "farm":
+        found = farms.try_farms(work)
     elif given.what == "sockets":
         found = sockets.of_all_verbs(work)
     elif given.what == "together":

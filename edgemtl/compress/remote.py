@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from edgemtl.compress.held_out import Verdict
 from edgemtl.compress.work import Work
+from edgemtl.errors import StageFailed
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import weights_hash
 
@@ -60,7 +62,12 @@ def cut_losses(
     replies = [
         workers.send(index, packed({"keep": dict(keep), "index": index})) for index in range(count)
     ]
-    return [unpacked(reply.result())["losses"][0].numpy() for reply in replies]
+    return [_losses(reply.result()) for reply in replies]
+
+
+def _losses(answer: bytes) -> NDArray[np.float64]:
+    with _from_worker():
+        return np.asarray(unpacked(answer)["losses"][0].numpy(), np.float64)
 
 
 def remote_verdicts(
@@ -81,15 +88,31 @@ def remote_verdicts(
     """
     content = {"keep": dict(keep), "weights": dict(weights), "apart": list(apart)}
     replies = [workers.send(index, packed({**content, "index": index})) for index in range(count)]
-    return [_verdict(unpacked(reply.result())) for reply in replies]
+    return [_verdict(reply.result()) for reply in replies]
 
 
-def _verdict(plain: Mapping[str, Any]) -> Verdict:
-    found = {
-        task: {name: value.numpy() for name, value in state.items()}
-        for task, state in plain["found"].items()
-    }
-    return Verdict(plain["losses"].numpy(), plain["distances"].numpy(), found)
+def _verdict(answer: bytes) -> Verdict:
+    with _from_worker():
+        plain = unpacked(answer)
+        found = {
+            task: {name: value.numpy() for name, value in state.items()}
+            for task, state in plain["found"].items()
+        }
+        return Verdict(plain["losses"].numpy(), plain["distances"].numpy(), found)
+
+
+@contextmanager
+def _from_worker() -> Iterator[None]:
+    """Around whatever reads an answer, which may be anything.
+
+    Raises:
+        StageFailed: it is none.
+    """
+    try:
+        yield
+    except Exception as error:  # torch raises many kinds for what it cannot read
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise StageFailed(f"what a worker answered is not readable: {told}") from error
 
 
 def signature(network: MultiTaskNetwork, groups: Sequence[str], work: Sequence[Work]) -> str:

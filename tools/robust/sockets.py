@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support import dense_family
-from support.dense_work import FACTORY, NO_BENCH, QUICK_BENCH, write_dense_work
+from support.dense_work import FACTORY, NO_BENCH, QUICK_BENCH, DenseWork, write_dense_work
 
 from edgemtl.backends.tvm import board
 from edgemtl.devices.farm.certificates import make_certificates
@@ -67,27 +67,38 @@ def read_trace(text: str, code: int = 0) -> Seen:
     return Seen(code, programs, opened, frozenset(bound), frozenset(reached))
 
 
-def traced(words: Sequence[object], folder: Path, stop_at: str = "") -> Seen:
-    """``edgemtl WORDS`` under strace.
+class Traced:
+    """``edgemtl WORDS`` under strace, in a folder that gets what it says.
 
     Args:
         words: verb and flags.
         folder: where it runs.
-        stop_at: stop it by SIGTERM, as a service, once it has said this; by itself by default.
     """
-    trace, said = folder / "trace.txt", folder / "said.log"
-    command = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", f"trace={_CALLS}", "-o", str(trace)]
-    command += [sys.executable, "-c", PROGRAM, *map(str, words)]
-    with said.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-        if stop_at:
-            ends = time.monotonic() + 120
-            while stop_at not in said.read_text("utf-8") and time.monotonic() < ends:
-                time.sleep(0.1)
-            first = int(trace.read_text("utf-8").split(" ", 1)[0])
-            os.kill(first, signal.SIGTERM)
-        code = process.wait(600)
-    return read_trace(trace.read_text("utf-8"), code)
+
+    def __init__(self, words: Sequence[object], folder: Path) -> None:
+        self._trace, self._said = folder / "trace.txt", folder / "said.log"
+        command = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", f"trace={_CALLS}"]
+        command += ["-o", str(self._trace), sys.executable, "-c", PROGRAM, *map(str, words)]
+        with self._said.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+
+    def said(self, wanted: str) -> str:
+        """What it has said, as soon as ``wanted`` is in it."""
+        ends = time.monotonic() + 120
+        while wanted not in (text := self._said.read_text("utf-8")) and time.monotonic() < ends:
+            time.sleep(0.1)
+        return text
+
+    def stop(self) -> Seen:
+        """End it by SIGTERM, as a service is."""
+        first = int(self._trace.read_text("utf-8").split(" ", 1)[0])
+        os.kill(first, signal.SIGTERM)
+        return self.end()
+
+    def end(self) -> Seen:
+        """Wait until it has ended."""
+        code = self._process.wait(600)
+        return read_trace(self._trace.read_text("utf-8"), code)
 
 
 def commands(folder: Path) -> Mapping[str, Sequence[object]]:
@@ -129,8 +140,8 @@ def commands(folder: Path) -> Mapping[str, Sequence[object]]:
         "diff": ["diff", "cpu", "intel-cpu"],
         "report": ["report", "cpu"],
         "history": ["history", "t.jsonl", "--add", "cpu"],
-        "import": ["import", "model.pt", "--family", "mos", "-o", "y.pt"],
-        "init": ["init", "recipe.toml"],
+        "import": ["import", work.model, "--family", "mos-s", "-o", "y.pt"],
+        "init": ["init", "-o", "recipe.toml"],
         "schema": ["schema"],
         "targets": ["targets"],
         "devices": ["devices"],
@@ -156,17 +167,35 @@ def of_all_verbs(root: Path) -> int:
     findings = 0
     print(f"{'verb':<28} {'code':>4} {'programs':>8} {'sockets':>7}  addresses")
     for name, words in commands(root).items():
-        findings += _told(name, traced(words, root), allowed=0)
+        findings += _told(name, Traced(words, root).end(), allowed=0)
     make_certificates(root / "certs", ["scheduler", "worker", "client"], days=1)
-    tls = ["--certificates", root / "certs"]
-    for how, address, proof in (
-        ("TLS", "tls://127.0.0.1:0", tls),
-        ("without TLS", "tcp://127.0.0.1:0", ["--without-tls"]),
+    for address, proof in (
+        ("tls://127.0.0.1:0", ["--certificates", root / "certs"]),
+        ("tcp://127.0.0.1:0", ["--without-tls"]),
     ):
-        words = ["farm", "scheduler", address, *proof]
-        seen = traced(words, root, "scheduler at")
-        findings += _told(f"farm scheduler ({how})", seen, allowed=None)
+        for name, seen in _farm(root, address, proof).items():
+            findings += _told(f"{name} ({address[:3]})", seen, allowed=None)
     return findings
+
+
+def _farm(root: Path, address: str, proof: Sequence[object]) -> dict[str, Seen]:
+    """A scheduler, a worker that compiles, and who asks both, each under strace."""
+    folders = {name: root / f"{address[:3]}-{name}" for name in ("scheduler", "worker")}
+    for folder in folders.values():
+        folder.mkdir()
+    scheduler = Traced(["farm", "scheduler", address, *proof], folders["scheduler"])
+    found = re.search(r"scheduler at (\S+)", scheduler.said("scheduler at"))
+    if found is None:
+        raise RuntimeError("the scheduler did not start")
+    worker = Traced(["farm", "worker", found[1], *proof], folders["worker"])
+    worker.said("joined")
+    work = DenseWork(root / "in" / "dense.pt", root / "in" / "data")
+    flags = [*work.flags(), "--target=cpu", *NO_BENCH, "-o", f"farm-{address[:3]}"]
+    there = ["--farm", found[1], *([] if address.startswith("tcp") else proof)]
+    seen = {"farm status": Traced(["farm", "status", found[1], *proof], root).end()}
+    if there[-1] != found[1]:  # without TLS a farm is only tried out
+        seen["compile --farm"] = Traced(["compile", *flags, *there], root).end()
+    return {**seen, "farm worker": worker.stop(), "farm scheduler": scheduler.stop()}
 
 
 def _told(name: str, seen: Seen, allowed: int | None) -> bool:

@@ -313,7 +313,7 @@ class Farm:
 
     def _result(self, job: Job, future: Any) -> JobResult:
         try:
-            return JobResult.from_dict(self.outcome(job, future))
+            return JobResult.from_dict(self.outcome(job, future), job.name)
         except StageFailed as error:
             return JobResult(job.name, error=error)
 

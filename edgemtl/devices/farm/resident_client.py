@@ -10,7 +10,7 @@ from typing import Any
 from edgemtl.devices.farm.client import Farm, given_up
 from edgemtl.devices.farm.resident_worker import answer_question, end_program, key_of
 from edgemtl.devices.farm.service import ALLOWED_FAILURES
-from edgemtl.devices.farm.work import Job
+from edgemtl.devices.farm.work import Job, from_worker
 from edgemtl.errors import from_data
 
 _LOOK_SECONDS = 1.0
@@ -130,7 +130,7 @@ class PendingAnswer:
             if since is not None and now - since >= program.farm.patience:
                 raise program.farm.nobody(program.job, self._home is not None)
         found = program.farm.outcome(program.job, self._future)
-        if "error" in found:
-            raise from_data(found["error"])
-        answer: bytes = found["answer"]
-        return answer
+        with from_worker(program.job.name):
+            if "error" in found:
+                raise from_data(found["error"])
+            return bytes(found["answer"])

@@ -91,10 +91,27 @@ class JobResult:
         return {**self.__dict__, "files": dict(self.files), "error": error}
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> JobResult:
-        """Read :meth:`to_dict`."""
-        error = data["error"]
-        return JobResult(**{**data, "error": None if error is None else from_data(error)})
+    def from_dict(data: Any, name: str) -> JobResult:
+        """Read :meth:`to_dict`, whatever a worker made of it.
+
+        Args:
+            data: what came back.
+            name: of the job.
+
+        Raises:
+            StageFailed: it is no result, or another job's.
+        """
+        with from_worker(name):
+            error = data["error"]
+            made = JobResult(**{**data, "error": None if error is None else from_data(error)})
+            texts = [made.name, made.worker, made.folder, made.said, *made.files]
+            texts += made.files.values()
+            numbers = (made.exit_code, made.began, made.ended)
+            if made.name != name or not all(isinstance(one, str) for one in texts):
+                raise ValueError("it is another job's, or holds something else than names")
+            if not all(isinstance(one, int | float) for one in numbers):
+                raise ValueError("it holds something else than numbers")
+            return made
 
     def problem(self) -> EdgemtlError | None:
         """What a program that died without a result is told as; None where it ended by itself."""
@@ -106,6 +123,26 @@ class JobResult:
                 how = f"signal {signal.Signals(self.exit_code - 128).name}"
         said = f"; it said: {self.said[-600:].strip()}" if self.said.strip() else ""
         return StageFailed(f"the job ended with {how}{said}", where=f"{self.name} on {self.worker}")
+
+
+@contextlib.contextmanager
+def from_worker(where: str) -> Iterator[None]:
+    """Around whatever reads what a worker sent, which may be anything.
+
+    Raises:
+        StageFailed: it is not what it should be.
+    """
+    try:
+        yield
+    except EdgemtlError:
+        raise
+    except Exception as error:  # each parser has kinds of its own
+        kind = type(error).__name__
+        raise StageFailed(
+            f"what came from a worker is not readable: {kind}: {error}",
+            where=where,
+            hint="does it run this version, on a disk and in memory that are sound?",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from edgemtl.compress.prune import method_module, methods
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.store import plain_path
-from edgemtl.devices.farm.work import Job, JobResult
+from edgemtl.devices.farm.work import Job, JobResult, from_worker
 from edgemtl.errors import EdgemtlError, ExitCode, InputRefused, StageFailed, from_data
 from edgemtl.files import read_json, write_json
 from edgemtl.gates.judge import GateReport
@@ -35,7 +35,7 @@ from edgemtl.pipeline.farm.shipping import (
 )
 from edgemtl.pipeline.loaded_model import modules_of
 from edgemtl.pipeline.reference import find_reference
-from edgemtl.pipeline.run_folder import LOCK, RunFolder, read_run
+from edgemtl.pipeline.run_folder import LOCK, RunFolder
 from edgemtl.record.run_record import GATES, RUN
 
 _log = logging.getLogger(__name__)
@@ -141,34 +141,39 @@ def _reference(request: CompileRequest, network: MultiTaskNetwork) -> Path | Non
 def _received(run: RunFolder, farm: Farm, luggage: Luggage, answer: JobResult) -> RunResult:
     """Lay the run out here; its worker and the farm are told in ``run.json``."""
     try:
-        problem = answer.problem()
-        if problem is not None:
-            raise problem
-        result = _result_of(farm, answer, run.folder)
-        error = None if result["error"] is None else _known(result["error"], luggage, answer)
-        inside = f"{RUN_PLACE}/{_name(run.folder)}/"
-        if inside + RUN not in answer.files:  # it stopped before its first stage
-            raise error or StageFailed("the job left no run", where=answer.name)
-        run.clear()
-        # run.json last: it says that the run is over.
-        names = sorted(n for n in answer.files if n.startswith(inside) and n != inside + RUN)
-        for part in (names, [inside + RUN]):
-            farm.fetch({name[len(inside) :]: answer.files[name] for name in part}, run.folder)
-        luggage.put_right_below(run.folder, answer.folder)
-        facts = {**read_run(run.folder)}
-        facts["farm"] = {"scheduler": str(farm.address), "worker": answer.worker}
-        write_json(run.folder / RUN, facts)
-        gates = run.folder / GATES
-        return RunResult(
-            run.folder,
-            ExitCode(result["exit_code"]),
-            GateReport.from_dict(read_json(gates)) if gates.exists() else None,
-            None if result["bundle"] is None else run.folder / plain_path(result["bundle"]),
-            error,
-        )
+        with from_worker(f"{answer.name} on {answer.worker}"):
+            return _laid_out(run, farm, luggage, answer)
     except EdgemtlError as error:
         _failed(run, error)
         return RunResult(run.folder, error.exit_code, error=error)
+
+
+def _laid_out(run: RunFolder, farm: Farm, luggage: Luggage, answer: JobResult) -> RunResult:
+    problem = answer.problem()
+    if problem is not None:
+        raise problem
+    result = _result_of(farm, answer, run.folder)
+    error = None if result["error"] is None else _known(result["error"], luggage, answer)
+    inside = f"{RUN_PLACE}/{_name(run.folder)}/"
+    if inside + RUN not in answer.files:  # it stopped before its first stage
+        raise error or StageFailed("the job left no run", where=answer.name)
+    run.clear()
+    # run.json last: it says that the run is over.
+    names = sorted(n for n in answer.files if n.startswith(inside) and n != inside + RUN)
+    for part in (names, [inside + RUN]):
+        farm.fetch({name[len(inside) :]: answer.files[name] for name in part}, run.folder)
+    luggage.put_right_below(run.folder, answer.folder)
+    facts = {**read_json(run.folder / RUN)}
+    facts["farm"] = {"scheduler": str(farm.address), "worker": answer.worker}
+    write_json(run.folder / RUN, facts)
+    gates = run.folder / GATES
+    return RunResult(
+        run.folder,
+        ExitCode(result["exit_code"]),
+        GateReport.from_dict(read_json(gates)) if gates.exists() else None,
+        None if result["bundle"] is None else run.folder / plain_path(result["bundle"]),
+        error,
+    )
 
 
 def _failed(run: RunFolder, error: EdgemtlError) -> None:

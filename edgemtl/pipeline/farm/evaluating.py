@@ -13,8 +13,8 @@ import numpy as np
 
 from edgemtl.data.concat import Concatenated
 from edgemtl.devices.farm.client import Farm
-from edgemtl.devices.farm.work import JobResult
-from edgemtl.errors import InputRefused, UsageError
+from edgemtl.devices.farm.work import JobResult, from_worker
+from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
 from edgemtl.pipeline.datasets import labelled, layout_modules
 from edgemtl.pipeline.farm.job import STATE
@@ -115,14 +115,13 @@ def _metrics(tasks: Sequence[Task]) -> dict[str, Metric]:
 def _part(tasks: Sequence[Task], farm: Farm, luggage: Luggage, answer: JobResult) -> Part:
     found = result_of(farm, luggage, answer)
     metrics = _metrics(tasks)
-    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-        try:
-            farm.fetch({STATE: answer.files[STATE]}, Path(folder))
-            with np.load(Path(folder) / STATE, allow_pickle=False) as state:
-                for name, metric in metrics.items():
-                    inside = f"{name}/"
-                    keys = [key for key in state.files if key.startswith(inside)]
-                    metric.add({key[len(inside) :]: state[key] for key in keys})
-        except (OSError, ValueError, KeyError) as error:
-            raise InputRefused(f"what a part found is not readable: {error}") from error
-    return Part(metrics, int(found["images"]), int(found["lost"]), tuple(found["problems"]))
+    with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder, from_worker(answer.name):
+        farm.fetch({STATE: answer.files[STATE]}, Path(folder))
+        with np.load(Path(folder) / STATE, allow_pickle=False) as state:
+            for name, metric in metrics.items():
+                inside = f"{name}/"
+                keys = [key for key in state.files if key.startswith(inside)]
+                metric.add({key[len(inside) :]: state[key] for key in keys})
+    with from_worker(answer.name):
+        problems = tuple(str(problem) for problem in found["problems"])
+        return Part(metrics, int(found["images"]), int(found["lost"]), problems)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.devices.farm.client import Farm
-from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult
+from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult, from_worker
 from edgemtl.errors import InputRefused, StageFailed, from_data
 from edgemtl.files import read_json, write_json
 from edgemtl.pipeline.farm.job import RESULT
@@ -118,11 +118,12 @@ def result_of(farm: Farm, luggage: Luggage, answer: JobResult) -> dict[str, Any]
     if not isinstance(found, dict) or "error" not in found:
         raise InputRefused("the result of a job is not one", where=answer.name)
     if found["error"] is not None:
-        told = {
-            key: None if text is None else luggage.put_right(text, answer.folder)
-            for key, text in found["error"].items()
-        }
-        raise from_data(told)
+        with from_worker(answer.name):
+            told = {
+                key: None if text is None else luggage.put_right(text, answer.folder)
+                for key, text in found["error"].items()
+            }
+            raise from_data(told)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from edgemtl.backends import registry
 from edgemtl.backends.tuner import Measurement, Tuner
 from edgemtl.devices.farm.client import Farm
-from edgemtl.devices.farm.work import Job, JobResult
+from edgemtl.devices.farm.work import Job, JobResult, from_worker
 from edgemtl.errors import EdgemtlError, InputRefused
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import job_for, pack, result_of
@@ -71,8 +71,9 @@ def tune_on_farm(
     # The first part measures the first operator that is not known, and says which there are.
     (answer,) = farm.run([part("the first operator", None, log.keys())])
     first = result_of(farm, luggage, answer)
-    level, machine = str(first["processor"]), str(first["machine"])
-    operators = [str(key) for key in first["operators"]]
+    with from_worker(answer.name):
+        level, machine = str(first["processor"]), str(first["machine"])
+        operators = [str(key) for key in first["operators"]]
     needs = {**needs, processor(machine): 1.0}
     have = log.measured(level, machine)
     lacking = [key for key in operators if key not in have]

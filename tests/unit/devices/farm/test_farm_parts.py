@@ -149,13 +149,13 @@ def test_a_job_leaves_its_files_its_lines_and_no_folder(tmp_path: Path) -> None:
     assert dict(result.files) == {"copy": digest}
     assert lines == [result.folder]
     assert not Path(result.folder).exists()
-    assert JobResult.from_dict(result.to_dict()) == result
+    assert JobResult.from_dict(result.to_dict(), result.name) == result
 
 
 def test_a_job_whose_files_are_gone_says_so(tmp_path: Path) -> None:
     result = work(Job("lost", (PYTHON,), {"x": "0" * 64}), "here", bench_in(tmp_path, []))
     assert isinstance(result.error, InputRefused)
-    assert JobResult.from_dict(result.to_dict()).error.__class__ is InputRefused
+    assert JobResult.from_dict(result.to_dict(), result.name).error.__class__ is InputRefused
 
 
 def test_a_device_is_held_until_the_last_program_has_ended(tmp_path: Path) -> None:
