@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -429,14 +430,37 @@ def test_who_is_not_of_this_farm_is_refused(cluster: Cluster, local: Path, tmp_p
 
 
 def _listening(process: psutil.Process) -> set[str]:
-    """Addresses on which a process and its children accept connections."""
+    """Addresses where a process and its children accept connections, or datagrams."""
     members = [process, *process.children(recursive=True)]
     return {
         found.laddr.ip
         for member in members
         for found in member.net_connections("inet")
-        if found.status == psutil.CONN_LISTEN
+        if found.status == psutil.CONN_LISTEN or found.type == socket.SOCK_DGRAM
     }
+
+
+@contextlib.contextmanager
+def _job_at_work(found: Cluster, folder: Path) -> Iterator[None]:
+    """A job that runs meanwhile, so that the programs of its worker are looked at too."""
+    begun, over = folder / "begun", folder / "over"
+    text = (
+        f"import pathlib, time; pathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(over)!r}).exists(): time.sleep(0.02)"
+    )
+
+    def run() -> None:
+        with found.farm() as farm:
+            farm.run([script("at work", text, ANY)])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_until(begun.exists)
+        yield
+    finally:
+        over.touch()
+        thread.join()
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -447,11 +471,16 @@ def test_a_farm_on_the_loopback_listens_nowhere_else(plain: bool, tmp_path: Path
     try:
         found.join("one")
         found.join("pi", "rpi4")
-        for name, process in found.members.items():
-            assert process.pid is not None
-            listening = _listening(psutil.Process(process.pid))
-            assert listening, name
-            assert all(ipaddress.ip_address(ip).is_loopback for ip in listening), (name, listening)
+        with _job_at_work(found, tmp_path):
+            for name, process in found.members.items():
+                assert process.pid is not None
+                listening = _listening(psutil.Process(process.pid))
+                assert listening, name
+                assert all(ipaddress.ip_address(ip).is_loopback for ip in listening), (
+                    name,
+                    listening,
+                )
+            assert all(ipaddress.ip_address(ip).is_loopback for ip in _listening(psutil.Process()))
     finally:
         found.stop()
 

@@ -103,7 +103,7 @@ class Traced:
 
 def commands(folder: Path) -> Mapping[str, Sequence[object]]:
     """One command per verb, in an order in which each finds what it needs."""
-    work = write_dense_work(folder / "in", pictures=10)
+    work = write_dense_work(folder / "in", pictures=18)
     checkpoint.save(checkpoint.from_network(dense_family.build()), folder / "model.pt")
     picture = next((work.data / "val" / "images").iterdir())
     net = [work.model, "--factory", FACTORY]
@@ -131,9 +131,9 @@ def commands(folder: Path) -> Mapping[str, Sequence[object]]:
         "eval": ["eval", *net, *on_data, "--split", "val"],
         "export": ["export", *net, "-o", "x.onnx"],
         "parity": ["parity", *net[:1], "x.onnx", *net[1:], *on_data, "--split", "val"],
-        "prune": ["prune", *net, *on_data, *small, "--flops=0.7", "-o", "small.pt"],
+        "prune": ["prune", *net, *on_data, *small, "--flops=0.9", "-o", "small.pt"],
         "quantize": ["quantize", *net, *on_data, "--target=intel-cpu", "-o", "int8.onnx"],
-        "mask": ["mask", *net, *on_data, "-o", "masked"],
+        "mask": ["mask", *net, *on_data, "--analyse", "--images=16"],
         "tune": ["tune", "x.onnx", "-o", "r.jsonl", "--tiles=1", "--seconds=0.01"],
         "sign": ["sign", bundle, "--sign-key", "key.pem"],
         "gate": ["gate", "cpu", "--save-baseline", "b.json"],

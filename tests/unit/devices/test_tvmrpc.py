@@ -17,6 +17,7 @@ from importlib import util
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from edgemtl import targets
@@ -142,6 +143,29 @@ def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) 
     wrong = tvmrpc.bench(address, job(library, IMAGES))
     assert wrong.exit_code == 10 and "out" in wrong.message
     assert wrong.results is not None and "latency" not in wrong.results
+
+
+def test_the_client_accepts_connections_nowhere(server: int, library: Path) -> None:
+    ended, looked, listening = threading.Event(), set[int](), list[object]()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "edgemtl.backends.tvm.remote" in child.cmdline():
+                        looked.add(child.pid)
+                        listening.extend(
+                            found
+                            for found in child.net_connections("inet")
+                            if found.status == psutil.CONN_LISTEN
+                        )
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    tvmrpc.bench(RpcAddress("127.0.0.1", server), job(library))
+    ended.set()
+    thread.join()
+    assert looked and listening == []
 
 
 def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
