@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from edgemtl.backends import registry
-from edgemtl.backends.artefacts import session_options
+from edgemtl.backends.artefacts import open_session, session_options
 from edgemtl.backends.routed import ROUTING
-from edgemtl.bundle.selftest import record_selftest
-from edgemtl.bundle.write import BundleContents, write_bundle
 from edgemtl.compress.batches import images_of
-from edgemtl.compress.dynamic.build import Routed, route_torch
-from edgemtl.errors import ParityFailed
-from edgemtl.exporting.differences import difference
-from edgemtl.exporting.onnx_export import INPUT_NAME
+from edgemtl.compress.dynamic.build import Routed
 from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import write_json
-from edgemtl.models.checkpoint import load_network, weights_hash
+from edgemtl.models.base import MultiTaskNetwork
+from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.artefact import ArtefactRequest, compile_graph
+from edgemtl.pipeline.bundle import SELFTEST_CASES, BundleRequest, Findings, make_bundle
 from edgemtl.pipeline.mask import MaskOutcome, MaskRequest, mask_network
+from edgemtl.pipeline.routed_set import CANDIDATES, Dispatched
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import MASK
 from edgemtl.targets import Target
 
 _log = logging.getLogger(__name__)
-
-#: pictures on which the dispatched network is compared with torch
-PARITY_PICTURES = 8
-#: largest difference between torch and the runtime, relative to an output's range
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -78,75 +69,47 @@ def mask_file(asked: MaskFile) -> dict[str, Any]:
     outcome = mask_network(request, output, state)
     story = outcome.story()
     if outcome.routed is not None:
-        story["files"].append(_bundle(asked, outcome, outcome.routed, output))
+        story["files"].append(_bundle(asked, network, outcome, outcome.routed))
         shutil.rmtree(state, ignore_errors=True)
     write_json(output / MASK, story)
     return story
 
 
 def _bundle(
-    asked: MaskFile,
-    outcome: MaskOutcome,
-    routed: Routed,
-    folder: Path,
+    asked: MaskFile, network: MultiTaskNetwork, outcome: MaskOutcome, routed: Routed
 ) -> str:
-    """Compile the set, hold it against torch, and write the bundle; its name."""
-    target, held_out = asked.target, outcome.held_out
-    backend = registry.get(target.backend)
+    """Compile the set, hold it against torch, and write the bundle; its name.
+
+    Pictures that none of the networks learned from stand where ``compile`` takes those of the
+    calibration split.
+    """
+    target, recipe, folder = asked.target, asked.recipe, asked.output
+    assert folder is not None  # a set was written there
     compiled = folder / "compiled"
     shutil.rmtree(compiled, ignore_errors=True)
-    compiled.mkdir()
     _log.info(f"compiling for {target.name}")
-    artefact = backend.compile(folder / ROUTING, target, compiled)
-    options = session_options(target, asked.recipe.bench.threads)
-    session = backend.load(artefact, options)
-    pictures = images_of(list(held_out[:: max(1, len(held_out) // PARITY_PICTURES)]))
-    inputs = np.ascontiguousarray(pictures.numpy()[:, None])
-    try:
-        _check_dispatch(routed, session.run, pictures)
-        selftest = record_selftest(session, inputs[:1])
-    finally:
-        session.close()
+    made = compile_graph(ArtefactRequest(folder / ROUTING, target), compiled)
+    count, held_out = recipe.export.parity_images, outcome.held_out
+    step = max(1, len(held_out) // (CANDIDATES * count))
+    pictures = np.ascontiguousarray(images_of(list(held_out[::step])).numpy())
+    dispatched = Dispatched(folder, routed.full, asked.factory)
+    with open_session(made.artefact, session_options(target, recipe.bench.threads)) as session:
+        parity = dispatched.parity(session.run, pictures, count, routed.full.tasks)
+    parity.require("keep the simpler network: compile it without masks")
     name = f"{asked.model.stem}-{target.name}.edgemtl"
-    contents = BundleContents(
-        name=asked.model.stem,
-        source_sha256=weights_hash(routed.full),
-        onnx=folder / SINGLE_FILE,
-        artefact=artefact,
-        target=target,
-        input_name=INPUT_NAME,
-        input_spec=routed.full.input_spec,
+    request = BundleRequest(
+        model=asked.model,
+        factory=asked.factory,
+        network=network,
         tasks=routed.full.tasks,
-        selftest=selftest,
-        session=options,
-        seeds={"data": asked.recipe.data.seed},
-        recipe=asked.recipe.to_dict(),
+        graph=folder / SINGLE_FILE,
+        artefact=made.artefact,
+        target=target,
+        recipe=recipe,
+        inputs=pictures[:SELFTEST_CASES],
+        found=Findings(parity=parity.data),
     )
-    write_bundle(folder / name, contents)
+    bundle = make_bundle(request, folder / name)
+    for line in [*made.summary(), *parity.summary(), *bundle.summary()]:
+        _log.info(line)
     return name
-
-
-def _check_dispatch(
-    routed: Routed,
-    run: Callable[[Any], dict[str, Any]],
-    pictures: torch.Tensor,
-) -> None:
-    """Every picture's answers are those of the torch network that torch's router names."""
-    networks = (routed.full, *routed.prototypes)
-    for image in pictures:
-        one = image[None].contiguous()
-        index = route_torch(routed, one)
-        if index is None:
-            continue
-        with torch.no_grad():
-            expected = networks[index](one)
-        answers = run(one.numpy())
-        for name, value in expected.items():
-            off = difference(value.numpy(), answers[name])
-            if not off.within(TOLERANCE):
-                how = off.problem or f"it differs by {off.max_relative:.2g} of its range"
-                raise ParityFailed(
-                    f"output '{name}' of the dispatched network differs from its network's: {how} "
-                    f"(allowed {TOLERANCE:g})",
-                    where="mask",
-                )

@@ -9,7 +9,6 @@ from typing import Any
 from edgemtl import targets
 from edgemtl.exporting.network import RAW
 from edgemtl.exporting.parity import onnx_runner
-from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.files import read_json
 from edgemtl.measure.accuracy import network_runner
 from edgemtl.pipeline.parity import (
@@ -19,12 +18,9 @@ from edgemtl.pipeline.parity import (
     as_written,
     check_parity,
 )
-from edgemtl.pipeline.routed_set import Dispatched, routed_folder
+from edgemtl.pipeline.routed_set import CANDIDATES, Dispatched, folded, routed_folder
 from edgemtl.pipeline.stage import ONNX, Context, Stage
 from edgemtl.record.run_record import PARITY, QUANTIZE
-
-#: pictures looked at for each that parity is checked on, where a router must be sure of it
-CANDIDATES = 8
 
 
 class Parity(Stage):
@@ -68,13 +64,12 @@ class Parity(Stage):
             return check_parity(ParityRequest(forms, session.run, inputs, context.tasks, graph))
 
     def _routed(self, context: Context, networks: Path) -> ParityOutcome:
-        """The networks behind the router, in torch, as one graph, and as the artefact."""
-        dispatched = Dispatched(networks, context, self.reads["network"])
+        full = folded(context.network(self.reads["network"]), context.recipe)
+        dispatched = Dispatched(networks, full, context.factory)
         count = context.recipe.export.parity_images
-        inputs = dispatched.clear(context.real_inputs(CANDIDATES * count), count)
-        forms = {"torch": dispatched.run, "one graph": onnx_runner(networks / SINGLE_FILE)}
+        candidates = context.real_inputs(CANDIDATES * count)
         with context.session(self.reads["artefact"]) as session:
-            return check_parity(ParityRequest(forms, session.run, inputs, context.tasks))
+            return dispatched.parity(session.run, candidates, count, context.tasks)
 
     def check(self, context: Context) -> None:
         """Raise :class:`ParityFailed` naming the first form and output that differ."""

@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 from edgemtl.backends.routed import CLOSE, ROUTING, read_routing
 from edgemtl.errors import StageFailed
 from edgemtl.exporting.parity import Run, onnx_runner
+from edgemtl.exporting.routed import SINGLE_FILE
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
+from edgemtl.pipeline.parity import ParityOutcome, ParityRequest, check_parity
 from edgemtl.pipeline.stage import Context
 from edgemtl.recipes import Recipe
+from edgemtl.tasks.base import Task
+
+#: pictures looked at for each that parity is checked on, where a router must be sure of it
+CANDIDATES = 8
 
 
 def prototype_file(index: int) -> str:
@@ -48,20 +54,39 @@ class Dispatched:
     """A routed set in torch, told by its router which network answers: what parity is held against.
 
     Args:
-        folder: of the mask stage.
-        context: of the run.
-        source: the stage that left the full network.
+        folder: with ``routing.json`` and the prototypes' checkpoints.
+        full: what answers where the router is not sure (:func:`folded`).
+        factory: ``package.module:function`` of the user's own network, or None.
     """
 
-    def __init__(self, folder: Path, context: Context, source: str) -> None:
+    def __init__(self, folder: Path, full: MultiTaskNetwork, factory: str | None) -> None:
+        self._folder = folder
         self._routing = read_routing(folder / ROUTING)
-        full = folded(context.network(source), context.recipe)
         count = len(self._routing.networks) - 1
         prototypes = [
-            load_network(folder / prototype_file(index), context.factory) for index in range(count)
+            load_network(folder / prototype_file(index), factory) for index in range(count)
         ]
         self._networks = [full, *prototypes]
         self._router: Run = onnx_runner(folder / self._routing.router)
+
+    def parity(
+        self, artefact: Run, candidates: NDArray[np.float32], count: int, tasks: Sequence[Task]
+    ) -> ParityOutcome:
+        """The networks behind the router, in torch, as one graph, and as the artefact.
+
+        Args:
+            artefact: runs what the target's backend made of the set.
+            candidates: (N, 3, H, W) real pictures, :data:`CANDIDATES` times ``count`` or fewer.
+            count: pictures to compare on, at most.
+            tasks: whose outputs are compared.
+
+        Raises:
+            StageFailed: the router is close to changing its mind about all of them, or a form
+                cannot run.
+        """
+        forms = {"torch": self.run, "one graph": onnx_runner(self._folder / SINGLE_FILE)}
+        inputs = self.clear(candidates, count)
+        return check_parity(ParityRequest(forms, artefact, inputs, tasks))
 
     def clear(self, candidates: NDArray[np.float32], count: int) -> Sequence[NDArray[np.float32]]:
         """The first pictures whose network no rounding changes.
