@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edgemtl.backends.routed import ROUTING
 from edgemtl.backends.sharedweights import Sharing
-from edgemtl.compress.batches import Prepared, prepare
+from edgemtl.compress.batches import Prepared, images_of, prepare
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import (
     AnalyseOptions,
@@ -22,7 +24,10 @@ from edgemtl.compress.dynamic.analysis import (
 from edgemtl.compress.dynamic.build import BuildOptions, Routed, build
 from edgemtl.compress.dynamic.router import RouterOptions
 from edgemtl.compress.recover import RecoverOptions
-from edgemtl.exporting.routed import SINGLE_FILE, export_routed, single_file
+from edgemtl.errors import ParityFailed
+from edgemtl.exporting.differences import difference
+from edgemtl.exporting.parity import TOLERANCES, onnx_runner
+from edgemtl.exporting.routed import ROUTER_FILE, SINGLE_FILE, export_routed, single_file
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, save
 from edgemtl.pipeline.export import ExportRequest
@@ -34,6 +39,8 @@ from edgemtl.targets import Target
 
 _log = logging.getLogger(__name__)
 
+#: pictures that the exported router is checked on
+ROUTER_PICTURES = 8
 #: pictures for saliency: one backward pass per task and four pictures
 SALIENCY = 32
 
@@ -157,6 +164,7 @@ def mask_network(
         UsageError: no training pictures, or a budget that cannot be met.
         InputRefused: the data is refused.
         StageFailed: a prototype cannot be made or exported, or the place is not writable.
+        ParityFailed: the exported router answers otherwise than the trained one.
     """
     asked, network = request.recipe.mask, folded(request.network, request.recipe)
     data = training_data(request.recipe, "masks need training pictures")
@@ -185,7 +193,24 @@ def mask_network(
         ExportRequest(network, request.target, request.recipe).read_as,
     )
     single_file(folder, folder / SINGLE_FILE)
+    require_same_router(routed.router, folder / ROUTER_FILE, held_out[:ROUTER_PICTURES])
     return MaskOutcome(found, routed, sharing, held_out)
+
+
+def require_same_router(router: torch.nn.Module, onnx: Path, pictures: Sequence[Prepared]) -> None:
+    """Hold the exported router against the one in torch; the networks are parity's to compare.
+
+    Raises:
+        ParityFailed: it computes something else.
+    """
+    run, allowed = onnx_runner(onnx), TOLERANCES["fp32"].max_relative
+    for image in images_of(list(pictures)).contiguous().unbind():
+        with torch.no_grad():
+            expected = router(image[None]).numpy()
+        off = difference(expected, next(iter(run(image[None].numpy()).values())))
+        if not off.within(allowed):
+            how = off.problem or f"by {off.max_relative:.2g} of its range ({allowed:g} allowed)"
+            raise ParityFailed(f"the exported router differs from the trained one: {how}")
 
 
 def saliency_pictures(pictures: Sequence[Prepared]) -> list[Prepared]:

@@ -68,6 +68,8 @@ def test_what_it_builds_runs_in_one_file_in_a_bundle_and_on_the_device(
     assert story["weights"]["bytes_shared"] < story["weights"]["bytes_apart"]
     bundle = output / "dense-cpu.edgemtl"
     assert bundle.name in story["files"]
+    manifest = open_bundle(bundle).manifest
+    assert manifest.parity["passed"] and set(manifest.parity["stages"]) == {"one graph", "artefact"}
     assert all((output / name).is_file() for name in story["files"])
     verified = edgemtl("verify", str(bundle))
     assert verified.code == 0, verified.err

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgemtl.backends.routed import CLOSE
 from edgemtl.compress.batches import Prepared, prepare
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.dynamic.analysis import AnalyseOptions, MaskableNetwork
@@ -206,16 +204,3 @@ def _spread(dataset: Dataset, count: int, seed: int) -> Dataset:
         chosen += (start + np.sort(rng.permutation(len(part))[:size])).tolist()
         start += len(part)
     return dataset.subset(chosen)
-
-
-@torch.no_grad()
-def route_torch(routed: Routed, image: torch.Tensor) -> int | None:
-    """What the dispatcher chooses for (1, 3, H, W): 0 for full, then prototypes.
-
-    None where it is so close that a runtime's rounding may choose otherwise.
-    """
-    found = routed.router(image)[0].sort(descending=True)
-    confidence, second = found.values[:2].tolist()
-    if min(abs(confidence - routed.report.threshold), confidence - second) < CLOSE:
-        return None
-    return int(found.indices[0]) + 1 if confidence >= routed.report.threshold else 0
