@@ -6,8 +6,6 @@
     print(run)
 
 All public names stand in :mod:`edgemtl.api`, whose parts are imported when a name is first used.
-The package is named relatively below: what this file imports is part of every stage's key
-(pipeline/code_key.py), and nothing that a stage computes depends on the door.
 """
 
 import logging
@@ -32,6 +30,8 @@ else:
         if name == "__all__" or not name.startswith("_"):
             from importlib import import_module
 
+            # Named relatively: what this file imports by name is part of every stage's key
+            # (pipeline/code_key.py), and nothing that a stage computes depends on the door.
             api = import_module(".api", __name__)
             if name == "__all__":
                 return api.__all__

@@ -37,7 +37,9 @@ def as_told(error: Exception) -> EdgemtlError:
     if isinstance(error, OSError):
         place = error.filename if isinstance(error.filename, str) else "."
         return output_error(error, Path(place))
-    return unexpected(error)
+    told = unexpected(error)
+    told.__cause__ = error  # so that a program that gets to see it shows where
+    return told
 
 
 def write_atomically(

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from edgemtl.errors import UsageError
+from edgemtl.fields import entry
 from edgemtl.gates.limits import GateLimits
 from edgemtl.variables import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR, check_variable
 
@@ -35,7 +36,7 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """``[model]``: which tasks of the checkpoint are kept."""
 
-    tasks: tuple[str, ...] | None = Field(
+    tasks: tuple[str, ...] | None = entry(
         None, description="tasks to keep (with those they require); all by default"
     )
 
@@ -51,15 +52,15 @@ class DataSection(_Section):
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
 
-    root: tuple[Path, ...] = Field(
+    root: tuple[Path, ...] = entry(
         (), description="folder(s) with the splits below; embedded synthetic set by default"
     )
-    format: str = Field("auto", description="layout of the folder; detected by default")
-    training: str = Field("train", description="split that pruning searches and recovers on")
-    calibration: str = Field("train", description="split whose pictures calibrate and check parity")
-    evaluation: str = Field("val", description="split that accuracy is measured on")
-    limit: Count | None = Field(None, ge=1, description="use only so many pictures, evenly spread")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice of pictures")
+    format: str = entry("auto", description="layout of the folder; detected by default")
+    training: str = entry("train", description="split that pruning searches and recovers on")
+    calibration: str = entry("train", description="split whose pictures calibrate and check parity")
+    evaluation: str = entry("val", description="split that accuracy is measured on")
+    limit: Count | None = entry(None, ge=1, description="use only so many pictures, evenly spread")
+    seed: int = entry(0, ge=0, lt=2**32, description="seed of every random choice of pictures")
 
     _places: dict[str, Path] = PrivateAttr(default_factory=dict)
 
@@ -72,48 +73,48 @@ class DataSection(_Section):
 class PruneSection(_Section):
     """``[prune]``: which channels go (method pagcp: the worst task loses the least)."""
 
-    enabled: bool | None = Field(
+    enabled: bool | None = entry(
         None, description="prune; by default if [data] root has enough training pictures"
     )
-    method: str = Field("pagcp", description="'edgemtl prune --help' lists the methods")
-    goal: Literal["macs", "latency"] = Field(
+    method: str = entry("pagcp", description="'edgemtl prune --help' lists the methods")
+    goal: Literal["macs", "latency"] = entry(
         "macs", description="the cost that steps save: counted work, or latency on the target"
     )
-    flops: float | None = Field(
+    flops: float | None = entry(
         None, gt=0, lt=1, description="share of multiply-accumulates to keep; 0.4 or the target's"
     )
-    params: float | None = Field(
+    params: float | None = entry(
         None, gt=0, lt=1, description="share of parameters to keep; 0.4 if no goal is set at all"
     )
-    latency_ratio: float | None = Field(
+    latency_ratio: float | None = entry(
         None, gt=0, lt=1, description="share of the latency to keep; makes latency the goal"
     )
     budgets: dict[str, Annotated[float, Field(gt=1)]] = Field(
         default_factory=dict,
         description="task = factor by which its held-out loss may grow before recovery",
     )
-    priority: Literal["goal", "tasks"] | None = Field(
+    priority: Literal["goal", "tasks"] | None = entry(
         None,
         description="'tasks': keep an earlier round if the last one costs a task too much; "
         "'goal': reach the goal all the same; 'goal' by default if you set one",
     )
-    keep_whole: tuple[str, ...] = Field(
+    keep_whole: tuple[str, ...] = entry(
         (), description="patterns of modules whose weights keep their shapes ('decoders.*')"
     )
-    only: tuple[str, ...] = Field(
+    only: tuple[str, ...] = entry(
         (), description="patterns of the only modules that may lose channels; all by default"
     )
-    compensate: bool = Field(
+    compensate: bool = entry(
         True, description="give layers that read removed channels new weights, in closed form"
     )
-    channel_multiple: Count | None = Field(
+    channel_multiple: Count | None = entry(
         None, ge=1, description="widths stay multiples of it; the target's by default"
     )
-    rounds: int | None = Field(
+    rounds: int | None = entry(
         None, ge=1, le=10, description="rounds of pruning and recovery; 1 by default, 2 if 1 fails"
     )
-    oracle_images: Count = Field(128, ge=4, description="training pictures held out for the search")
-    calibration_images: Count = Field(
+    oracle_images: Count = entry(128, ge=4, description="training pictures held out for the search")
+    calibration_images: Count = entry(
         128, ge=4, description="pictures that compensation, prices and saliency are computed on"
     )
 
@@ -127,13 +128,13 @@ class PruneSection(_Section):
 class RecoverSection(_Section):
     """``[recover]``: training after pruning, with the dense network as the teacher."""
 
-    steps: int = Field(800, ge=0, le=MOST_STEPS, description="at most; 0 for no recovery")
-    batch: Count = Field(16, ge=1, description="pictures per step")
-    learning_rate: float | None = Field(None, gt=0, le=10, description="found by trials by default")
-    train: Literal["auto", "norms", "all"] = Field(
+    steps: int = entry(800, ge=0, le=MOST_STEPS, description="at most; 0 for no recovery")
+    batch: Count = entry(16, ge=1, description="pictures per step")
+    learning_rate: float | None = entry(None, gt=0, le=10, description="found by trials by default")
+    train: Literal["auto", "norms", "all"] = entry(
         "auto", description="all, norms (and biases), or auto: the least that keeps every gate"
     )
-    size: tuple[Side, Side] | None = Field(
+    size: tuple[Side, Side] | None = entry(
         None, description="training height, width in pixels; the network's own by default"
     )
 
@@ -141,59 +142,59 @@ class RecoverSection(_Section):
 class MaskSection(_Section):
     """``[mask]``: smaller networks for pictures that need less, chosen by a router."""
 
-    enabled: bool = Field(False, description="analyse, and build them if held-out pictures gain")
-    macs: float = Field(
+    enabled: bool = entry(False, description="analyse, and build them if held-out pictures gain")
+    macs: float = entry(
         0.6, gt=0, le=1, description="share of multiply-accumulates left, mean over pictures"
     )
-    prototypes: int = Field(3, ge=1, le=16, description="networks to choose from")
-    threshold: float = Field(
+    prototypes: int = entry(3, ge=1, le=16, description="networks to choose from")
+    threshold: float = entry(
         0.9, gt=0, le=1, description="share of importance that a picture's own mask keeps"
     )
-    nested: bool = Field(False, description="take prototypes as widths of one order of channels")
-    images: Count = Field(96, ge=16, description="calibration pictures; as many more are held out")
-    router_images: Count = Field(400, ge=32, description="pictures to train router and prototypes")
-    steps: int = Field(
+    nested: bool = entry(False, description="take prototypes as widths of one order of channels")
+    images: Count = entry(96, ge=16, description="calibration pictures; as many more are held out")
+    router_images: Count = entry(400, ge=32, description="pictures to train router and prototypes")
+    steps: int = entry(
         0, ge=0, le=MOST_STEPS, description="training steps per prototype; 0: statistics only"
     )
-    batch: Count = Field(12, ge=1, description="pictures per step")
-    shared: bool = Field(
+    batch: Count = entry(12, ge=1, description="pictures per step")
+    shared: bool = entry(
         False, description="train only norms and biases, so that networks share their weights"
     )
-    precision: float = Field(
+    precision: float = entry(
         0.95, gt=0, le=1, description="share of right choices among those the router is sure of"
     )
-    channel_multiple: Count | None = Field(
+    channel_multiple: Count | None = entry(
         None, ge=1, description="widths are multiples of it; the target's by default"
     )
-    force: bool = Field(False, description="build even if the analysis advises against it")
+    force: bool = entry(False, description="build even if the analysis advises against it")
 
 
 class ExportSection(_Section):
     """``[export]``: how the network becomes ONNX."""
 
-    opset: int | None = Field(None, ge=13, le=25, description="the target's by default")
-    deformable: Literal["native", "portable"] | None = Field(
+    opset: int | None = entry(None, ge=13, le=25, description="the target's by default")
+    deformable: Literal["native", "portable"] | None = entry(
         None, description="how deformable convolution is written; the target's way by default"
     )
-    nms: Literal["host", "graph"] = Field(
+    nms: Literal["host", "graph"] = entry(
         "host", description="where overlapping boxes are removed; 'graph' for TensorRT only"
     )
-    parity_images: Count = Field(4, ge=1, description="real pictures that parity is checked on")
-    experts: Literal["gather", "sorted", "static", "dense"] | None = Field(
+    parity_images: Count = entry(4, ge=1, description="real pictures that parity is checked on")
+    experts: Literal["gather", "sorted", "static", "dense"] | None = entry(
         None, description="how mixtures of experts are written; the target's way by default"
     )
-    drop_experts: bool | None = Field(
+    drop_experts: bool | None = entry(
         None, description="leave out experts that no calibration picture uses; if tasks are named"
     )
-    expert_images: Count = Field(
+    expert_images: Count = entry(
         256, ge=1, description="calibration pictures on which the use of experts is counted"
     )
-    expert_headroom: float = Field(
+    expert_headroom: float = entry(
         1,
         ge=1,
         description="queue of an expert, as a multiple of its longest seen (experts = static)",
     )
-    task_files: bool = Field(
+    task_files: bool = entry(
         False, description="add a graph per task; all share one copy of the weights (ONNX Runtime)"
     )
 
@@ -201,49 +202,49 @@ class ExportSection(_Section):
 class QuantizeSection(_Section):
     """``[quantize]``: lower precision, written into the ONNX file (docs/precision-howto.md)."""
 
-    enabled: bool = Field(False, description="some targets: on by default if [data] root is set")
-    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+    enabled: bool = entry(False, description="some targets: on by default if [data] root is set")
+    precision: Literal["auto", "fp32", "fp16", "int8"] = entry(
         "auto", description="auto: the fastest, as measured, that keeps the budgets"
     )
     budgets: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="task = largest relative drop (0.01 is 1 %); by default half of its gate",
     )
-    method: Literal["minmax", "entropy", "percentile"] = Field(
+    method: Literal["minmax", "entropy", "percentile"] = entry(
         "minmax", description="how ranges are found on the calibration pictures"
     )
-    images: Count = Field(
+    images: Count = entry(
         64, ge=1, description="calibration pictures, to find the ranges of values"
     )
-    judge_images: Count = Field(600, ge=1, description="other pictures, to check the budgets on")
-    max_evaluations: Count = Field(14, ge=2, description="most evaluations on the judge_images")
-    keep_float: tuple[str, ...] = Field(
+    judge_images: Count = entry(600, ge=1, description="other pictures, to check the budgets on")
+    max_evaluations: Count = entry(14, ge=2, description="most evaluations on the judge_images")
+    keep_float: tuple[str, ...] = entry(
         (), description="patterns of node names or module paths that stay in float32"
     )
-    equalise: bool = Field(True, description="rescale channels first (an exact change)")
-    correct_bias: bool = Field(True, description="correct biases by the mean rounding error")
-    narrow_sums: bool | None = Field(
+    equalise: bool = entry(True, description="rescale channels first (an exact change)")
+    correct_bias: bool = entry(True, description="correct biases by the mean rounding error")
+    narrow_sums: bool | None = entry(
         None, description="weights for x86 without VNNI (16-bit sums); by default for processors"
     )
-    recovery_steps: int = Field(
+    recovery_steps: int = entry(
         0, ge=0, le=MOST_STEPS, description="training steps on rounded weights, if int8 fails"
     )
-    recovery_images: Count = Field(200, ge=0, description="more pictures for that training")
+    recovery_images: Count = entry(200, ge=0, description="more pictures for that training")
 
 
 class BenchSection(_Section):
     """``[bench]``: how latency is measured."""
 
-    enabled: bool = Field(True, description="measure latency if this machine is the device")
-    threads: int = Field(
+    enabled: bool = entry(True, description="measure latency if this machine is the device")
+    threads: int = entry(
         1, ge=0, le=1024, description="threads, the target's by default; 0: the runtime chooses"
     )
-    seconds: float = Field(3.0, gt=0, le=MOST_SECONDS, description="time at least so many seconds")
-    min_runs: int = Field(50, ge=1, le=MOST_RUNS, description="time at least so many runs")
-    max_seconds: float = Field(
+    seconds: float = entry(3.0, gt=0, le=MOST_SECONDS, description="time at least so many seconds")
+    min_runs: int = entry(50, ge=1, le=MOST_RUNS, description="time at least so many runs")
+    max_seconds: float = entry(
         20.0, gt=0, le=MOST_SECONDS, description="stop after so many seconds in every case"
     )
-    warmup_seconds: float = Field(
+    warmup_seconds: float = entry(
         1.0, ge=0, le=MOST_SECONDS, description="seconds of runs before, not counted"
     )
 

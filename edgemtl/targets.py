@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgemtl.errors import UsageError
+from edgemtl.fields import entry
 from edgemtl.plugins import loaded, points, refused
 
 _GROUP = "edgemtl.targets"
@@ -47,10 +48,10 @@ class Target(BaseModel):
     description: str
     backend: str
     device: str = "CPU"
-    opset: int = Field(17, ge=13, le=25)
+    opset: int = entry(17, ge=13, le=25)
     precisions: tuple[str, ...] = ("fp32",)
-    channel_multiple: int = Field(8, ge=1)
-    threads: int | None = Field(None, ge=0, le=1024)
+    channel_multiple: int = entry(8, ge=1)
+    threads: int | None = entry(None, ge=0, le=1024)
     deformable: Literal["native", "portable"] = "portable"
     experts: Literal["gather", "sorted", "static", "dense"] = "gather"
     measured_here: bool = True

@@ -103,7 +103,12 @@ def resolved(
         UsageError: the recipe, a keyword or an override is not valid.
     """
     file = recipe if recipe is None or isinstance(recipe, Recipe) else path_of(recipe)
-    return recipe_for(target, file, [*settings.assignments(), *assignments(overrides)])
+    try:
+        return recipe_for(target, file, [*settings.assignments(), *assignments(overrides)])
+    except UsageError as error:
+        if error.where == "--set":
+            error.where = "keywords and overrides"
+        raise
 
 
 def assignments(overrides: Overrides) -> list[str]:

@@ -45,8 +45,15 @@ class Evaluated:
     report: AccuracyReport = field(repr=False)
 
     def __str__(self) -> str:
-        rows = tuple(TextRow((*task.cells(), ""), "none") for task in self.tasks.values())
-        table = TextTable(("task", "figure", "before", "after", "change", ""), rows, (2, 3, 4))
+        compared = any(task.reference is not None for task in self.tasks.values())
+        cells = [task.cells() for task in self.tasks.values()]
+        if compared:
+            headers: tuple[str, ...] = ("task", "figure", "before", "after", "change")
+            rows = [TextRow(row, "none") for row in cells]
+        else:
+            headers = ("task", "figure", "value")
+            rows = [TextRow((*row[:2], row[3]), "none") for row in cells]
+        table = TextTable(headers, tuple(rows), tuple(range(2, len(headers))))
         told = [f"{self.images} pictures of {self.data}, {self.protocol}", *aligned(table)]
         told += [f"{task.name}: {task.note}" for task in self.tasks.values() if task.note]
         if self.compared_with:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from edgemtl.errors import UsageError
+from edgemtl.fields import entry
 
 #: a task may lose this share of its primary figure
 DEFAULT_RELATIVE_DROP = 0.02
@@ -81,11 +82,11 @@ class TaskLimits(_Limits):
         min: least value; max: largest value (for figures where lower is better).
     """
 
-    max_relative_drop: NotNegative = Field(
+    max_relative_drop: NotNegative = entry(
         DEFAULT_RELATIVE_DROP, description="largest relative drop, against the uncompressed network"
     )
-    min: Limit = Field(None, description="lowest value of the figure that passes")
-    max: Limit = Field(None, description="highest value of the figure that passes")
+    min: Limit = entry(None, description="lowest value of the figure that passes")
+    max: Limit = entry(None, description="highest value of the figure that passes")
 
     @model_validator(mode="after")
     def _some_value_fits(self) -> TaskLimits:
@@ -104,10 +105,10 @@ class LatencyLimits(_Limits):
             equal artefacts whose ratio is measured, not counted.
     """
 
-    p50_ms: Positive = Field(None, description="limit for half of all runs (the median)")
-    p90_ms: Positive = Field(None, description="limit for 90 % of all runs")
-    p99_ms: Positive = Field(None, description="limit for 99 % of all runs")
-    ratio: Positive = Field(
+    p50_ms: Positive = entry(None, description="limit for half of all runs (the median)")
+    p90_ms: Positive = entry(None, description="limit for 90 % of all runs")
+    p99_ms: Positive = entry(None, description="limit for 99 % of all runs")
+    ratio: Positive = entry(
         1.05, description="median latency, divided by that of the uncompressed network"
     )
 
@@ -124,17 +125,17 @@ class CostLimits(_Limits):
         size_bytes: absolute limit on the artefact.
     """
 
-    macs_ratio: Positive = Field(
+    macs_ratio: Positive = entry(
         1.0, description="multiply-accumulates, divided by those of the uncompressed network"
     )
-    flops_ratio: Positive = Field(None, description="another name of macs_ratio; set one of them")
-    parameters_ratio: Positive = Field(
+    flops_ratio: Positive = entry(None, description="another name of macs_ratio; set one of them")
+    parameters_ratio: Positive = entry(
         None, description="parameters, divided by those of the uncompressed network"
     )
-    size_ratio: Positive = Field(
+    size_ratio: Positive = entry(
         1.01, description="bytes of the artefact, divided by those of the uncompressed one"
     )
-    size_bytes: Positive = Field(None, description="bytes of the artefact")
+    size_bytes: Positive = entry(None, description="bytes of the artefact")
 
     @model_validator(mode="after")
     def _one_name(self) -> CostLimits:
@@ -169,13 +170,13 @@ class RegressionLimits(_Limits):
             machines that are shared with others.
     """
 
-    max_drop: Share = Field(0.01, description="share by which a task's figure may get worse")
+    max_drop: Share = entry(0.01, description="share by which a task's figure may get worse")
     tasks: dict[str, Share] = Field(
         default_factory=dict, description="task = the same limit for that task alone"
     )
-    max_cost: Share = Field(0.01, description="share by which MACs, parameters and bytes may grow")
-    max_latency: Share = Field(0.05, description="share by which the median latency may grow")
-    max_p99: Share = Field(0.15, description="share by which the 99th percentile may grow")
+    max_cost: Share = entry(0.01, description="share by which MACs, parameters and bytes may grow")
+    max_latency: Share = entry(0.05, description="share by which the median latency may grow")
+    max_p99: Share = entry(0.15, description="share by which the 99th percentile may grow")
 
     def task(self, name: str) -> float | None:
         """The limit of a task's primary figure; None when it is only reported."""
@@ -201,7 +202,7 @@ class GateLimits(_Limits):
     latency: LatencyLimits = LatencyLimits()
     cost: CostLimits = CostLimits()
     regression: RegressionLimits = RegressionLimits()
-    allow_not_measured: tuple[str, ...] = Field(
+    allow_not_measured: tuple[str, ...] = entry(
         (), description="gates that need no measurement: a name, or its first part ('latency')"
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from edgemtl.errors import StageFailed, from_data
 from edgemtl.processes import environment, python_module
+from edgemtl.sinks import cut
 
 #: how much of the worker's standard error a user is shown
 TAIL_CHARACTERS = 1500
@@ -88,7 +89,7 @@ class WorkerLink:
 
         Raises:
             EdgemtlError: the worker's own refusal, as the class it raised there.
-            StageFailed: the worker died or did not answer in time.
+            StageFailed: the worker died, did not answer in time, or printed something else.
         """
         try:
             self._send({"do": do, **fields})
@@ -105,7 +106,14 @@ class WorkerLink:
             ) from None
         if not line:
             raise self._death(do)
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise StageFailed(
+                f"the bench worker printed no answer to '{do}' but: {cut(line.strip(), 200)}",
+                where=self._where,
+                hint="a package that it imports prints on standard output, or is broken",
+            ) from None
         if "error" in answer:
             raise from_data(answer["error"])
         return answer

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgemtl import recipes, targets
+from edgemtl.gates import limits
 
 ROOT = Path(__file__).resolve().parents[3]
 WRONG = """\
@@ -32,6 +39,19 @@ def test_a_script_is_checked_as_strictly_as_its_author_wants(tmp_path: Path) -> 
     assert [Path(place).name for place, _, _ in errors] == [f"wrong.py:{n}" for n in (3, 4, 5, 6)]
     for (_, _, said), word in zip(errors, ("targte", "float", "exprot", "recover"), strict=True):
         assert word in said
+
+
+@pytest.mark.parametrize("module", [recipes, limits, targets])
+def test_defaults_are_seen_without_the_plugin_of_pydantic(module: ModuleType) -> None:
+    # The user's mypy has no plugin: it takes Field(None, ...) for a field that must be given.
+    found = 0
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text("utf-8"))):
+        match node:
+            case ast.AnnAssign(value=ast.Call(func=ast.Name(id="Field"), args=positional)):
+                assert positional == [], ast.unparse(node)
+            case ast.AnnAssign(value=ast.Call(func=ast.Name(id="entry"))):
+                found += 1
+    assert found > 0
 
 
 def test_the_package_says_that_it_is_typed() -> None:
