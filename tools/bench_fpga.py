@@ -81,15 +81,12 @@ def network(checkpoint: Path) -> None:
     """A network's convolutions and matrix products in int8 on each board."""
     import onnx
 
-    from edgemtl.exporting.onnx_export import export_onnx
-    from edgemtl.exporting.simplify import simplify
+    from edgemtl.exporting.network import export_network
 
     loaded = load_network(checkpoint)
     with tempfile.TemporaryDirectory() as place:
-        raw, simple = Path(place) / "raw.onnx", Path(place) / "simple.onnx"
-        export_onnx(loaded, raw, opset=17, deformable="portable")
-        simplify(raw, simple)
-        works = network_work(onnx.load(simple)).works
+        exported = export_network(loaded, targets.load(BOARDS[0]), Path(place))
+        works = network_work(onnx.load(exported.path)).works
     rows = [_row(name, choose(works, options_of(targets.load(name)))[0]) for name in BOARDS]
     table(_HEADER, rows)
 

@@ -38,13 +38,14 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.taskfiles import TaskSessions, with_task_files
 from edgemtl.backends.types import SessionOptions
 from edgemtl.data.concat import concatenate, thinned
 from edgemtl.data.open import open_dataset
 from edgemtl.exporting.experts import unstack_weights, written_experts
 from edgemtl.exporting.module_cost import module_costs
-from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.network import export_alone
 from edgemtl.exporting.simplify import simplify
 from edgemtl.measure.accuracy import evaluate, network_runner
 from edgemtl.measure.machine import machine_facts
@@ -237,9 +238,7 @@ def bench_network(options: argparse.Namespace) -> None:
     for label, tasks in (("semseg", ["semseg"]), ("depth", ["depth"]), ("both", None)):
         path = options.graphs / f"nyud-{label}.onnx"
         if not path.exists():
-            raw = options.graphs / "raw.onnx"
-            export_onnx(network, raw, opset=17, tasks=tasks, experts="sorted")
-            simplify(raw, path)
+            export_alone(network, targets.load("cpu"), path, tasks)
         if options.rounds:
             run = runner(path, "onnxruntime")
             runs[label] = lambda i, run=run: run(images)
@@ -297,13 +296,12 @@ def bench_switch(options: argparse.Namespace) -> None:
     names = [task.name for task in network.tasks]
     graph = options.graphs / f"{options.model.stem}.onnx"
     if not graph.exists():
-        raw = options.graphs / "raw.onnx"
-        simplify(export_onnx(network, raw, opset=17, experts=cpu.experts).path, graph)
+        export_alone(network, cpu, graph)
     if not options.rounds:
         return
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        artefact = registry.get(cpu.backend).compile(graph, cpu, place)
+        artefact = compile_for(cpu, graph, place)
         whole = registry.get(cpu.backend).load(artefact, ONE_THREAD)
         one_file = graph.stat().st_size
         everything = _median(lambda: whole.run(images), options.rounds * 4)

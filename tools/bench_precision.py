@@ -30,20 +30,21 @@ from precision.pages import page
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
-from edgemtl.exporting.metadata import read_metadata, write_metadata
-from edgemtl.exporting.onnx_export import export_onnx
-from edgemtl.exporting.simplify import simplify
+from edgemtl.exporting.metadata import read_metadata
+from edgemtl.exporting.network import export_alone
 from edgemtl.files import sha256_file, write_json, write_text
 from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate
-from edgemtl.measure.latency import BenchRequest, compare
-from edgemtl.measure.results import InterleaveRule
+from edgemtl.measure.latency import compare
+from edgemtl.measure.results import InterleaveRule, StopRule
+from edgemtl.measure.timed import bench_request
 from edgemtl.models.checkpoint import load_network
 
 DATA_SETS = ("faces_crowd", "faces_landmarks")
@@ -92,11 +93,7 @@ def make_float(options: argparse.Namespace, name: str) -> Path:
     def export() -> dict[str, Any]:
         tell(f"{name}: exporting")
         network = load_network(checkpoint)
-        with tempfile.TemporaryDirectory() as place:
-            raw = Path(place) / "raw.onnx"
-            export_onnx(network, raw, opset=targets.load(TARGETS[0]).opset)
-            simplify(raw, path)
-        write_metadata(path, network.tasks, network.input_spec)
+        export_alone(network, targets.load(TARGETS[0]), path)
         return {"size_before": path.stat().st_size, "size_after": path.stat().st_size}
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,8 +147,7 @@ def make_one(options: argparse.Namespace, name: str, precision: str) -> Path:
 
 def compiled(onnx: Path, target_name: str, folder: str) -> Artefact:
     """The artefact of a file."""
-    target = targets.load(target_name)
-    return registry.get(target.backend).compile(onnx, target, Path(folder))
+    return compile_for(targets.load(target_name), onnx, Path(folder))
 
 
 def measure_accuracy(
@@ -197,8 +193,8 @@ def measure_speed(options: argparse.Namespace, fast: Path, slow: Path, target: s
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
             session = SessionOptions(threads=1)
             found = compare(
-                BenchRequest(compiled(fast, target, one), session),
-                BenchRequest(compiled(slow, target, two), session),
+                bench_request(compiled(fast, target, one), session, StopRule()),
+                bench_request(compiled(slow, target, two), session, StopRule()),
                 InterleaveRule(max_seconds=options.seconds),
             )
         tell(f"  {found.speedup.value:.2f}x ({found.speedup.low:.2f} to {found.speedup.high:.2f})")

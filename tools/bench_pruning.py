@@ -35,18 +35,20 @@ import torch
 from entry import run_tool
 
 from edgemtl import targets
-from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
+from edgemtl.backends.types import SessionOptions
 from edgemtl.compress.context import PruneOptions
 from edgemtl.compress.data_splits import DataSplits
 from edgemtl.compress.prune import methods, prune, save_pruned
 from edgemtl.compress.recover import RecoverOptions, Recovery, recover
 from edgemtl.data.open import open_dataset
-from edgemtl.exporting.onnx_export import export_onnx
-from edgemtl.exporting.simplify import simplify
+from edgemtl.exporting.network import export_network
 from edgemtl.files import write_json, write_text
 from edgemtl.logs import Lines
 from edgemtl.measure.accuracy import evaluate, network_runner
-from edgemtl.measure.latency import BenchRequest, compare
+from edgemtl.measure.latency import compare
+from edgemtl.measure.results import StopRule
+from edgemtl.measure.timed import bench_request
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import from_network, load, load_network, save, weights_hash
 
@@ -180,16 +182,13 @@ def speed(dense: MultiTaskNetwork, pruned: MultiTaskNetwork) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         for target_name, label in RUNTIMES.items():
             target = targets.load(target_name)
-            backend = registry.get(target.backend)
             requests = []
             for kind, network in (("pruned", pruned), ("dense", dense)):
                 folder = Path(name) / f"{target_name}-{kind}"
                 folder.mkdir()
-                export_onnx(network, folder / "raw.onnx", opset=target.opset)
-                simplify(folder / "raw.onnx", folder / "model.onnx")
-                (folder / "artefact").mkdir()
-                made = backend.compile(folder / "model.onnx", target, folder / "artefact")
-                requests.append(BenchRequest(made))
+                graph = export_network(network, target, folder).path
+                made = compile_for(target, graph, folder / "artefact")
+                requests.append(bench_request(made, SessionOptions(), StopRule()))
             result = compare(requests[0], requests[1])
             found[label] = {
                 "speedup": result.speedup.value,

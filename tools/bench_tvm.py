@@ -28,12 +28,14 @@ from torch import Tensor, nn
 
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.tvm.child import environment
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.errors import EdgemtlError, ParityFailed
 from edgemtl.files import sha256_file, write_json
-from edgemtl.measure.latency import BenchRequest, compare
-from edgemtl.measure.results import InterleaveRule
+from edgemtl.measure.latency import compare
+from edgemtl.measure.results import InterleaveRule, StopRule
+from edgemtl.measure.timed import bench_request
 from edgemtl.pipeline.exporting import export_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,9 +122,7 @@ def exported(name: str, folder: Path) -> Path:
 
 def compiled(onnx: Path, target_name: str, folder: Path) -> Artefact:
     """The artefact of a file."""
-    target = targets.load(target_name)
-    folder.mkdir()
-    return registry.get(target.backend).compile(onnx, target, folder)
+    return compile_for(targets.load(target_name), onnx, folder)
 
 
 def check(a: Artefact, b: Artefact) -> float:
@@ -206,7 +206,8 @@ def measured(name: str, folder: Path, options: argparse.Namespace) -> dict[str, 
         tell(f"{name}: {threads} thread(s)")
         rule = InterleaveRule(max_seconds=options.seconds)
         session = SessionOptions(threads)
-        turns = compare(BenchRequest(fast, session), BenchRequest(slow, session), rule)
+        requests = [bench_request(one, session, StopRule()) for one in (fast, slow)]
+        turns = compare(requests[0], requests[1], rule)
         found["threads"][str(threads)] = turns.to_dict()
     program = [sys.executable, __file__, "--shares", str(library)]
     done = subprocess.run(program, env=environment(1), capture_output=True, text=True, check=True)

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl import targets
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import table_problems
@@ -34,8 +35,7 @@ from edgemtl.compress.quantize import QuantizeOptions, quantize
 from edgemtl.data.calibration import embedded
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.errors import StageFailed
-from edgemtl.exporting.onnx_export import export_onnx
-from edgemtl.exporting.simplify import simplify
+from edgemtl.exporting.network import export_alone
 from edgemtl.files import write_text
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -47,7 +47,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("fp32", "fp16", "int8")
 #: pictures that ranges are read from: the operators are the same for any number
 CALIBRATION = 2
-OPSET = 17
 #: GPU that TensorRT-RTX plans for, and its scratch memory
 DEVICE, WORKSPACE_MB = "SM86", 1024
 DENSE_TASKS = (
@@ -96,13 +95,12 @@ def _mos(variant: str, small: bool) -> MultiTaskNetwork:
     return MOS(variant, context="deformable", size=(64, 64) if small else (640, 640))
 
 
-def _m3vit(small: bool, lowering: str) -> MultiTaskNetwork:
+def _m3vit(small: bool) -> MultiTaskNetwork:
     shape = {"dim": 24, "heads": 3, "depth": 4, "experts": 6, "top_k": 2, "decoder_width": 8}
     return M3ViT(
         DENSE_TASKS,
         "tiny" if small else "small",
         size=(32, 64) if small else (240, 320),
-        lowering=lowering,  # type: ignore[arg-type]
         **(shape if small else {}),  # type: ignore[arg-type]
     )
 
@@ -115,20 +113,22 @@ class Case:
         name: in the table.
         make: whether small -> the network.
         taken: whether TensorRT should take it; what it should not is there to show why.
+        experts: how mixtures of experts are written, where it has any; a Jetson gets "static".
     """
 
     name: str
     make: Callable[[bool], MultiTaskNetwork]
     taken: bool = True
+    experts: str = "static"
 
 
 CASES = (
     Case("mos_t", lambda small: load_network(ROOT / "examples" / "mos_t.pt")),
     Case("MOS-M, deformable context", lambda small: _mos("mos-m", small)),
     Case("MOS-S, deformable context", lambda small: _mos("mos-s", small)),
-    Case("M³ViT, static experts", lambda small: _m3vit(small, "static")),
-    Case("M³ViT, all experts", lambda small: _m3vit(small, "dense")),
-    Case("M³ViT, experts by gather", lambda small: _m3vit(small, "gather"), taken=False),
+    Case("M³ViT, static experts", _m3vit),
+    Case("M³ViT, all experts", _m3vit, experts="dense"),
+    Case("M³ViT, experts by gather", _m3vit, taken=False, experts="gather"),
     Case("a small user's network", lambda small: Rooms((64, 96) if small else (256, 320))),
 )
 
@@ -164,9 +164,9 @@ def export(
     """Precision -> ONNX file, exported as for a Jetson."""
     torch.manual_seed(0)
     network = case.make(small).eval()
-    raw, plain = folder / "raw.onnx", folder / "fp32.onnx"
-    export_onnx(network, raw, opset=OPSET, deformable="portable")
-    simplify(raw, plain)
+    plain = folder / "fp32.onnx"
+    written_for = targets.load("jetson").model_copy(update={"experts": case.experts})
+    export_alone(network, written_for, plain)
     files = {"fp32": plain}
     pictures = embedded(("faces",), "train")
     for precision in precisions:

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.types import Artefact, SessionOptions, Variant
 from edgemtl.errors import EdgemtlError, StageFailed, UsageError, as_data, from_data
 from edgemtl.processes import environment, how_it_ended, python_module, run_bounded
@@ -180,7 +181,7 @@ def _answer(request: Mapping[str, Any], answers: IO[str]) -> None:
 def _artefact(request: Mapping[str, Any], folder: Path) -> Artefact:
     if "graph" in request:
         target = Target.model_validate(request["target"])
-        return registry.get(target.backend).compile(Path(request["graph"]), target, folder)
+        return compile_for(target, Path(request["graph"]), folder)
     made = request["artefact"]
     return Artefact(
         made["backend"],

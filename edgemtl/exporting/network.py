@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,23 @@ class ExportedNetwork:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``export.json``."""
         return {**self.raw.to_dict(), "simplified": self.simplified.to_dict()}
+
+
+def export_alone(
+    network: MultiTaskNetwork,
+    target: Target,
+    path: Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    batch: int = 1,
+) -> None:
+    """The simplified graph of :func:`export_network` as this one file.
+
+    Raises:
+        UsageError, StageFailed: as there.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgemtl-", dir=path.parent) as place:
+        export_network(network, target, Path(place), tasks, batch=batch).path.replace(path)
 
 
 def export_network(

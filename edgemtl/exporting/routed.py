@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from edgemtl.backends.routed import ROUTE, ROUTING, Routing
 from edgemtl.backends.sharedweights import Kept, Sharing, inlined, share_weights
 from edgemtl.errors import StageFailed
-from edgemtl.exporting.network import export_network
+from edgemtl.exporting.network import export_alone
 from edgemtl.exporting.onnx_export import INPUT_NAME, _silenced
 from edgemtl.files import write_atomically, write_json
 from edgemtl.models.base import MultiTaskNetwork
@@ -55,9 +54,7 @@ def export_routed(
     names = [FULL_FILE, *(f"prototype-{i + 1}.onnx" for i in range(len(prototypes)))]
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in zip(names, (full, *prototypes), strict=True):
-        with tempfile.TemporaryDirectory(prefix="edgemtl-", dir=folder) as place:
-            exported = export_network(network, target, Path(place), batch=batch)
-            exported.path.replace(folder / name)
+        export_alone(network, target, folder / name, batch=batch)
     kept = {folder / n: _kept(full, p) for n, p in zip(names[1:], prototypes, strict=True)}
     sharing = share_weights(folder / FULL_FILE, kept)
     images = full.example_input(1)

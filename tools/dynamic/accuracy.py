@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dynamic.dependence import DATA_SETS, IMAGES, MULTIPLE, PROTOTYPES
 from edgemtl import recipes, targets
-from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for, open_session
 from edgemtl.backends.routed import ROUTING, read_routing
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import SessionOptions
@@ -32,9 +32,8 @@ from edgemtl.compress.dynamic.sites import mask_sites
 from edgemtl.compress.dynamic.subnets import subnet
 from edgemtl.compress.recover import recover
 from edgemtl.data.open import open_dataset
-from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.network import export_alone
 from edgemtl.exporting.routed import FULL_FILE, SINGLE_FILE, export_routed, single_file
-from edgemtl.exporting.simplify import simplify
 from edgemtl.files import sha256_file, write_atomically, write_json
 from edgemtl.measure.accuracy import evaluate
 from edgemtl.models.base import MultiTaskNetwork
@@ -222,15 +221,8 @@ def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
         found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state)
         trained = found.to_dict()
     smaller.eval().requires_grad_(False)
-    _export(smaller, path)
+    export_alone(smaller, targets.load(TARGET), path)
     write_json(path.with_suffix(".json"), {"macs": masks.macs[0], "recovered": trained})
-
-
-def _export(network: MultiTaskNetwork, path: Path) -> None:
-    raw = path.with_suffix(".raw")
-    export_onnx(network, raw, opset=targets.load(TARGET).opset)
-    simplify(raw, path)
-    raw.unlink()
 
 
 def _measure(work: Work, name: str, source: Path, macs: Mapping[str, float], tell: Tell) -> None:
@@ -264,17 +256,13 @@ def _measure(work: Work, name: str, source: Path, macs: Mapping[str, float], tel
 def opened(source: Path, target: str = TARGET, always_sure: bool = False) -> Iterator[Session]:
     """A compiled and loaded file, or a routed set, which may be told to be always sure."""
     chosen = targets.load(target)
-    backend = registry.get(chosen.backend)
     with tempfile.TemporaryDirectory() as place:
-        artefact = backend.compile(source, chosen, Path(place))
+        artefact = compile_for(chosen, source, Path(place))
         if always_sure:
             routing = replace(read_routing(Path(place, ROUTING)), threshold=0.0)
             write_json(Path(place, ROUTING), routing.to_dict())
-        session = backend.load(artefact, SessionOptions(threads=1))
-        try:
+        with open_session(artefact, SessionOptions(threads=1)) as session:
             yield session
-        finally:
-            session.close()
 
 
 def table(folder: Path) -> str:

@@ -25,6 +25,7 @@ from dynamic.networks import ResNet18
 from dynamic.stages import StageOf, stage_file
 from edgemtl import targets
 from edgemtl.backends import registry
+from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.routed import ROUTING
 from edgemtl.backends.session import Session
 from edgemtl.backends.types import SessionOptions
@@ -171,8 +172,7 @@ class Variants:
     def add(self, name: str, source: Path) -> None:
         """Compile and load a file (or a routing) under a name."""
         folder = Path(self._place.name) / f"{len(self.sessions)}"
-        folder.mkdir()
-        artefact = self.backend.compile(source, self.target, folder)
+        artefact = compile_for(self.target, source, folder)
         self.sessions[name] = self.backend.load(artefact, SessionOptions(threads=1))
 
     def close(self) -> None:

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgemtl import targets
 from edgemtl.compress.channels.cut import cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.equivalence import differences
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.errors import EdgemtlError
 from edgemtl.exporting.module_cost import module_costs
-from edgemtl.exporting.onnx_export import export_onnx
+from edgemtl.exporting.network import export_network
 from edgemtl.exporting.parity import onnx_runner
-from edgemtl.exporting.simplify import simplify
 from edgemtl.models import MultiTaskNetwork
 from networks.peer import halve
 from networks.zoo import OUTPUTS, build
 
 #: opset that most targets ask for
-OPSET = 17
+TARGET = "cpu"
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,9 @@ def _export(network: MultiTaskNetwork) -> tuple[str, float]:
     """``ok`` and the largest difference to ONNX Runtime, or what went wrong."""
     try:
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
-            raw, simple = Path(folder) / "raw.onnx", Path(folder) / "model.onnx"
-            export_onnx(network, raw, opset=OPSET)
-            simplify(raw, simple)
+            exported = export_network(network, targets.load(TARGET), Path(folder))
             images = network.example_input(seed=2)
-            answers = onnx_runner(simple)(images.numpy())
+            answers = onnx_runner(exported.path)(images.numpy())
         with torch.no_grad():
             expected = network(images)
     except Exception as error:

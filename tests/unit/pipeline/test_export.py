@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -56,13 +55,3 @@ def test_export_writes_the_graph_that_compile_exports(work: DenseWork, tmp_path:
     Export("export", network="model").run(context, _folder(tmp_path / "stage"))
     export_file(work.model, tmp_path / "verb.onnx", targets.load("jetson"), factory=FACTORY)
     assert sha256_file(tmp_path / "verb.onnx") == sha256_file(tmp_path / "stage" / "model.onnx")
-
-
-def test_there_is_one_chain_from_a_network_to_a_graph() -> None:
-    """Nobody but ``export_network`` calls the exporter and then the simplifier."""
-    calls = {
-        str(path.relative_to(ROOT))
-        for path in ROOT.rglob("*.py")
-        if re.search(r"^(?!def )[^#\n]*\bsimplify\(", path.read_text("utf-8"), re.MULTILINE)
-    }
-    assert calls == {"exporting/network.py"}
