@@ -178,6 +178,10 @@ def some_member(rng: random.Random, data: bytes) -> bytes:
         files = manifest.get("files")
         if isinstance(files, dict):
             files[odd] = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1}
+    if isinstance(manifest, dict) and rng.random() < 0.8:
+        from edgemtl.devices.runner.manifest import OWN_HASH, own_hash
+
+        manifest[OWN_HASH] = own_hash(manifest)
     members["manifest.json"] = json.dumps(manifest).encode()
     stream = io.BytesIO()
     with zipfile.ZipFile(
@@ -217,7 +221,8 @@ def some_field(rng: random.Random, data: bytes) -> bytes:
             case 5:
                 state[name] = tensor.float().to(rng.choice(_float8()))
             case 6:  # four bytes in the file, terabytes by its shape
-                state[name] = torch.zeros(1).expand(*[2**20] * max(1, tensor.dim()))
+                sides = max(1, tensor.dim())
+                state[name] = torch.zeros(1).expand(*[2 ** (40 // sides)] * sides)
             case 1:
                 state[name] = tensor.double()
             case 2:
