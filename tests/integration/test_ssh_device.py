@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from support.command import edgemtl
+from support.matrix import only
 from support.tiny_bundle import make_contents
 
 from edgemtl.bundle.write import write_bundle
@@ -177,6 +178,7 @@ def test_the_runner_s_refusal_comes_back(server: Server, bundle: Path) -> None:
     assert "--min-runs must be at least 1" in run.message
 
 
+@pytest.mark.matrix  # a server that is started anew loses it, too
 def test_a_lost_connection_is_taken_up_again(
     server: Server, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,13 +235,13 @@ def test_a_run_that_takes_too_long_is_ended(server: Server, bundle: Path) -> Non
     worker: list[int] = []
     thread = once_it_runs(server, lambda shell: worker.extend(children(shell)))
     with pytest.raises(StageFailed, match="took more than"):
-        server.device().bench(bundle, LONG, limit_seconds=4.0)
+        server.device().bench(bundle, LONG, limit_seconds=2.0)
     thread.join()
     assert server.runs() == []
     assert all(ended(pid) for pid in worker)
 
 
-@pytest.mark.parametrize("victim", ["runner", "shell"])
+@pytest.mark.parametrize("victim", only(["runner"], ["runner", "shell"]))
 def test_a_run_that_is_killed_is_noticed(server: Server, bundle: Path, victim: str) -> None:
     worker: list[int] = []
 
@@ -260,11 +262,11 @@ def test_a_run_that_is_killed_is_noticed(server: Server, bundle: Path, victim: s
 def test_a_server_that_comes_back_is_found_again(server: Server, bundle: Path) -> None:
     def restart(shell: int) -> None:
         server.stop()
-        time.sleep(0.6)
+        time.sleep(0.3)
         server.start()
 
     thread = once_it_runs(server, restart)
-    slow = ["--warm-up", "2.5", "--min-seconds", "0", "--min-runs", "30"]
+    slow = ["--warm-up", "1.5", "--min-seconds", "0", "--min-runs", "30"]
     run = server.device().bench(bundle, slow)
     thread.join()
     assert run.results is not None and run.results["latency"]["count"] >= 30

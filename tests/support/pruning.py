@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.groups import ChannelGroup
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork
@@ -57,6 +58,18 @@ def networks() -> dict[str, MultiTaskNetwork]:
         liven(network)
         network.eval()
     return built
+
+
+class _Groups(dict[str, tuple[ChannelGroup, ...]]):
+    """Channel groups of :data:`NETWORKS` by name, looked for when first asked for."""
+
+    def __missing__(self, name: str) -> tuple[ChannelGroup, ...]:
+        return self.setdefault(name, channel_groups(NETWORKS[name]))
+
+
+#: made once for all files of a process: to be read, not changed
+NETWORKS = networks()
+GROUPS = _Groups()
 
 
 def random_keep(groups: Sequence[ChannelGroup], seed: int, share: float = 0.5) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path, PurePath
 
@@ -260,6 +261,59 @@ def test_files_of_tests_have_names_of_their_own() -> None:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         seen.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
     assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
+
+
+@cache
+def trees_of_tests() -> dict[str, ast.Module]:
+    """Path below tests -> syntax tree, of every file there."""
+    folder = ROOT / "tests"
+    paths = sorted(folder.rglob("*.py"))
+    assert len(paths) > 200
+    return {str(path.relative_to(folder)): ast.parse(path.read_text("utf-8")) for path in paths}
+
+
+def matrix_marks(tree: ast.Module) -> dict[str, bool]:
+    """Name of a test -> whether it is left to ``make test-matrix`` with all of its cases."""
+    return {
+        node.name: any(ast.unparse(mark) == "pytest.mark.matrix" for mark in node.decorator_list)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+#: files of the matrix alone -> the test of ``make test`` that shows what they repeat
+SHOWN_ELSEWHERE = {
+    "e2e/test_same_bytes.py": (
+        "e2e/test_compile.py",
+        "test_the_same_bytes_from_fresh_caches_in_other_folders",
+    ),
+}
+
+
+def test_what_the_matrix_repeats_is_shown_once_by_make_test() -> None:
+    tests = {name: matrix_marks(tree) for name, tree in trees_of_tests().items()}
+    alone = {name for name, found in tests.items() if found and all(found.values())}
+    assert alone == SHOWN_ELSEWHERE.keys()
+    assert not any(tests[file][name] for file, name in SHOWN_ELSEWHERE.values())
+    # As a mark of the file it would be hidden from this test.
+    marked = [path for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_habits.py"]
+    assert not [path.name for path in marked if "pytestmark" in path.read_text("utf-8")]
+
+
+#: functions that sleep long in a process of their own, which the test ends
+MAY_SLEEP = {"unit/tools/test_check_runtimes.py"}
+
+
+def test_tests_wait_for_something_and_not_for_a_time() -> None:
+    long = {
+        name
+        for name, tree in trees_of_tests().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep")
+        if isinstance(node.args[0], ast.Constant) and float(str(node.args[0].value)) > 1
+        if not name.startswith("support/")
+    }
+    assert long == MAY_SLEEP
 
 
 def test_commit_hooks_fetch_nothing() -> None:

@@ -79,7 +79,7 @@ class Pruned:
 def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pruned:
     root = write_dense_folder(tmp_path / "dense", "train", count=12, seed=3)
     data = DataSplits.split([DenseFolder.open(root, "train")], oracle=4, calibration=4)
-    recovery = RecoverOptions(steps=4, batch=2, evaluate_every=2, warmup=1)
+    recovery = RecoverOptions(4, batch=2, evaluate_every=2, warmup=1, learning_rate=1e-3)
     options = PruneOptions("l1-uniform", flops=0.5, channel_multiple=1, rounds=2, recovery=recovery)
     found = Pruned(data, [INSIDE, OVER], [], options)
     real = prune_module.recover

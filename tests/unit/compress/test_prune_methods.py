@@ -143,7 +143,7 @@ def test_a_later_round_that_finds_nothing_only_trains(
 
     monkeypatch.setattr(prune_module, "run_or_resume", nothing_the_second_time)
     training = replace(data, recovery=data.calibration)
-    recovery = RecoverOptions(steps=2, batch=2, evaluate_every=1, warmup=1)
+    recovery = RecoverOptions(2, batch=2, evaluate_every=1, warmup=1, learning_rate=1e-3)
     options = PruneOptions("pagcp", flops=0.6, channel_multiple=2, rounds=2, recovery=recovery)
     result = prune(network, training, options)
     first, second = result.rounds

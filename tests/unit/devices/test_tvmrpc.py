@@ -188,7 +188,7 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
         # The board is switched off while it measures.
         lost = board
         long = dataclasses.replace(job(library), min_seconds=300.0)
-        cut = threading.Timer(1.0, lambda: os.killpg(lost.pid, signal.SIGKILL))
+        cut = threading.Timer(0.3, lambda: os.killpg(lost.pid, signal.SIGKILL))
 
         def connected(seconds: float) -> None:
             ends = time.monotonic() + seconds

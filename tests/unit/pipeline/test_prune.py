@@ -15,6 +15,7 @@ from support.command import edgemtl
 from support.data import write_dense_folder
 from support.dense_family import build
 from support.dense_work import FACTORY, NO_BENCH, DenseWork, write_dense_work
+from support.matrix import only
 
 from edgemtl import targets
 from edgemtl.compress.context import PruneOptions
@@ -70,7 +71,7 @@ class Quiet:
         return lambda *told: None
 
 
-@pytest.mark.parametrize("target_name", targets.names())
+@pytest.mark.parametrize("target_name", only(["cpu", "jetson", "rpi4", "zcu104"], targets.names()))
 def test_the_verb_and_compile_ask_for_the_same(
     work: DenseWork, asked: list[PruneOptions], target_name: str, tmp_path: Path
 ) -> None:

@@ -8,16 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pruning import networks, random_keep
+from support.pruning import GROUPS, NETWORKS, random_keep
 
 from edgemtl.compress.channels.cut import check_cut, cut
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.errors import ParityFailed, UsageError
 from edgemtl.models import checkpoint
 from edgemtl.models.base import MultiTaskNetwork
-
-NETWORKS = networks()
-GROUPS = {name: channel_groups(network) for name, network in NETWORKS.items()}
 
 
 def parameters(network: MultiTaskNetwork) -> int:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from support import dense_family, vit_family
-from support.pruning import SIZE, networks
+from support.pruning import GROUPS, NETWORKS, SIZE, networks
 
 from edgemtl.compress.channels.discover import channel_groups
 from edgemtl.compress.channels.groups import ChannelGroup, Member, snapped_widths
 from edgemtl.errors import UsageError
 from edgemtl.models import MultiTaskNetwork
 from edgemtl.models.mos.network import MOS
-
-NETWORKS = networks()
-GROUPS = {name: channel_groups(network) for name, network in NETWORKS.items()}
 
 
 def of(name: str) -> dict[str, ChannelGroup]:
