@@ -130,7 +130,7 @@ def judge(asked: argparse.Namespace) -> int:
     cases = [*all_cases(asked.work, asked.each, asked.seed)]
     found = Kept(asked.work / "found.jsonl").read().values()
     failed = 0
-    for runtime in asked.only or judging_runtimes():
+    for runtime in [r for r in asked.only or asking.TARGETS if r in all_rules()]:
         version = asking.version(runtime)
         own = {
             f.case: f
@@ -143,12 +143,13 @@ def judge(asked: argparse.Namespace) -> int:
                 print("".join(f"  missed {name}\n" for name in verdict.missed), end="")
                 print("".join(f"  refused {name}\n" for name in verdict.wrongly), end="")
             failed += verdict.named < 0.98 * verdict.bad or verdict.refused > 0.01 * verdict.right
+    if "tensorrt-rtx" in (asked.only or asking.TARGETS):
+        built = {f.case: f for f in found if (f.runtime, f.mode) == ("tensorrt-rtx", "plain")}
+        told = judging.against_parser(cases, built, asking.PARSER_TABLE)
+        print(f"tensorrt-rtx: {told.line()}")
+        print("".join(f"  only the table {name}\n" for name in told.table_only), end="")
+        failed += bool(told.table_only)
     return int(failed > 0)
-
-
-def judging_runtimes() -> list[str]:
-    """Runtimes that rules are known of, and that compute."""
-    return [name for name in asking.TARGETS if name in all_rules()]
 
 
 def keep(asked: argparse.Namespace) -> int:

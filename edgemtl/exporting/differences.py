@@ -29,6 +29,15 @@ class Difference:
     snr_db: float
     problem: str = ""
 
+    @property
+    def told(self) -> str:
+        """One half-sentence: why they cannot be compared, or how far apart they are."""
+        if self.problem:
+            return self.problem
+        if math.isinf(self.max_relative):
+            return f"is off by up to {self.max_abs:.3g} where the reference is 0 throughout"
+        return f"differs by {self.max_relative:.2g} of its range"
+
     def within(self, max_relative: float) -> bool:
         """Whether they could be compared and are no further apart than this."""
         return not self.problem and self.max_relative <= max_relative

@@ -203,10 +203,9 @@ class ChainReport:
             bad = next((output for output in report.outputs if not output.ok), None)
             if bad is None:
                 raise ParityFailed("nothing was compared", where=stage)
-            reason = bad.difference.problem or (
-                f"differs by {bad.difference.max_relative:.2g} of its range "
-                f"({report.tolerance.max_relative:.2g} allowed)"
-            )
+            reason = bad.difference.told
+            if not bad.difference.problem:
+                reason += f" ({report.tolerance.max_relative:.2g} allowed)"
             raise ParityFailed(
                 f"task '{bad.task}', output '{bad.name}': {reason}",
                 where=f"{self.reference} against {stage}",

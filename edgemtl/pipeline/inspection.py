@@ -16,6 +16,7 @@ from edgemtl.errors import StageFailed, UsageError
 from edgemtl.exporting.cost import count_cost
 from edgemtl.exporting.mixtures import dense_mixtures
 from edgemtl.exporting.module_cost import folded_costs, module_costs
+from edgemtl.exporting.naming import module_of
 from edgemtl.exporting.network import export_network
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
@@ -148,9 +149,15 @@ def _target_problems(network: MultiTaskNetwork, wanted: Sequence[targets.Target]
                 simple = export_network(network, target, place).path
                 graph = count_cost(simple)
                 answer["graph"] = {"values": graph.parameters, "macs": graph.macs}
-                answer["problems"] = [asdict(p) for p in backend.problems(simple, target)]
+                answer["problems"] = [
+                    {**asdict(p), "module": module_of(p.node)}
+                    for p in dict.fromkeys(backend.problems(simple, target))
+                ]
                 try:
                     answer["plan"] = backend.modelled(simple, target, network)
+                    # A plan of one task's path through experts is no part of the whole graph.
+                    if answer["plan"] and "task" not in answer["plan"]:
+                        answer["plan"]["network_macs"] = graph.macs
                 except StageFailed as error:
                     answer["plan"], answer["refused"] = None, error.to_dict()
             answers[target.name] = answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,7 @@ class ParityOutcome:
             for output in report["outputs"]:
                 if not output["ok"]:
                     raise ParityFailed(
-                        f"task '{output['task']}', output '{output['name']}' differs by "
-                        f"{output['max_relative']} of its range "
+                        f"task '{output['task']}', output '{output['name']}' {_apart(output)} "
                         f"({report['max_relative_allowed']} allowed)",
                         where=f"{report.get('reference', self.data['reference'])} against {form}",
                         hint=advice,
@@ -240,7 +240,18 @@ class Culprit:
         return "; ".join([f"no layer differs ({layers.compared} compared, {on})", *said])
 
 
+def _apart(output: Mapping[str, Any]) -> str:
+    """How far an output of a stored report is off; null stands for no share, and for infinity."""
+    if output.get("problem"):
+        return f"cannot be compared: {output['problem']}"
+    if output["max_relative"] is None:
+        return f"is off by up to {output['max_abs']} where the reference is 0 throughout"
+    return f"differs by {output['max_relative']} of its range"
+
+
 def _share(output: OutputParity) -> str:
+    if not math.isfinite(output.difference.max_relative):
+        return output.difference.told
     return f"{output.difference.max_relative:.2e} of its range"
 
 

@@ -34,12 +34,18 @@ class DesignPoint:
 
 @dataclass(frozen=True)
 class DesignFacts:
-    """A modelled plan: the design that was taken, its figures, and all that were looked at."""
+    """A modelled plan: the design that was taken, its figures, and all that were looked at.
+
+    Attributes:
+        macs: multiply-accumulates of the layers that are modelled, of one picture; None where the
+            file does not say.
+    """
 
     taken: DesignPoint
     energy_j: float
     ddr_bytes: float
     points: tuple[DesignPoint, ...]
+    macs: int | None = None
 
 
 def parse_plan(data: Mapping[str, Any]) -> DesignFacts | None:
@@ -51,7 +57,7 @@ def parse_plan(data: Mapping[str, Any]) -> DesignFacts | None:
     chosen = _point({**design, **taken, "latency_ms": data["latency_ms"], "activation_kib": kib})
     points = tuple(_point(row) for row in rows(data, "sweep"))
     energy, traffic = number(data, "energy_j") or 0.0, number(data, "ddr_bytes") or 0.0
-    return DesignFacts(chosen, energy, traffic, points)
+    return DesignFacts(chosen, energy, traffic, points, integer(data, "macs"))
 
 
 def _point(row: Mapping[str, Any]) -> DesignPoint:

@@ -15,6 +15,8 @@ from edgemtl.record.designs import DesignFacts, DesignPoint
 from edgemtl.report.charts import line, opening, text
 from edgemtl.report.figures import GAP, significant
 
+#: a modelled time is a headline from this share of the multiply-accumulates on
+HEADLINE = 0.9
 #: layers that the terminal lists, the longest first
 MOST_LAYERS = 12
 #: pixels of the plot, of the axis below and of the legend above it
@@ -35,10 +37,32 @@ def front(points: Sequence[DesignPoint]) -> list[DesignPoint]:
     return found
 
 
-def section(facts: DesignFacts | None) -> dict[str, Any] | None:
-    """The plot and the table of the report's page; None without a plan."""
+def coverage(modelled: float | None, whole: float | None) -> tuple[float | None, str]:
+    """Share of a network's multiply-accumulates that a plan models, and the sentence about it.
+
+    Args:
+        modelled: multiply-accumulates of the modelled layers; None where nobody counted.
+        whole: of the network's graph.
+    """
+    if not modelled or not whole:
+        return None, "nobody counted how much of the network is modelled"
+    share = min(modelled / whole, 1.0)
+    shown = f"{share:.0%}" if share >= HEADLINE else f"{share:.1%}"
+    told = f"{shown} of the network's multiply-accumulates are modelled"
+    return share, told if share >= HEADLINE else f"only {told}: its time is not the network's"
+
+
+def section(facts: DesignFacts | None, whole: float | None = None) -> dict[str, Any] | None:
+    """The plot and the table of the report's page; None without a plan.
+
+    Args:
+        facts: the plan.
+        whole: multiply-accumulates of the network's graph; None where they are not known.
+    """
     if facts is None:
         return None
+    share, covered = coverage(facts.macs, whole)
+    part = "" if share is None or share >= HEADLINE else ", modelled layers alone"
     taken = facts.taken
     shown = [taken, *(p for p in front(facts.points) if _name(p) != _name(taken))]
     return {
@@ -46,7 +70,7 @@ def section(facts: DesignFacts | None) -> dict[str, Any] | None:
         "rows": [
             {
                 "name": _name(point) + (" (taken)" if point is taken else ""),
-                "latency": f"{significant(point.latency_ms)}{GAP}ms",
+                "latency": f"{significant(point.latency_ms)}{GAP}ms{part}",
                 "memory": f"{point.memory_kib:,.0f}{GAP}KiB",
                 "dsp": str(point.dsp),
                 "bram36": str(point.bram36),
@@ -54,6 +78,7 @@ def section(facts: DesignFacts | None) -> dict[str, Any] | None:
             }
             for point in shown
         ],
+        "coverage": covered,
         "looked_at": len(facts.points),
         "refused": sum(1 for point in facts.points if point.refused),
         "energy": f"{significant(facts.energy_j * 1e3)}{GAP}mJ",
@@ -135,8 +160,12 @@ def print_plan(console: Any, target: str, plan: Mapping[str, Any], every_layer: 
 
     design, taken, board = plan["design"], plan["resources"], plan["board"]
     path = f" (task {plan['task']})" if "task" in plan else ""
+    share, covered = coverage(plan.get("macs"), plan.get("network_macs"))
+    if "network_macs" in plan:
+        console.print(f"target {target}, modelled{path}: {covered}", highlight=False)
+    part = "" if share is None or share >= HEADLINE else " for these layers alone"
     console.print(
-        f"target {target}, modelled{path}: {plan['latency_ms']:.3f} ms, "
+        f"target {target}, modelled{path}: {plan['latency_ms']:.3f} ms{part}, "
         f"{plan['energy_j'] * 1e3:.1f} mJ, {plan['ddr_bytes'] / 1e6:.2f} MB of external memory "
         f"traffic at {board['clock_mhz']:.0f} MHz",
         highlight=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgemtl.report.designs import print_plan
@@ -66,26 +66,56 @@ def print_inspection(
         _print_channels(console, found["channels"])
     for name, answer in found.get("targets", {}).items():
         if answer["int8_runs_as_float"]:
-            console.print(f"target {name}: int8 runs as float32: {answer['int8_runs_as_float']}")
+            console.print(
+                f"target {name}: int8 runs as float32: {answer['int8_runs_as_float']}", markup=False
+            )
         if not answer["available"]:
-            console.print(f"target {name}: not available here: {answer['reason']}")
+            console.print(f"target {name}: not available here: {answer['reason']}", markup=False)
             continue
         if answer.get("plan"):
             print_plan(console, name, answer["plan"], every_module)
         if "refused" in answer:
             refused = answer["refused"]
-            console.print(f"target {name}: refused: {refused['message']} -> {refused.get('hint')}")
+            hint = f" -> {refused['hint']}" if refused.get("hint") else ""
+            console.print(f"target {name}: refused: {refused['message']}{hint}", markup=False)
         if graph := answer.get("graph"):
             console.print(
                 f"target {name}: the graph stores {graph['values']:,} values (norms folded into "
                 f"layers, tables included) and costs {graph['macs'] / 1e6:,.1f} M MACs",
                 highlight=False,
             )
-        console.print(f"target {name}: {len(answer['problems'])} node(s) to look at")
-        for problem in answer["problems"]:
-            console.print(
-                f"  {problem['op']} '{problem['node']}': {problem['reason']} -> {problem['advice']}"
-            )
+        _print_problems(console, name, answer["problems"])
+
+
+#: nodes that are named of those with one problem
+MOST_NODES = 3
+
+
+def _print_problems(console: Any, target: str, problems: Sequence[Mapping[str, Any]]) -> None:
+    """What the target cannot run or runs otherwise, equal sentences once with their nodes."""
+
+    def told(line: str) -> None:
+        # Reasons are the words of runtimes: brackets in them are no markup.
+        console.print(line, markup=False, highlight=False)
+
+    fatal = sum(bool(problem["fatal"]) for problem in problems)
+    if not problems:
+        told(f"target {target}: runs everything as written")
+    elif fatal:
+        told(f"target {target}: refuses {fatal} of the graph's nodes")
+    else:
+        told(f"target {target}: runs everything, with something to know")
+    by_sentence: dict[tuple[Any, ...], list[str]] = {}
+    for problem in problems:
+        key = (problem["op"], problem["fatal"], problem["reason"], problem["advice"])
+        by_sentence.setdefault(key, []).append(problem["node"])
+    for (op, is_fatal, reason, advice), nodes in by_sentence.items():
+        named = [node for node in nodes if node]
+        more = f" and {len(named) - MOST_NODES} more" if len(named) > MOST_NODES else ""
+        where = ", ".join(f"'{node}'" for node in named[:MOST_NODES]) + more
+        subject = " ".join(part for part in (op, where) if part)
+        sign = "refused" if is_fatal else "note"
+        told(f"  {sign}: {f'{subject}: ' if subject else ''}{reason} -> {advice}")
 
 
 def _print_modules(console: Any, found: Mapping[str, Any], every_module: bool) -> None:

@@ -66,7 +66,7 @@ def render_html(run: RunData) -> str:
         latency_facts=sections.latency_facts(run),
         times=layer_times(run),
         tradeoff=tradeoff.plots(run),
-        design=designs.section(run.design),
+        design=designs.section(run.design, _macs(run)),
         parity=sections.parity(run),
         stages=sections.stages(run),
         changes=sections.changes(run),
@@ -166,3 +166,10 @@ def _data_notes(run: RunData) -> list[str]:
             text += " These pictures are synthetic: the figures say nothing about real ones."
         found.append(text)
     return list(dict.fromkeys(found))
+
+
+def _macs(run: RunData) -> float | None:
+    """Multiply-accumulates of the network that was compiled; None where nobody counted."""
+    cost = run.cost_after or run.cost_before
+    value = cost.figures.get("macs") if cost is not None else None
+    return float(value) if isinstance(value, int | float) else None

@@ -30,6 +30,8 @@ TARGETS: Mapping[str, str] = {
     "tvm": "tvm-x86",
     "tensorrt-rtx": "rtx",
 }
+#: the operator table that stands for TensorRT-RTX's parser
+PARSER_TABLE = options_of(targets.load("rtx")).version
 #: how a case can end
 OUTCOMES = ("right", "ours", "early", "late", "wrong", "died")
 

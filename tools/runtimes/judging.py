@@ -10,6 +10,7 @@ from onnx import load_from_string
 
 from edgemtl.backends.conformance.rules import known_problems
 from edgemtl.backends.rewriting.settle import settle
+from edgemtl.backends.tensorrt.optable import device_only, table_problems
 from runtimes.cases import Case
 from runtimes.kept import Found
 
@@ -72,10 +73,58 @@ def judge(cases: Iterable[Case], found: Mapping[str, Found], runtime: str) -> di
             continue
         verdict.right += 1
         settle(model, runtime)
-        if named and known_problems(model, runtime, lambda: ""):
+        if named and any(p.fatal for p in known_problems(model, runtime, lambda: "")):
             verdict.refused += 1
             verdict.wrongly.append(case.name)
     return verdicts
+
+
+@dataclass
+class Agreement:
+    """Of the operator table with the parser and builder of TensorRT-RTX, on the same cases.
+
+    Attributes:
+        both, neither: cases that both take, that both refuse.
+        table_only: taken by the table, not built by TensorRT-RTX.
+        device: the same, but told as "only the device can say".
+        built_only: refused by the table, built by TensorRT-RTX.
+    """
+
+    both: int = 0
+    neither: int = 0
+    table_only: list[str] = field(default_factory=list)
+    device: int = 0
+    built_only: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """What is printed."""
+        return (
+            f"{self.both} cases taken by both, {self.neither} by neither, {len(self.built_only)} "
+            f"built but refused by the table, {self.device} left to the device; "
+            f"{len(self.table_only)} taken by the table and not built"
+        )
+
+
+def against_parser(
+    cases: Iterable[Case], found: Mapping[str, Found], version: tuple[int, int]
+) -> Agreement:
+    """Hold the table of a version against what TensorRT-RTX built."""
+    told = Agreement()
+    for case in cases:
+        one = found.get(case.name)
+        if one is None:
+            continue
+        model = load_from_string(case.model)
+        taken = not any(problem.fatal for problem in table_problems(model, version))
+        built = one.outcome == "right"
+        told.both += taken and built
+        told.neither += not taken and not built
+        if built and not taken:
+            told.built_only.append(case.name)
+        if taken and not built:
+            told.device += bool(device_only(model))
+            told.table_only += [] if device_only(model) else [case.name]
+    return told
 
 
 def drawn_later(case: Case) -> bool:

@@ -85,4 +85,4 @@ def _one_input(
         value.CopyFrom(helper.make_tensor_value_info(value.name, kind, array.shape))
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
-    return model.SerializeToString(deterministic=True), np.ascontiguousarray(image)
+    return model.SerializeToString(deterministic=True), np.asarray(image, np.float32, order="C")

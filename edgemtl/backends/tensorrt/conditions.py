@@ -65,6 +65,9 @@ class TableNode:
 
     def rank(self, index: int) -> int | None:
         """Of an input; None where it is not known."""
+        stored = self.constant(index)
+        if stored is not None:
+            return len(stored.dims)
         kind = self.types.get(self.proto.input[index]) if self.has_input(index) else None
         if kind is None or not kind.tensor_type.HasField("shape"):
             return None
@@ -206,9 +209,30 @@ def _pool(node: TableNode) -> Complaints:
 
 def _conv_transpose(node: TableNode) -> Complaints:
     dilated = any(step != 1 for step in node.attribute("dilations", []))
-    if dilated and any(node.attribute("output_padding", [])):
-        advice = "convolve without dilation, or pad the result"
-        yield "dilation together with output_padding does not build", advice
+    if dilated and any(step != 1 for step in node.attribute("strides", [])):
+        advice = "convolve without dilation, or resize first and convolve then"
+        yield "dilation together with a stride does not build", advice
+
+
+def _lp_pool(node: TableNode) -> Complaints:
+    if node.attribute("p", 2) not in (1, 2):
+        yield "only p=1 and p=2 are there", "raise to the power, average, and take the root"
+    yield from _pool(node)
+
+
+def _mat_mul(node: TableNode) -> Complaints:
+    first, second = node.rank(0), node.rank(1)
+    if (
+        first is not None
+        and second is not None
+        and min(first, second) == 1 < max(first, second) - 1
+    ):
+        yield "a vector with a batch of matrices is not there", "unsqueeze the vector first"
+
+
+def _reduction(node: TableNode) -> Complaints:
+    if node.has_input(1) and node.constant(1) is None:
+        yield "the axes are computed by the graph", "export with fixed shapes and simplify"
 
 
 def _scatter_elements(node: TableNode) -> Complaints:
@@ -261,6 +285,13 @@ CONDITIONS: Mapping[str, Callable[[TableNode], Complaints]] = {
     "DeformConv": _deform_conv,
     "AveragePool": _pool,
     "MaxPool": _pool,
+    "LpPool": _lp_pool,
+    "MatMul": _mat_mul,
+    **dict.fromkeys(
+        [f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min")]
+        + ["ReduceProd", "ReduceSum", "ReduceSumSquare"],
+        _reduction,
+    ),
     "ConvTranspose": _conv_transpose,
     "ScatterElements": _scatter_elements,
     "BatchNormalization": _batch_normalization,
@@ -272,4 +303,4 @@ CONDITIONS: Mapping[str, Callable[[TableNode], Complaints]] = {
 #: plugins that every version on a board brings along (TensorRT-RTX has none)
 PLUGINS: Mapping[str, Callable[[TableNode], Complaints]] = {"EfficientNMS_TRT": _efficient_nms}
 #: operators whose conditions ask for types and ranks
-ASK_TYPES = frozenset({"Mod", "GridSample"})
+ASK_TYPES = frozenset({"Mod", "GridSample", "MatMul"})

@@ -64,6 +64,8 @@ _ADVICE: Mapping[str, str] = {
 ONLY_ON_DEVICE: Mapping[str, str] = {
     "NonMaxSuppression": "",
     "RoiAlign": "",
+    "Attention": "",
+    "LSTM": "",
     "DeformConv": "",
     "ScatterElements": "reduction",
     **dict.fromkeys(PLUGINS, ""),
@@ -147,12 +149,14 @@ def _graph_problems(model: ModelProto, version: Version, named: str) -> Iterator
         if not all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims):
             reason = f"input '{value.name}' has no fixed shape"
             yield Problem("", "", reason, "export with fixed shapes")
-    if version < (10, 0):
-        from onnx import TensorProto
+    from onnx import TensorProto
 
-        kinds = {tensor.data_type for tensor in model.graph.initializer}
-        if TensorProto.BFLOAT16 in kinds:
-            yield Problem("", "", f"{named} has no bfloat16", "use float16 or float32")
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    for kind in sorted(kinds & {TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}):
+        name = TensorProto.DataType.Name(kind).lower()
+        yield Problem("", "", f"{named} has no constants of {name}", "store them as int32 or int64")
+    if version < (10, 0) and TensorProto.BFLOAT16 in kinds:
+        yield Problem("", "", f"{named} has no bfloat16", "use float16 or float32")
 
 
 def _node_problems(node: TableNode, named: str) -> Iterator[Problem]:

@@ -82,6 +82,28 @@ def test_the_section_lists_what_was_taken_first(plan: dict[str, Any]) -> None:
     assert found["looked_at"] > found["refused"] > 0
 
 
+def test_a_time_is_a_headline_only_where_nearly_all_is_modelled(plan: dict[str, Any]) -> None:
+    facts = parse_plan(plan)
+    assert facts is not None and facts.macs == plan["macs"]
+    full, part = section(facts, plan["macs"] * 1.05), section(facts, plan["macs"] * 100.0)
+    unknown = section(facts)
+    assert full is not None and part is not None and unknown is not None
+    assert full["coverage"].startswith("95% of the network's")
+    assert "alone" not in full["rows"][0]["latency"]
+    assert part["coverage"].startswith("only 1.0% of the network's")
+    assert part["rows"][0]["latency"].endswith("modelled layers alone")
+    assert "nobody counted" in unknown["coverage"]
+
+
+def test_the_terminal_says_first_how_much_is_modelled(plan: dict[str, Any]) -> None:
+    told = io.StringIO()
+    console = Console(file=told, width=200)
+    print_plan(console, "zcu104", {**plan, "network_macs": plan["macs"] * 10}, every_layer=True)
+    first, second = told.getvalue().splitlines()[:2]
+    assert "only 10.0% of the network's multiply-accumulates are modelled" in first
+    assert "ms for these layers alone" in second
+
+
 def test_the_terminal_shows_design_layers_and_what_is_left(plan: dict[str, Any]) -> None:
     told = io.StringIO()
     print_plan(Console(file=told, width=100), "zcu104", plan, every_layer=True)
