@@ -230,6 +230,11 @@ def _mat_mul(node: TableNode) -> Complaints:
         yield "a vector with a batch of matrices is not there", "unsqueeze the vector first"
 
 
+def _recurrent(node: TableNode) -> Complaints:
+    if node.attribute("layout", 0):
+        yield "layout=1 is not there", "export with batch_first=False, or transpose around it"
+
+
 def _reduction(node: TableNode) -> Complaints:
     if node.has_input(1) and node.constant(1) is None:
         yield "the axes are computed by the graph", "export with fixed shapes and simplify"
@@ -287,6 +292,7 @@ CONDITIONS: Mapping[str, Callable[[TableNode], Complaints]] = {
     "MaxPool": _pool,
     "LpPool": _lp_pool,
     "MatMul": _mat_mul,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     **dict.fromkeys(
         [f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min")]
         + ["ReduceProd", "ReduceSum", "ReduceSumSquare"],
