@@ -95,7 +95,7 @@ def evaluate(
     place, made_by, roots = path_of(model), factory_of(factory, model), folders(data)
     where = (roots, split, layout, limit, made_by)
     with listening(progress):
-        report = evaluate_file(place, *where)
+        report = evaluate_file(place, *where, optional_path(reference))
         found = compare_report(report, place, optional_path(reference), *where)
     dense = found.reference
     tasks = {}

@@ -114,7 +114,7 @@ def eval_verb(
                 say(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
         return
     if farm is None:
-        report = evaluate_file(model, data or [], split, layout, limit, factory)
+        report = evaluate_file(model, data or [], split, layout, limit, factory, reference)
     else:
         from edgemtl.pipeline.farm.evaluating import evaluate_on_farm
         from edgemtl.pipeline.farm.members import open_farm

@@ -8,6 +8,7 @@ from typing import Any
 from edgemtl.data.concat import Concatenated
 from edgemtl.files import read_json
 from edgemtl.gates.junit import write_junit
+from edgemtl.measure.accuracy import Run, network_runner
 from edgemtl.measure.results import BenchRequest
 from edgemtl.measure.timed import Around, bench_request
 from edgemtl.pipeline.bench import (
@@ -45,7 +46,16 @@ class Accuracy(Stage):
             "data_name": context.evaluation.name,
             "threads": context.recipe.bench.threads,
             "of": context.against.note if "network" in self.reads else "",
+            **self._answers(context),
         }
+
+    @staticmethod
+    def _answers(context: Context) -> dict[str, Any]:
+        """Whose answers tasks are held against, where some are."""
+        if not any(task.from_reference for task in context.tasks):
+            return {}
+        other = context.against.reference
+        return {"answers": context.model_sha256 if other is None else other.weights_sha256}
 
     def run(self, context: Context, folder: Path) -> EvaluateOutcome:
         """Evaluate on the pictures that accuracy is measured on."""
@@ -57,7 +67,19 @@ class Accuracy(Stage):
             )
         with context.session(self.reads["artefact"]) as session:
             spec = context.dense.input_spec
-            return evaluate_model(EvaluateRequest(session.run, context.tasks, spec, data))
+            reference = self._reference(context)
+            return evaluate_model(
+                EvaluateRequest(session.run, context.tasks, spec, data, reference=reference)
+            )
+
+    @staticmethod
+    def _reference(context: Context) -> Run | None:
+        """The uncompressed network, for tasks that are held against its answers."""
+        if not any(task.from_reference for task in context.tasks):
+            return None
+        other = context.against.reference
+        network = context.dense if other is None else other.network
+        return network_runner(network, context.task_names)
 
 
 class Cost(Stage):

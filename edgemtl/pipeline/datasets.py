@@ -43,7 +43,8 @@ def labelled(
         dataset = concatenate([open_dataset(folder, split, layout) for folder in folders])
     else:
         maps = {task.label_kind for task in tasks if task.label_is_map}
-        dataset = embedded({task.label_kind for task in tasks}, split, maps)
+        wanted = {task.label_kind for task in tasks if not task.from_reference}
+        dataset = embedded(wanted, split, maps)
     return thinned(dataset, limit)
 
 

@@ -27,6 +27,7 @@ class EvaluateRequest:
         spec: the network's input.
         dataset: labelled pictures.
         of: whose accuracy it is, where others are compared with it and that needs saying.
+        reference: the uncompressed network, for tasks whose label is its answer.
     """
 
     run: Run
@@ -34,19 +35,20 @@ class EvaluateRequest:
     spec: InputSpec
     dataset: Dataset
     of: str = ""
+    reference: Run | None = None
 
     @staticmethod
     def of_network(
         network: MultiTaskNetwork, tasks: Sequence[str], dataset: Dataset, of: str = ""
     ) -> EvaluateRequest:
-        """A torch network's tasks of these names.
+        """A torch network's tasks of these names; it is its own reference.
 
         Raises:
             UsageError: it lacks a task.
         """
         names, spec = list(tasks), network.input_spec
         run = network_runner(network, names)
-        return EvaluateRequest(run, network.selected(names), spec, dataset, of)
+        return EvaluateRequest(run, network.selected(names), spec, dataset, of, run)
 
 
 @dataclass(frozen=True)
@@ -76,5 +78,5 @@ def evaluate_model(request: EvaluateRequest) -> EvaluateOutcome:
     Raises:
         InputRefused: no picture decodes.
     """
-    report = evaluate(request.run, request.tasks, request.spec, request.dataset)
+    report = evaluate(request.run, request.tasks, request.spec, request.dataset, request.reference)
     return EvaluateOutcome(replace(report, of=request.of))

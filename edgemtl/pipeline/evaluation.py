@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgemtl.data.open import open_dataset
 from edgemtl.data.preprocess import letterbox
 from edgemtl.errors import UsageError
-from edgemtl.measure.accuracy import AccuracyReport
+from edgemtl.measure.accuracy import AccuracyReport, Run, network_runner
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
 from edgemtl.measure.wider_protocol import wider_ap
 from edgemtl.models.checkpoint import load_network
@@ -32,8 +32,13 @@ def evaluate_file(
     layout: str = "auto",
     limit: int | None = None,
     factory: str | None = None,
+    reference: Path | None = None,
 ) -> AccuracyReport:
     """Evaluate a file on data folders, or on the embedded synthetic set when none is given.
+
+    Tasks whose label is the uncompressed network's answer are held against the ``reference``, else
+    the dense network that a pruned checkpoint records; a checkpoint that was never pruned is its
+    own.
 
     Raises:
         InputRefused: the file or the data is refused.
@@ -41,8 +46,24 @@ def evaluate_file(
     """
     with open_model(path, factory) as loaded:
         dataset = labelled(data, split, loaded.tasks, layout, limit)
-        request = EvaluateRequest(loaded.run, loaded.tasks, loaded.input_spec, dataset)
+        answers = _answers(path, loaded, factory, reference)
+        request = EvaluateRequest(
+            loaded.run, loaded.tasks, loaded.input_spec, dataset, reference=answers
+        )
         return evaluate_model(request).report
+
+
+def _answers(
+    path: Path, loaded: LoadedModel, factory: str | None, reference: Path | None
+) -> Run | None:
+    """What answers for the uncompressed network, where a task is held against it."""
+    if not any(task.from_reference for task in loaded.tasks):
+        return None
+    network = load_network(path, factory) if loaded.kind == "checkpoint" else None
+    found = find_reference(path, network, factory, reference, loaded.tasks).reference
+    if found is not None:
+        return network_runner(found.network, [task.name for task in loaded.tasks])
+    return loaded.run if network is not None and not network.pruning else None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,12 @@ from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.detection import Detection
 from edgemtl.tasks.edges import Edges
 from edgemtl.tasks.landmarks import Landmarks
+from edgemtl.tasks.multilabel import Multilabel
 from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.pose import HeadPose
+from edgemtl.tasks.raw import Raw
 from edgemtl.tasks.registry import build, kinds, register_task, select, spec_from_dict
+from edgemtl.tasks.regression import Regression
 from edgemtl.tasks.saliency import Saliency
 from edgemtl.tasks.segmentation import Parts, Segmentation
 
@@ -22,8 +25,11 @@ __all__ = [
     "Metric",
     "MetricResult",
     "MetricSpec",
+    "Multilabel",
     "Normals",
     "Parts",
+    "Raw",
+    "Regression",
     "Saliency",
     "Segmentation",
     "Task",

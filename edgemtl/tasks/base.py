@@ -196,6 +196,9 @@ class Task(ABC):
     primary: MetricSpec
     #: secondary figures that tables may show; keys of ``MetricResult.values``
     secondary: tuple[MetricSpec, ...] = ()
+    #: whether its label is what the uncompressed network answers, so that nobody labels anything:
+    #: who judges runs that network too and gives its decoded result as the label
+    from_reference: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = check_name(name, "the name of a task")

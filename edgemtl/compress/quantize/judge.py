@@ -61,11 +61,14 @@ class Judge:
         self._as_run = as_run
         self._tasks, self._spec, self._dataset = tasks, input_spec, dataset
         self._budgets = budgets
+        held = any(task.from_reference for task in tasks)
+        self._reference = simulation(as_run(reference)) if held else None
         self._before = self._measure(reference)
 
     def _measure(self, model: ModelProto) -> dict[str, tuple[float | None, str]]:
         self.evaluations += 1
-        report = evaluate(simulation(self._as_run(model)), self._tasks, self._spec, self._dataset)
+        run = simulation(self._as_run(model))
+        report = evaluate(run, self._tasks, self._spec, self._dataset, self._reference)
         return {
             task.name: (
                 report.tasks[task.name].values.get(task.primary.key),

@@ -17,14 +17,22 @@ from edgemtl.tasks.depth import DepthError
 from edgemtl.tasks.detection import AveragePrecision, Detections
 from edgemtl.tasks.edges import BoundaryF
 from edgemtl.tasks.landmarks import NormalisedMeanError
+from edgemtl.tasks.multilabel import Multilabel
 from edgemtl.tasks.normals import AngularError
 from edgemtl.tasks.pose import MeanAbsoluteAngle
+from edgemtl.tasks.raw import Fidelity
+from edgemtl.tasks.regression import Regression
 from edgemtl.tasks.saliency import LargestF
 from edgemtl.tasks.segmentation import MeanIntersectionOverUnion
 
 SIZE = (12, 17)
 PICTURES = 11
+REGRESSION = Regression("regression", circular=(-20, 20))
+MULTILABEL = Multilabel("multilabel", ("a", "b", "c"))
 METRICS = {
+    "regression": REGRESSION.new_metric,
+    "multilabel": MULTILABEL.new_metric,
+    "raw": lambda: Fidelity("raw", "raw"),
     "classification": lambda: ClassAccuracy("classification", ("a", "b", "c"), "classification"),
     "detection": lambda: AveragePrecision("detection"),
     "landmarks": lambda: NormalisedMeanError("landmarks", "detection"),
@@ -63,6 +71,9 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "edges": rng.integers(-1, 2, SIZE),
             "saliency": rng.integers(-1, 2, SIZE),
             "classification": int(rng.integers(0, 3)),
+            "regression": float(rng.uniform(-20, 20)),
+            "multilabel": {"a": index % 2, "b": True, "c": None if index % 3 else 1},
+            "raw": rng.normal(size=5).astype(np.float32),
         }
         if index == 6:
             labels = {}
@@ -76,6 +87,9 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "edges": rng.uniform(0, 1, SIZE).astype(np.float32),
             "saliency": rng.uniform(0, 1, SIZE).astype(np.float32),
             "classification": rng.uniform(0, 1, 3).astype(np.float32),
+            "regression": float(rng.uniform(-20, 20)),
+            "multilabel": rng.uniform(0, 1, 3).astype(np.float32),
+            "raw": rng.normal(size=5).astype(np.float32),
         }
         found.append((decoded, Sample(f"{index}.png", np.zeros((*SIZE, 3), np.uint8), labels)))
     return found
