@@ -20,6 +20,7 @@ from edgemtl.cli.console import (
     say,
 )
 from edgemtl.errors import UsageError
+from edgemtl.sinks import shown
 
 if TYPE_CHECKING:
     from edgemtl.pipeline.evaluation import Comparison
@@ -149,6 +150,11 @@ def _print_accuracy(compared: Comparison) -> None:
         for key, value in task.values.items():
             before = [] if dense is None else [told(dense.tasks[name].values.get(key))]
             table.add_row(name, key, told(value), *before)
+        known = {} if dense is None else dense.tasks[name].classes
+        for key, value in task.classes.items():
+            if value is not None or known.get(key) is not None:
+                before = [] if dense is None else [told(known.get(key))]
+                table.add_row(name, f"class {shown(key)}", told(value), *before)
         if task.note:
             table.add_row(name, "note", task.note)
     plain_console().print(table)

@@ -73,6 +73,45 @@ class _Limits(BaseModel):
         return data
 
 
+class FigureLimits(_Limits):
+    """``[gates.tasks.NAME.figures.KEY]``: limits on another figure of a task.
+
+    Attributes:
+        min: least value; max: largest value.
+    """
+
+    min: Limit = entry(None, description="lowest value of the figure that passes")
+    max: Limit = entry(None, description="highest value of the figure that passes")
+
+
+class OneClassLimits(_Limits):
+    """``[gates.tasks.NAME.classes.named.CLASS]``: limits on the figure of one class.
+
+    Attributes:
+        max_relative_drop: how much worse than the uncompressed network, as a share of its figure.
+        min: least value.
+    """
+
+    max_relative_drop: NotNegative = entry(
+        None, description="largest relative drop, against the uncompressed network"
+    )
+    min: Limit = entry(None, description="lowest value that passes")
+
+
+class ClassLimits(OneClassLimits):
+    """``[gates.tasks.NAME.classes]``: limits that the figure of every labelled class keeps to.
+
+    A class that dies hardly moves the mean over many: these look at each by itself.
+
+    Attributes:
+        named: limits on single classes, beside those on all.
+    """
+
+    named: dict[str, OneClassLimits] = Field(
+        default_factory=dict, description="class = the same limits for that class"
+    )
+
+
 class TaskLimits(_Limits):
     """``[gates.tasks.NAME]``: limits on the task's primary figure.
 
@@ -80,6 +119,8 @@ class TaskLimits(_Limits):
         max_relative_drop: how much worse than the uncompressed network, as a share of its figure
             (0.02 = 2 % worse), whichever direction is better.
         min: least value; max: largest value (for figures where lower is better).
+        classes: limits on the figures of its classes.
+        figures: limits on its other figures, by their keys in ``accuracy.json``.
     """
 
     max_relative_drop: NotNegative = entry(
@@ -87,6 +128,10 @@ class TaskLimits(_Limits):
     )
     min: Limit = entry(None, description="lowest value of the figure that passes")
     max: Limit = entry(None, description="highest value of the figure that passes")
+    classes: ClassLimits = ClassLimits()
+    figures: dict[str, FigureLimits] = Field(
+        default_factory=dict, description="another figure of the task = its own min and max"
+    )
 
     @model_validator(mode="after")
     def _some_value_fits(self) -> TaskLimits:

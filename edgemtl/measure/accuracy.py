@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,14 @@ class TaskAccuracy:
         values: figure -> value, None where there was nothing to measure.
         count: labelled items measured.
         note: why a value is None, or what a reader must know.
+        classes: class -> its own figure, None for a class without labels; empty for tasks without
+            classes.
     """
 
     values: Mapping[str, float | None]
     count: int
     note: str = ""
+    classes: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ class AccuracyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: ``{"tasks": {name: {figure: value}}, "images": N, ...}``."""
+        classes = {name: dict(task.classes) for name, task in self.tasks.items() if task.classes}
         return {
             "tasks": {name: dict(task.values) for name, task in self.tasks.items()},
+            **({"classes": classes} if classes else {}),
             "images": self.images,
             "counts": {name: task.count for name, task in self.tasks.items()},
             "notes": {name: task.note for name, task in self.tasks.items() if task.note},
@@ -80,9 +85,10 @@ class AccuracyReport:
         try:
             tasks = {
                 str(name): TaskAccuracy(
-                    {str(k): None if v is None else float(v) for k, v in values.items()},
+                    _figures(values),
                     int(data["counts"][name]),
                     str(data.get("notes", {}).get(name, "")),
+                    _figures(data.get("classes", {}).get(name, {})),
                 )
                 for name, values in data["tasks"].items()
             }
@@ -96,6 +102,10 @@ class AccuracyReport:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"an accuracy report is not readable: {error!r}") from error
+
+
+def _figures(data: Mapping[str, Any]) -> dict[str, float | None]:
+    return {str(key): None if value is None else float(value) for key, value in data.items()}
 
 
 def network_runner(network: MultiTaskNetwork, tasks: Sequence[str] | None = None) -> Run:
@@ -223,7 +233,9 @@ def accuracy_of(parts: Sequence[Part], input_spec: InputSpec, data: str) -> Accu
     beyond = f"{lost} of {images} pictures {meaning()}" if lost else ""
     return AccuracyReport(
         {
-            name: TaskAccuracy(r.values, r.count, "; ".join(filter(None, (r.note, beyond))))
+            name: TaskAccuracy(
+                r.values, r.count, "; ".join(filter(None, (r.note, beyond))), r.classes
+            )
             for name, r in results.items()
         },
         images,

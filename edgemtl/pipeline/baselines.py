@@ -15,7 +15,7 @@ from edgemtl.files import read_json
 from edgemtl.gates.snapshot import COST_KEYS, LatencySamples, Snapshot, TaskFigure, thinned
 from edgemtl.measure.results import LatencyResult
 from edgemtl.pipeline.loaded_model import kind_of
-from edgemtl.record.run_record import RunRecord, metric_row
+from edgemtl.record.run_record import RunRecord, metric_rows
 
 #: ``git:REVISION:PATH``: the file as it was committed there
 GIT = "git:"
@@ -69,13 +69,7 @@ def snapshot_of_run(folder: Path) -> Snapshot:
 def _of_bundle(path: Path) -> Snapshot:
     manifest = open_bundle(path)
     entry = manifest.manifest
-    metrics = {
-        task.name: {
-            "primary": metric_row(task.primary),
-            "secondary": [metric_row(metric) for metric in task.secondary],
-        }
-        for task in manifest.tasks()
-    }
+    metrics = {task.name: metric_rows(task) for task in manifest.tasks()}
     try:
         return Snapshot(
             name=f"{entry.name} for {entry.target.name}",

@@ -31,7 +31,7 @@ from edgemtl.record.run_record import (
     LATENCY,
     PRUNE,
     Measured,
-    metric_row,
+    metric_rows,
 )
 
 
@@ -155,13 +155,7 @@ def _some_picture(context: Context) -> Path | None:
 def metric_specs(context: Context) -> dict[str, Any]:
     """Per task its figures as plain data: how a reader labels and orders them."""
 
-    return {
-        task.name: {
-            "primary": metric_row(task.primary),
-            "secondary": [metric_row(metric) for metric in task.secondary],
-        }
-        for task in context.tasks
-    }
+    return {task.name: metric_rows(task) for task in context.tasks}
 
 
 class Gates(Stage):

@@ -30,7 +30,7 @@ from edgemtl.record.run_record import (
     RUN,
     Measured,
     RunRecord,
-    metric_row,
+    metric_rows,
     versioned,
 )
 
@@ -222,7 +222,7 @@ def _of_bundle(path: Path, results: Path | None) -> _Stored:
     # Before the device has answered, nothing about its latency is known, not even a ratio of one.
     asked = latency is not None or "runs_here_as" not in manifest.artefact.facts
     measured = Measured(
-        {task.name: {"primary": metric_row(task.primary)} for task in bundle.tasks()},
+        {task.name: metric_rows(task) for task in bundle.tasks()},
         {"reference": manifest.accuracy.reference, "artefact": manifest.accuracy.bundle},
         cost,
         latency,

@@ -206,6 +206,7 @@ def _accuracy(data: Mapping[str, Any]) -> Accuracy:
             shown(task): TaskMetrics(
                 _metric(table(table(metrics, task), "primary")),
                 tuple(_metric(row) for row in rows(table(metrics, task), "secondary")),
+                _metric(found) if (found := table(table(metrics, task), "classes")) else None,
             )
             for task in metrics
         },

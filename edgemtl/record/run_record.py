@@ -16,7 +16,7 @@ from edgemtl.errors import InputRefused
 from edgemtl.files import read_json
 from edgemtl.gates.judge import GateFacts
 from edgemtl.measure.results import LatencyResult
-from edgemtl.tasks.base import MetricSpec
+from edgemtl.tasks.base import MetricSpec, Task
 
 RUN = "run.json"
 #: of all JSON files of a folder, under :data:`VERSION`; ``docs/run-folder.md`` tells them apart
@@ -102,12 +102,32 @@ class Measured:
             comparison=self.comparison,
             identical=self.identical,
             against=str(before.get("of", "")),
+            other_metrics={
+                name: {other["key"]: MetricSpec(**other) for other in row.get("secondary", ())}
+                for name, row in self.metrics.items()
+            },
+            class_metrics={
+                name: MetricSpec(**row["classes"])
+                for name, row in self.metrics.items()
+                if row.get("classes")
+            },
+            classes_before=before.get("classes", {}),
+            classes_after=after.get("classes", {}),
         )
 
 
 def metric_row(metric: MetricSpec) -> dict[str, str]:
     """A figure as ``accuracy.json`` and gates know it."""
     return {key: str(getattr(metric, key)) for key in ("key", "label", "direction", "unit")}
+
+
+def metric_rows(task: Task) -> dict[str, Any]:
+    """All figures of a task: ``primary``, ``secondary``, and ``classes`` where it has some."""
+    rows: dict[str, Any] = {
+        "primary": metric_row(task.primary),
+        "secondary": [metric_row(metric) for metric in task.secondary],
+    }
+    return rows if task.class_figure is None else rows | {"classes": metric_row(task.class_figure)}
 
 
 def _figures(data: Mapping[str, Any] | None) -> dict[str, float | None]:

@@ -77,10 +77,11 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """How a task is judged, and which figures stand beside."""
+    """How a task is judged, and which figures stand beside; the figure of each class, if any."""
 
     primary: MetricSpec
     secondary: tuple[MetricSpec, ...] = ()
+    classes: MetricSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from edgemtl.report.figures import (
 from edgemtl.report.verdict import GateRow, State, Verdict, gate_rows, judge_run
 from edgemtl.sinks import shown
 from edgemtl.tasks.base import MetricSpec
+from edgemtl.tasks.metrics import lost_classes
 
 _SIDES = ("reference", "artefact")
 COST_ROWS = (
@@ -77,13 +78,18 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task: its primary figure, the others, and what was measured on."""
+    """A task: its primary figure, the others, and what was measured on.
+
+    Where it has classes, each one's figure, what lost most first, and which are lost altogether.
+    """
 
     task: str
     primary: FigureRow
     secondary: tuple[FigureRow, ...]
     count: int | None
     note: str
+    classes: tuple[FigureRow, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,37 @@ def _tasks(run: RunData, gates: Sequence[GateRow]) -> Iterable[TaskRow]:
             tuple(_merit(run, task, other) for other in spec.secondary),
             measured[-1].count if measured else None,
             "; ".join(notes),
+            *_classes(run, task, spec),
         )
+
+
+def _classes(
+    run: RunData, task: str, spec: TaskMetrics
+) -> tuple[tuple[FigureRow, ...], tuple[str, ...]]:
+    """The rows of a task's classes, and the names of those that are lost."""
+    assert run.accuracy is not None
+    sides = [
+        report.tasks[task].classes if report and task in report.tasks else {}
+        for report in (run.accuracy.reference, run.accuracy.artefact)
+    ]
+    figure = spec.classes
+    rows: list[tuple[float, int, FigureRow]] = []
+    if figure is None:
+        return (), ()
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        values = [side.get(name) for side in sides]
+        if values == [None, None]:
+            continue
+        places = [pointer("accuracy.json", side, "classes", task, shown(name)) for side in _SIDES]
+        before, after = metric_figures(values, figure.unit, places)
+        change = nothing(text="unknown")
+        if before.value is not None and after.value is not None:
+            change = worse(figure.relative_drop(before.value, after.value))
+        row = FigureRow(shown(name), name, f"{figure.direction} is better", before, after, change)
+        fallen = (before.value or 0.0) - (after.value or 0.0)
+        rows.append((fallen, len(rows), row))
+    ordered = [row for _, _, row in sorted(rows, key=lambda one: (-one[0], one[1]))]
+    return tuple(ordered), tuple(lost_classes(*sides))
 
 
 def _guessed(task: str, reports: Sequence[AccuracyReport]) -> TaskMetrics | None:
@@ -260,6 +296,10 @@ def _labels(run: RunData) -> Iterable[str]:
     if run.accuracy:
         if run.accuracy.reference and run.accuracy.reference.of:
             yield f"compared with {shown(run.accuracy.reference.of)}"
+        for task, spec in run.accuracy.metrics.items():
+            if lost := _classes(run, task, spec)[1]:
+                named = ", ".join(map(shown, lost[:3])) + (", ..." if len(lost) > 3 else "")
+                yield f"{task}: {len(lost)} class{'es' if len(lost) > 1 else ''} lost ({named})"
         for report in (run.accuracy.reference, run.accuracy.artefact):
             if report and is_synthetic(report.data):
                 yield "accuracy on synthetic pictures"

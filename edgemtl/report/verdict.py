@@ -190,11 +190,26 @@ def _gate_label(name: str, run: RunData) -> str:
         return _GATE_WORDS[name]
     front, _, limit = name.rpartition(".")
     if front.startswith("tasks."):
-        task = front.removeprefix("tasks.")
-        spec = run.accuracy.metrics.get(task) if run.accuracy else None
-        figure = spec.primary.label if spec else "accuracy"
         kind = {"max_relative_drop": "relative loss", "min": "least", "max": "most"}
+        task, figure = _task_and_figure(front.removeprefix("tasks."), run)
         return f"{task}: {figure}, {kind.get(limit, limit)}"
     if front == "latency" and limit.endswith("_ms"):
         return f"latency {limit.removesuffix('_ms')}"
     return name
+
+
+def _task_and_figure(rest: str, run: RunData) -> tuple[str, str]:
+    """The task of a gate's name, and its figure in words."""
+    metrics = run.accuracy.metrics if run.accuracy else {}
+    # a task's name may have dots in it, so the known ones are tried, the longest first
+    task = max((t for t in metrics if rest == t or rest.startswith(f"{t}.")), key=len, default=rest)
+    spec, rest = metrics.get(task), rest[len(task) + 1 :]
+    if rest.startswith("classes"):
+        label = spec.classes.label if spec and spec.classes else "figure"
+        only = rest.removeprefix("classes").removeprefix(".named.")
+        return task, f"{label} of {f'class {only}' if only else 'every class'}"
+    if rest.startswith("figures."):
+        key = rest.removeprefix("figures.")
+        labels = {other.key: other.label for other in spec.secondary} if spec else {}
+        return task, labels.get(key, key)
+    return task, spec.primary.label if spec else "accuracy"

@@ -6,11 +6,10 @@ name and asks the :class:`Task` object, so a new kind of task never adds an ``if
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,46 +22,12 @@ from edgemtl.data.preprocess import InputSpec, Part, View
 from edgemtl.data.samples import Sample
 from edgemtl.errors import InputRefused
 from edgemtl.sinks import check_name
-
-#: length of an entry of a list that is a number and not an array
-NUMBER = -1
+from edgemtl.tasks.metrics import Metric, MetricResult, MetricSpec
 
 #: labels that say the same of a picture wherever it lies on a canvas
 _PLACELESS = (bool, int, float, str, np.generic)
 
-Direction = Literal["higher", "lower"]
 Arrays = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """A figure of merit.
-
-    Attributes:
-        key: its key in JSON, with the unit in the name where it has one (``nme_percent``).
-        label: what a table prints (``NME``).
-        direction: whether higher or lower is better.
-        unit: unit printed behind the value, empty for a ratio in 0..1.
-    """
-
-    key: str
-    label: str
-    direction: Direction
-    unit: str = ""
-
-    def relative_drop(self, before: float, after: float) -> float:
-        """How much worse ``after`` is, relative to ``before``; positive is worse.
-
-        0.02 means 2 % worse. A reference of zero makes any loss infinite and no change zero, so
-        that a task without a meaningful reference can never pass by division; what is not a number
-        is infinitely worse.
-        """
-        worse = before - after if self.direction == "higher" else after - before
-        if math.isnan(worse):
-            return math.inf
-        if worse == 0:
-            return 0.0
-        return worse / abs(before) if before != 0 else math.inf * (1 if worse > 0 else -1)
 
 
 @dataclass(frozen=True)
@@ -82,81 +47,6 @@ class TaskSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {"name": self.name, "kind": self.kind, "options": dict(self.options)}
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """What a metric found.
-
-    Attributes:
-        values: key -> value, or None where there was nothing to measure.
-        count: how many labelled items (faces, pixels, pictures) were measured.
-        note: why a value is None, or what the reader must know; empty when there is nothing to say.
-    """
-
-    values: Mapping[str, float | None]
-    count: int
-    note: str = ""
-
-
-class Metric(ABC):
-    """Accumulates one task's accuracy over pictures.
-
-    Class attributes set by each kind:
-        found: names of the attributes that hold what was found: a list with entries in the order
-            of the pictures (numbers, or arrays of one axis), a count, or an array of counts. They
-            let a data set be measured in parts (:meth:`state`, :meth:`add`); a metric that names
-            none cannot be.
-    """
-
-    found: ClassVar[tuple[str, ...]] = ()
-
-    @abstractmethod
-    def update(self, decoded: Mapping[str, Any], sample: Sample) -> None:
-        """Add one picture: decoded results of all evaluated tasks, by task name, and its labels.
-
-        A sample without the label this metric reads is skipped.
-        """
-
-    @abstractmethod
-    def result(self) -> MetricResult:
-        """The figures so far; None values with a note when nothing could be measured."""
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What was found so far, as plain arrays for :meth:`add` of another metric."""
-        state: dict[str, NDArray[Any]] = {}
-        for name in self.found:
-            value = getattr(self, name)
-            if isinstance(value, list):
-                parts = [np.atleast_1d(part) for part in value]
-                state[name] = np.concatenate(parts) if parts else np.zeros(0)
-                lengths = [len(part) if np.ndim(part) else NUMBER for part in value]
-                state[f"{name}.lengths"] = np.array(lengths, np.int64)
-            else:
-                state[name] = np.asarray(value)
-        return state
-
-    def add(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Add what another metric of this kind found on the pictures that follow mine.
-
-        The result is that of one metric that saw all of them, to the last bit.
-
-        Raises:
-            KeyError: not the state of such a metric.
-        """
-        for name in self.found:
-            mine, value = getattr(self, name), state[name]
-            if isinstance(mine, list):
-                start = 0
-                for length in state[f"{name}.lengths"].tolist():
-                    count = 1 if length == NUMBER else length
-                    part = value[start : start + count]
-                    mine.append(part[0].item() if length == NUMBER else part)
-                    start += count
-            else:
-                setattr(
-                    self, name, mine + (value if isinstance(mine, np.ndarray) else value.item())
-                )
 
 
 @dataclass(frozen=True)
@@ -196,6 +86,8 @@ class Task(ABC):
     primary: MetricSpec
     #: secondary figures that tables may show; keys of ``MetricResult.values``
     secondary: tuple[MetricSpec, ...] = ()
+    #: the figure of each class in ``MetricResult.classes``; None for kinds without classes
+    class_figure: MetricSpec | None = None
     #: whether its label is what the uncompressed network answers, so that nobody labels anything:
     #: who judges runs that network too and gives its decoded result as the label
     from_reference: ClassVar[bool] = False
@@ -397,3 +289,16 @@ def require_shape(
             f"({', '.join(map(str, wanted))})",
             hint="the network and the options of its task do not fit each other",
         )
+
+
+__all__ = [
+    "Arrays",
+    "Metric",
+    "MetricResult",
+    "MetricSpec",
+    "Placed",
+    "Task",
+    "TaskSpec",
+    "relative_error",
+    "require_shape",
+]

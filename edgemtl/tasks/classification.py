@@ -49,6 +49,7 @@ class Classification(Task):
     kind = "classification"
     primary = MetricSpec("top1", "top-1", "higher")
     secondary = (MetricSpec("macro_f1", "macro F1", "higher"),)
+    class_figure = MetricSpec("f1", "F1", "higher")
 
     def __init__(
         self, name: str, classes: Sequence[str], label: str | None = None, mirror: bool = False
@@ -163,6 +164,8 @@ class ClassAccuracy(Metric):
         answered = square.sum(axis=0)
         present = labelled > 0
         f1 = 2 * hits[present] / (labelled + answered)[present]
-        return MetricResult(
-            {"top1": float(hits.sum() / total), "macro_f1": float(f1.mean())}, total
-        )
+        classes: dict[str, float | None] = dict.fromkeys(self._classes)
+        for index, value in zip(np.flatnonzero(present), f1, strict=True):
+            classes[self._classes[index]] = float(value)
+        values = {"top1": float(hits.sum() / total), "macro_f1": float(f1.mean())}
+        return MetricResult(values, total, classes=classes)

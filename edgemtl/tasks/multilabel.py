@@ -56,6 +56,7 @@ class Multilabel(Task):
 
     kind = "multilabel"
     primary = MetricSpec("map", "mAP", "higher")
+    class_figure = MetricSpec("ap", "AP", "higher")
 
     def __init__(
         self, name: str, classes: Sequence[str], label: str | None = None, mirror: bool = False
@@ -187,12 +188,13 @@ class MeanAveragePrecision(Metric):
         if count == 0:
             return MetricResult({"map": None}, 0, no_label(self._task.label_kind, self._seen))
         scores, truth = np.stack(self._scores), np.stack(self._truth)
-        found: list[float] = []
-        for index in range(len(self._task.classes)):
+        classes: dict[str, float | None] = dict.fromkeys(self._task.classes)
+        for index, name in enumerate(classes):
             known = np.isfinite(truth[:, index])
             there = truth[known, index] > 0.5
             if there.any():
-                found.append(average_precision(scores[known, index], there, int(there.sum())))
+                classes[name] = average_precision(scores[known, index], there, int(there.sum()))
+        found = [value for value in classes.values() if value is not None]
         if not found:
             return MetricResult({"map": None}, count, "no label says that a class is there")
-        return MetricResult({"map": float(np.mean(found))}, count)
+        return MetricResult({"map": float(np.mean(found))}, count, classes=classes)

@@ -22,6 +22,8 @@ from edgemtl.tasks.base import Arrays, Metric, MetricResult, MetricSpec, Task, T
 from edgemtl.tasks.drawing import caption
 from edgemtl.tasks.registry import register_task
 
+#: signal over noise beyond which float32 tells no difference: 24 bits are 144 dB
+MOST_DB = 150.0
 #: an answer that nobody knows: the picture was changed after the network had answered
 UNKNOWN = float("nan")
 
@@ -123,7 +125,8 @@ class Fidelity(Metric):
 
     - ``fidelity``: 1 - noise / signal, 1 for the same answer. It is the SNR as a share: 0.9 is
       10 dB, 0.99 is 20 dB.
-    - ``snr_db``: 10 log10(signal / noise); None for the same answer, whose SNR is infinite.
+    - ``snr_db``: 10 log10(signal / noise), at most 150, which is also said of the same answer:
+      float32 tells no more.
     - ``cosine``: cosine of the angle between the two answers of a picture, mean over pictures.
     - ``largest_error``: largest absolute difference of a number, in the output's own measure.
     """
@@ -167,9 +170,9 @@ class Fidelity(Metric):
             "largest_error": max(self._largest),
         }
         if noise == 0:
-            return MetricResult({"fidelity": 1.0, "snr_db": None, **rest}, count)
+            return MetricResult({"fidelity": 1.0, "snr_db": MOST_DB, **rest}, count)
         if signal == 0:
             note = "the uncompressed network answers 0 everywhere"
             return MetricResult({"fidelity": None, "snr_db": None, **rest}, count, note)
-        snr = 10 * math.log10(signal / noise)
+        snr = min(10 * math.log10(signal / noise), MOST_DB)
         return MetricResult({"fidelity": 1 - noise / signal, "snr_db": snr, **rest}, count)

@@ -49,6 +49,7 @@ class Segmentation(Task):
     label_is_map = True
     primary = MetricSpec("miou", "mIoU", "higher")
     secondary = (MetricSpec("pixel_accuracy", "pixel accuracy", "higher"),)
+    class_figure = MetricSpec("iou", "IoU", "higher")
 
     def __init__(self, name: str, classes: Sequence[str]) -> None:
         super().__init__(name)
@@ -103,7 +104,9 @@ class Segmentation(Task):
         return winner
 
     def new_metric(self) -> Metric:
-        return MeanIntersectionOverUnion(self.name, len(self.classes), self.label_kind)
+        return MeanIntersectionOverUnion(
+            self.name, len(self.classes), self.label_kind, self.classes
+        )
 
     def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Tint every pixel with its class's colour; the first class darkens it."""
@@ -162,11 +165,24 @@ class MeanIntersectionOverUnion(Metric):
     Pixels are pooled over all pictures; ignored ones count nowhere. The mean is over the classes
     that occur in the labels: a class nobody labelled has no recall to measure, its false alarms
     still cost the classes they cover.
+
+    Args:
+        task: whose decoded classes are read.
+        classes: how many there are.
+        label_kind: the label that they are held against.
+        names: of the classes, for a figure of each; by default none is given.
     """
 
     found = ("_confusion",)
 
-    def __init__(self, task: str, classes: int, label_kind: str = "segmentation") -> None:
+    def __init__(
+        self,
+        task: str,
+        classes: int,
+        label_kind: str = "segmentation",
+        names: Sequence[str] = (),
+    ) -> None:
+        self._names = tuple(names)
         self._task = task
         self._label_kind = label_kind
         self._classes = classes
@@ -191,6 +207,9 @@ class MeanIntersectionOverUnion(Metric):
         labelled, answered = self._confusion.sum(axis=1), self._confusion.sum(axis=0)
         present = labelled > 0
         overlap = hits[present] / (labelled + answered - hits)[present]
-        return MetricResult(
-            {"miou": float(overlap.mean()), "pixel_accuracy": float(hits.sum() / total)}, total
-        )
+        classes: dict[str, float | None] = dict.fromkeys(self._names)
+        for index, value in zip(np.flatnonzero(present), overlap, strict=True):
+            if self._names:
+                classes[self._names[index]] = float(value)
+        values = {"miou": float(overlap.mean()), "pixel_accuracy": float(hits.sum() / total)}
+        return MetricResult(values, total, classes=classes)

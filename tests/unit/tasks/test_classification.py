@@ -87,6 +87,7 @@ def test_figures_by_hand() -> None:
     assert result.values["top1"] == pytest.approx(3 / 5)
     # cat: 2 hits of 3, answered 2: 4/5; dog: 1 hit of 2, answered 2: 2/4; '10' is in no label
     assert result.values["macro_f1"] == pytest.approx((4 / 5 + 1 / 2) / 2)
+    assert result.classes == {"cat": pytest.approx(4 / 5), "dog": 0.5, "10": None}
 
 
 def test_without_labels_the_note_says_which_labels_there_are() -> None:

@@ -84,6 +84,7 @@ def test_mean_average_precision_by_hand() -> None:
     # nothing is old
     assert result.count == 4
     assert result.values["map"] == pytest.approx((5 / 6 + 1) / 2)
+    assert result.classes == {"red": pytest.approx(5 / 6), "round": 1.0, "old": None}
 
 
 def test_not_finite_comes_last_and_nothing_there_is_told() -> None:

@@ -42,7 +42,7 @@ def test_figures_by_hand() -> None:
 
 def test_the_same_answer_has_no_noise() -> None:
     same = measured(([1.0, -2.0], [1.0, -2.0]), ([0.0, 0.0], [0.0, 0.0]))
-    assert same.values == {"fidelity": 1.0, "snr_db": None, "cosine": 1.0, "largest_error": 0.0}
+    assert same.values == {"fidelity": 1.0, "snr_db": 150.0, "cosine": 1.0, "largest_error": 0.0}
 
 
 def test_a_network_that_died_or_broke_is_not_faithful() -> None:
