@@ -59,7 +59,7 @@ ALLOWED = {
     ("models/mos/network.py", "task"): FAMILY,
 }
 #: words of many meanings: only who compares with them is asking
-AMBIGUOUS = {"edges", "normals", "pose", "parts", "depth"}
+AMBIGUOUS = {"edges", "normals", "pose", "parts", "depth", "raw", "regression"}
 
 
 def known() -> dict[str, set[str]]:
