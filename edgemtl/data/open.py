@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemtl.data.aflw2000 import looks_like_aflw2000, open_aflw2000
+from edgemtl.data.coco import coco_splits, open_coco
 from edgemtl.data.dense import DenseFolder
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.published_dense import IndoorRgbd, NyudV2, PascalContext, PeopleParts
@@ -186,6 +187,15 @@ register_format(
         "SPLIT/labels.csv, SPLIT/labels.jsonl, SPLIT.csv or SPLIT.jsonl with a column 'file'",
         table_splits,
         open_table,
+    )
+)
+register_format(
+    DatasetFormat(
+        "coco",
+        "annotations/instances_SPLIT.json or person_keypoints_SPLIT.json, or "
+        "SPLIT/_annotations.coco.json",
+        coco_splits,
+        open_coco,
     )
 )
 register_format(

@@ -5,6 +5,7 @@ from edgemtl.tasks.classification import Classification
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.detection import Detection
 from edgemtl.tasks.edges import Edges
+from edgemtl.tasks.keypoints import KeypointTask
 from edgemtl.tasks.landmarks import Landmarks
 from edgemtl.tasks.multilabel import Multilabel
 from edgemtl.tasks.normals import Normals
@@ -21,6 +22,7 @@ __all__ = [
     "Detection",
     "Edges",
     "HeadPose",
+    "KeypointTask",
     "Landmarks",
     "Metric",
     "MetricResult",

@@ -1,7 +1,7 @@
 """A small network with one task of each kind that is no map, and a data set with their labels.
 
 The picture is a plain colour with a bright square: how bright the ground is tells the class, how
-large the square the number.
+large the square the number; its upper corners are the points.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork, register_family
 from edgemtl.models.layers import ConvNormAct
-from edgemtl.tasks import Classification, Multilabel, Raw, Regression, Task
+from edgemtl.tasks import Classification, KeypointTask, Multilabel, Raw, Regression, Task
 
 SIZE = (32, 48)
 CLASSES = ("dark", "light")
 TAGS = ("small", "large", "left")
+CORNERS = ("left", "right")
 
 
 def tasks() -> list[Task]:
@@ -32,6 +33,8 @@ def tasks() -> list[Task]:
         Multilabel("tags", TAGS),
         Regression("side", "px", scale=5.0, mirror="same"),
         Raw("embedding"),
+        KeypointTask("corners", CORNERS, encoding="coordinates", mirrored=[CORNERS]),
+        KeypointTask("peaks", CORNERS, mirrored=[CORNERS]),
     ]
 
 
@@ -45,12 +48,21 @@ class MixedKinds(MultiTaskNetwork):
         self.stem = ConvNormAct(3, width, 3, 2)
         self.body = ConvNormAct(width, 2 * width, 3, 2)
         answers = {"ground": len(CLASSES), "tags": len(TAGS), "side": 1, "embedding": 6}
+        answers["corners"] = 2 * len(CORNERS)
         self.heads = nn.ModuleDict({k: nn.Linear(2 * width, n) for k, n in answers.items()})
+        self.heads["peaks"] = nn.Conv2d(2 * width, len(CORNERS), 1)
 
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> (B, n) per task."""
-        mean = self.body(self.stem(images)).mean(dim=(2, 3))
-        return {task.outputs[0]: self.heads[task.name](mean) for task in self.requested(tasks)}
+        """(B, 3, H, W) -> (B, n) per task; (B, 2, H / 4, W / 4) heat maps."""
+        features = self.body(self.stem(images))
+        mean = features.mean(dim=(2, 3))
+        answers = {}
+        for task in self.requested(tasks):
+            found = self.heads[task.name](features if task.name == "peaks" else mean)
+            answers[task.outputs[0]] = (
+                found.unflatten(1, (-1, 2)) if task.name == "corners" else found
+            )
+        return answers
 
 
 def build(seed: int = 0) -> MixedKinds:
@@ -75,6 +87,7 @@ def write_mixed_table(root: Path, split: str, count: int, seed: int = 0) -> Path
         cv2.imwrite(str(root / split / "images" / name), noisy)
         tags = ["large" if side > 18 else "small", *(["left"] if x < 20 else [])]
         row = {"file": name, "ground": CLASSES[light], "tags": tags, "side": side}
+        row["keypoints"] = [[x, 8], [x + side, 8]]
         rows.append(json.dumps(row))
     (root / split / "labels.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return root

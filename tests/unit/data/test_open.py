@@ -104,8 +104,8 @@ def test_splits_are_listed(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="no such data folder"):
         open_dataset(tmp_path / "nowhere", "val")
-    with pytest.raises(UsageError, match="unknown data format 'coco'"):
-        open_dataset(tmp_path, "val", "coco")
+    with pytest.raises(UsageError, match="unknown data format 'yolo'"):
+        open_dataset(tmp_path, "val", "yolo")
     with pytest.raises(UsageError, match="not the name of a split"):
         open_dataset(tmp_path, "../val")
 
