@@ -9,6 +9,7 @@ from edgemtl.tasks.keypoints import KeypointTask
 from edgemtl.tasks.landmarks import Landmarks
 from edgemtl.tasks.multilabel import Multilabel
 from edgemtl.tasks.normals import Normals
+from edgemtl.tasks.objects import ObjectDetection
 from edgemtl.tasks.pose import HeadPose
 from edgemtl.tasks.raw import Raw
 from edgemtl.tasks.registry import build, kinds, register_task, select, spec_from_dict
@@ -29,6 +30,7 @@ __all__ = [
     "MetricSpec",
     "Multilabel",
     "Normals",
+    "ObjectDetection",
     "Parts",
     "Raw",
     "Regression",

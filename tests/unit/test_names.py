@@ -60,7 +60,7 @@ ALLOWED = {
     ("models/mos/network.py", "task"): FAMILY,
 }
 #: words of many meanings: only who compares with them is asking
-AMBIGUOUS = {"edges", "normals", "pose", "parts", "depth", "raw", "regression"}
+AMBIGUOUS = {"edges", "normals", "pose", "parts", "depth", "raw", "regression", "objects"}
 
 
 def known() -> dict[str, set[str]]:

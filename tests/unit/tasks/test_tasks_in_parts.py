@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgemtl.data.objects import Objects
 from edgemtl.data.samples import Faces, Sample
 from edgemtl.tasks.base import Metric
 from edgemtl.tasks.classification import ClassAccuracy
 from edgemtl.tasks.depth import DepthError
 from edgemtl.tasks.detection import AveragePrecision, Detections
 from edgemtl.tasks.edges import BoundaryF
+from edgemtl.tasks.keypoint_metric import FoundPoints
+from edgemtl.tasks.keypoints import KeypointTask
 from edgemtl.tasks.landmarks import NormalisedMeanError
 from edgemtl.tasks.multilabel import Multilabel
 from edgemtl.tasks.normals import AngularError
+from edgemtl.tasks.object_metric import FoundObjects
+from edgemtl.tasks.objects import ObjectDetection
 from edgemtl.tasks.pose import MeanAbsoluteAngle
 from edgemtl.tasks.raw import Fidelity
 from edgemtl.tasks.regression import Regression
@@ -29,7 +34,11 @@ SIZE = (12, 17)
 PICTURES = 11
 REGRESSION = Regression("regression", circular=(-20, 20))
 MULTILABEL = Multilabel("multilabel", ("a", "b", "c"))
+KEYPOINTS = KeypointTask("keypoints", ("a", "b"))
+OBJECTS = ObjectDetection("objects", ("a", "b"), {"code": "sides", "strides": [8]})
 METRICS = {
+    "keypoints": KEYPOINTS.new_metric,
+    "objects": OBJECTS.new_metric,
     "regression": REGRESSION.new_metric,
     "multilabel": MULTILABEL.new_metric,
     "raw": lambda: Fidelity("raw", "raw"),
@@ -63,6 +72,7 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             np.sort(rng.uniform(0.3, 1, count)).astype(np.float32)[::-1],
             np.arange(count),
         )
+        crowd = np.zeros(count, bool)
         labels: dict[str, Any] = {
             "faces": faces,
             "segmentation": rng.integers(-1, 3, SIZE),
@@ -74,6 +84,8 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "regression": float(rng.uniform(-20, 20)),
             "multilabel": {"a": index % 2, "b": True, "c": None if index % 3 else 1},
             "raw": rng.normal(size=5).astype(np.float32),
+            "keypoints": rng.uniform(0, 9, (2, 2)).tolist(),
+            "objects": Objects(faces.boxes, tuple("ab"[i % 2] for i in range(count)), crowd),
         }
         if index == 6:
             labels = {}
@@ -90,6 +102,10 @@ def pictures() -> list[tuple[dict[str, Any], Sample]]:
             "regression": float(rng.uniform(-20, 20)),
             "multilabel": rng.uniform(0, 1, 3).astype(np.float32),
             "raw": rng.normal(size=5).astype(np.float32),
+            "keypoints": FoundPoints(
+                rng.uniform(0, 9, (2, 2)).astype(np.float32), rng.random(2).astype(np.float32)
+            ),
+            "objects": FoundObjects(seen.boxes, seen.scores, np.arange(count) % 2),
         }
         found.append((decoded, Sample(f"{index}.png", np.zeros((*SIZE, 3), np.uint8), labels)))
     return found
