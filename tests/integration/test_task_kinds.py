@@ -13,7 +13,7 @@ from support.dense_work import NO_BENCH
 from edgemtl.models.checkpoint import from_network, load, save
 
 FIGURES = {"ground": "top1", "tags": "map", "side": "mae", "embedding": "fidelity"}
-FIGURES |= {"corners": "pck", "peaks": "oks_ap"}
+FIGURES |= {"corners": "pck", "peaks": "oks_ap", "squares": "map50"}
 ASKED = {
     "prune.method": "'l1-uniform'",
     "prune.flops": "0.7",
@@ -60,6 +60,8 @@ def test_every_kind_goes_through_pruning_recovery_and_int8(tmp_path: Path) -> No
     assert pruned.stem.conv.weight.shape[0] < mixed_kinds.build().stem.conv.weight.shape[0]
     quantised = json.loads((run / "quantize.json").read_text("utf-8"))
     assert quantised["precision"] == "int8" and quantised["layers"]
+    assert set(accuracy["artefact"]["classes"]["squares"]) == {"square", "disc"}
+    assert accuracy["artefact"]["classes"]["squares"]["disc"] is None  # nobody labelled one
     page = (run / "report.html").read_text("utf-8")
     assert all(task in page for task in FIGURES)
     (bundle,) = (run / "bundle").glob("*.edgemtl")

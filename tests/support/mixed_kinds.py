@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from edgemtl.data.preprocess import InputSpec
 from edgemtl.models import MultiTaskNetwork, register_family
 from edgemtl.models.layers import ConvNormAct
-from edgemtl.tasks import Classification, KeypointTask, Multilabel, Raw, Regression, Task
+from edgemtl.tasks import (
+    Classification,
+    KeypointTask,
+    Multilabel,
+    ObjectDetection,
+    Raw,
+    Regression,
+    Task,
+)
 
 SIZE = (32, 48)
 CLASSES = ("dark", "light")
@@ -35,6 +43,7 @@ def tasks() -> list[Task]:
         Raw("embedding"),
         KeypointTask("corners", CORNERS, encoding="coordinates", mirrored=[CORNERS]),
         KeypointTask("peaks", CORNERS, mirrored=[CORNERS]),
+        ObjectDetection("squares", ("square", "disc"), {"code": "sides", "strides": [4]}),
     ]
 
 
@@ -51,17 +60,23 @@ class MixedKinds(MultiTaskNetwork):
         answers["corners"] = 2 * len(CORNERS)
         self.heads = nn.ModuleDict({k: nn.Linear(2 * width, n) for k, n in answers.items()})
         self.heads["peaks"] = nn.Conv2d(2 * width, len(CORNERS), 1)
+        self.heads["squares"] = nn.Conv2d(2 * width, 2 + 4, 1)
 
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> (B, n) per task; (B, 2, H / 4, W / 4) heat maps."""
+        """(B, 3, H, W) -> (B, n) per task; (B, 2, H / 4, W / 4) heat maps; rows of boxes."""
         features = self.body(self.stem(images))
         mean = features.mean(dim=(2, 3))
         answers = {}
         for task in self.requested(tasks):
-            found = self.heads[task.name](features if task.name == "peaks" else mean)
-            answers[task.outputs[0]] = (
-                found.unflatten(1, (-1, 2)) if task.name == "corners" else found
-            )
+            place = features if task.name in ("peaks", "squares") else mean
+            found = self.heads[task.name](place)
+            if task.name == "corners":
+                found = found.unflatten(1, (-1, 2))
+            if task.name == "squares":
+                rows = found.flatten(2).transpose(1, 2)
+                answers |= {task.outputs[0]: rows[..., :2], task.outputs[1]: rows[..., 2:].exp()}
+            else:
+                answers[task.outputs[0]] = found
         return answers
 
 
@@ -88,6 +103,7 @@ def write_mixed_table(root: Path, split: str, count: int, seed: int = 0) -> Path
         tags = ["large" if side > 18 else "small", *(["left"] if x < 20 else [])]
         row = {"file": name, "ground": CLASSES[light], "tags": tags, "side": side}
         row["keypoints"] = [[x, 8], [x + side, 8]]
+        row["objects"] = [{"class": "square", "box": [x, 8, side, side]}]
         rows.append(json.dumps(row))
     (root / split / "labels.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return root
