@@ -157,6 +157,22 @@ class Backend(ABC):
             return self.profile_impl(artefact, options)
 
     @final
+    def ask_server(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Have a server of ``capabilities.rpc`` run an artefact, and time it by its clock.
+
+        Args:
+            request: as :func:`edgemtl.devices.rpc.bench` makes it.
+            seconds: after which it is given up.
+
+        Returns:
+            ``samples_ms`` and ``load_ms``; outputs lie where the request says.
+
+        Raises:
+            StageFailed: it is not there, refused, was lost, or took too long.
+        """
+        return self.ask_server_impl(request, seconds)
+
+    @final
     def tuner(self) -> Tuner:
         """What measures its kernels; asked only of a backend that says ``capabilities.tunes``."""
         return self.tuner_impl()
@@ -193,6 +209,10 @@ class Backend(ABC):
             folder: exists and is empty.
         """
         raise NotImplementedError(f"backend '{self.name}' does not share weights")
+
+    def ask_server_impl(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """See :meth:`ask_server`."""
+        raise NotImplementedError(f"backend '{self.name}' has no server")
 
     def tuner_impl(self) -> Tuner:
         """See :meth:`tuner`."""

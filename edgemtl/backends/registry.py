@@ -67,6 +67,15 @@ def importable() -> dict[str, Backend]:
     return found
 
 
+def with_server(address: str) -> Backend | None:
+    """The backend whose runtime has servers at such addresses (``Capabilities.rpc``)."""
+    for backend in importable().values():
+        server = backend.capabilities.rpc
+        if server is not None and address.startswith(f"{server.scheme}:"):
+            return backend
+    return None
+
+
 def with_backend(target: Target, backend: str) -> Target:
     """The target built by another backend, for the same devices (``Capabilities.replaces``).
 

@@ -11,6 +11,23 @@ from edgemtl.errors import UsageError
 
 
 @dataclass(frozen=True)
+class RpcServer:
+    """A server of the runtime's own that runs an artefact on a board.
+
+    Attributes:
+        scheme: of its addresses, ``SCHEME://host:port``.
+        name: of the runtime, for people.
+        start: the command that starts one on the board.
+        suffix: of the file that it runs, the artefact's first.
+    """
+
+    scheme: str
+    name: str
+    start: str
+    suffix: str
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a backend can do. Who needs to know asks this, never the backend's name.
 
@@ -25,7 +42,7 @@ class Capabilities:
             it loads it.
         task_files: its artefact can hold a graph per task (backends/taskfiles.py).
         profiles: its runtime tells what each layer takes (:meth:`Backend.profile`).
-        rpc: a TVM server runs its artefact, which is a library.
+        rpc: the runtime's own server, which runs its artefacts (:meth:`Backend.ask_server`).
         tunes: its kernels have tiles that ``edgemtl tune`` measures (:meth:`Backend.tuner`).
         unmeasured: why nothing measures it on its device; empty where something does.
         runner: module that runs its artefacts inside a bundle's runner. One of
@@ -44,7 +61,7 @@ class Capabilities:
     shares_weights: bool = False
     task_files: bool = False
     profiles: bool = False
-    rpc: bool = False
+    rpc: RpcServer | None = None
     tunes: bool = False
     unmeasured: str = ""
     runner: str = ""

@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 from edgemtl.backends import registry
+from edgemtl.backends.base import Backend
 from edgemtl.bundle.read import open_bundle
 from edgemtl.devices.results import check_exit, checked_results
+from edgemtl.devices.rpc import RpcAddress, RpcJob, bench
 from edgemtl.devices.ssh import Address, DeviceRun, SshDevice
-from edgemtl.devices.tvmrpc import SCHEME, RpcAddress, RpcJob, bench
 from edgemtl.errors import StageFailed, UsageError
 from edgemtl.pipeline.benchmarking import BenchFiles
 from edgemtl.pipeline.loaded_model import kind_of
@@ -33,8 +34,8 @@ def bench_on_device(asked: BenchFiles, device: str, python: str) -> DeviceRun:
         TargetUnavailable: the device cannot be reached, or not trusted.
         StageFailed: the results are those of another bundle, or none.
     """
-    if device.startswith(f"{SCHEME}:"):
-        return _bench_on_server(asked, RpcAddress.parse(device))
+    if (backend := registry.with_server(device)) is not None:
+        return _bench_on_server(asked, backend, device)
     address, path = Address.parse(device), asked.path
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
@@ -47,19 +48,21 @@ def bench_on_device(asked: BenchFiles, device: str, python: str) -> DeviceRun:
     return run
 
 
-def _bench_on_server(asked: BenchFiles, address: RpcAddress) -> DeviceRun:
-    """The same on a TVM server, which runs the library itself: bundles for TVM only."""
+def _bench_on_server(asked: BenchFiles, backend: Backend, device: str) -> DeviceRun:
+    """The same on a runtime's own server, which runs the artefact itself: its bundles only."""
+    server = backend.capabilities.rpc
+    assert server is not None
+    address = RpcAddress.parse(device, server.scheme)
     path, how = asked.path, asked.how
     if kind_of(path) != "bundle":
         raise UsageError("a device measures bundles only", where=str(path))
     bundle = open_bundle(path)
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         artefact = bundle.artefact(Path(folder))
-        if not registry.get(artefact.backend).capabilities.rpc or not artefact.files[0].endswith(
-            ".so"
-        ):
+        if artefact.backend != backend.name or not artefact.files[0].endswith(server.suffix):
             raise UsageError(
-                f"a TVM server runs bundles for TVM, this one is for '{artefact.backend}'",
+                f"a {server.name} server runs bundles for {server.name}, this one is for "
+                f"'{artefact.backend}'",
                 where=str(path),
                 hint="ssh://[user@]host runs every bundle",
             )
@@ -75,7 +78,7 @@ def _bench_on_server(asked: BenchFiles, address: RpcAddress) -> DeviceRun:
             how.seconds,
             how.min_runs,
         )
-        run = bench(address, job)
+        run = bench(backend, address, job)
     assert run.results is not None
     run = dataclasses.replace(run, results=checked_results(run.results, str(address)))
     check_exit(run.exit_code, run.results, str(address))

@@ -46,8 +46,6 @@ ALLOWED = {
         "devices/runner/detection.py",
         "task",
     ): "decodes boxes on a device that has no more than this; the manifest tells it the kind",
-    ("devices/tvmrpc.py", "backend"): "speaks with TVM's own server (Capabilities.rpc is asked "
-    "before)",
     ("measure/multiscale.py", "task"): "the published protocol for WIDER FACE, which is of faces",
     ("pipeline/cache.py", "backend"): PACKAGES,
     ("pipeline/code_key.py", "backend"): PACKAGES,

@@ -18,7 +18,14 @@ from edgemtl.backends.tvm.graphs import graph_problems, read_graph
 from edgemtl.backends.tvm.library import runtime_folder
 from edgemtl.backends.tvm.session import DirectSession, PipeSession
 from edgemtl.backends.tvm.settings import options_of, resolved, wanted_flags
-from edgemtl.backends.types import Artefact, Availability, Capabilities, Problem, SessionOptions
+from edgemtl.backends.types import (
+    Artefact,
+    Availability,
+    Capabilities,
+    Problem,
+    RpcServer,
+    SessionOptions,
+)
 from edgemtl.errors import InputRefused, StageFailed, TargetUnavailable
 from edgemtl.files import read_json, sha256_file, write_json
 from edgemtl.processes import python_module
@@ -37,7 +44,7 @@ class TvmBackend(Backend):
     name: ClassVar[str] = "tvm"
     capabilities: ClassVar[Capabilities] = Capabilities(
         int8_as_float="TVM keeps quantise and dequantise steps around convolutions in float32",
-        rpc=True,
+        rpc=RpcServer("tvm-rpc", "TVM", "python -m tvm.exec.rpc_server", ".so"),
         tunes=True,
         runner="tvm_board",
     )
@@ -97,6 +104,9 @@ class TvmBackend(Backend):
             },
         )
         return Artefact(self.name, target.name, folder, tuple(files), facts=facts)
+
+    def ask_server_impl(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        return child.ask("edgemtl.backends.tvm.remote", request, seconds, doing="run there")
 
     def tuner_impl(self) -> Tuner:
         from edgemtl.backends.tvm.tuner import TvmTuner

@@ -10,13 +10,14 @@ import pytest
 from support.command import edgemtl
 from support.tiny_bundle import SIZE, make_contents
 
+from edgemtl.backends.base import Backend
 from edgemtl.backends.types import Artefact
 from edgemtl.bundle import BundleContents
 from edgemtl.bundle.read import open_bundle
 from edgemtl.bundle.write import write_bundle
+from edgemtl.devices.rpc import RpcAddress, RpcJob
 from edgemtl.devices.runner.latency import summary
 from edgemtl.devices.ssh import DeviceRun
-from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
 from edgemtl.errors import UsageError
 from edgemtl.pipeline import device_bench
 from edgemtl.pipeline.benchmarking import BenchFiles
@@ -47,7 +48,7 @@ def test_library_recorded_answers_and_limits_are_sent(
 ) -> None:
     seen: list[tuple[RpcAddress, RpcJob, bytes]] = []
 
-    def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
+    def bench(_: Backend, address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append((address, job, job.library.read_bytes()))
         return DeviceRun(0, {"latency": MEASURED}, "", 7)
 
@@ -57,7 +58,7 @@ def test_library_recorded_answers_and_limits_are_sent(
     asked = BenchFiles(path, how=how, threads=3)
     run = device_bench.bench_on_device(asked, "tvm-rpc://farm:9?key=rpi4", "python3")
     [(address, job, library)] = seen
-    assert address == RpcAddress("farm", 9, "rpi4") and library == b"library"
+    assert address == RpcAddress("tvm-rpc", "farm", 9, "rpi4") and library == b"library"
     assert job.inputs.shape == (2, 1, 3, *SIZE) and job.inputs.dtype == np.float32
     assert set(job.expected) == set(job.allowed) == {"étiquettes.logits", "depth.depth"}
     assert (job.threads, job.min_seconds, job.min_runs, job.warm_up) == (3, 2.0, 40, 0.5)
@@ -70,7 +71,7 @@ def test_a_server_gets_the_bundles_threads_where_none_are_asked(
 ) -> None:
     seen: list[int] = []
 
-    def bench(address: RpcAddress, job: RpcJob) -> DeviceRun:
+    def bench(_: Backend, address: RpcAddress, job: RpcJob) -> DeviceRun:
         seen.append(job.threads)
         return DeviceRun(0, {"latency": MEASURED}, "", 7)
 

@@ -1,8 +1,8 @@
-"""Measure a TVM artefact on a board that runs TVM's RPC server, alone or behind a tracker.
+"""Measure an artefact on a board that runs its runtime's own server, alone or behind a tracker.
 
-``python -m tvm.exec.rpc_server`` runs on the board; with ``--tracker HOST:PORT --key NAME`` it
-offers itself to a tracker, which hands out one of several boards of a name. TVM's protocol is
-neither encrypted nor does it know who calls: it is for a network that belongs to you.
+Which server that is, and how it is started, says the backend (``Capabilities.rpc``). It may offer
+itself to a tracker, which hands out one of several boards of a name. Such protocols (TVM's) are
+neither encrypted nor do they know who calls: they are for a network that belongs to you.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.backends.tvm import child
+from edgemtl.backends.base import Backend
+from edgemtl.backends.types import RpcServer
 from edgemtl.devices.runner.latency import instability, summary
 from edgemtl.devices.runner.selftest import compare, failure
 from edgemtl.devices.ssh import DeviceRun
@@ -27,8 +28,6 @@ from edgemtl.errors import ExitCode, StageFailed, TargetUnavailable, UsageError
 
 _log = logging.getLogger(__name__)
 
-SCHEME = "tvm-rpc"
-_FORM = "tvm-rpc://host:port, or tvm-rpc://host:port?key=NAME for a tracker"
 #: for connecting, the upload and the self-test, beside what the measurement itself takes
 SETUP_SECONDS = 90.0
 #: a run takes at most so long, as a guess for the time limit
@@ -39,34 +38,36 @@ _RUN_SECONDS = 2.0
 class RpcAddress:
     """Where a server is, or a tracker and the name of the boards it should give one of."""
 
+    scheme: str
     host: str
     port: int
     key: str | None = None
 
     @staticmethod
-    def parse(text: str) -> RpcAddress:
-        """Read an address.
+    def parse(text: str, scheme: str) -> RpcAddress:
+        """Read an address ``SCHEME://host:port[?key=NAME]``.
 
         Raises:
             UsageError: not of that form.
         """
+        form = f"{scheme}://host:port, or {scheme}://host:port?key=NAME for a tracker"
         try:
             parts = urlsplit(text)
             port, asked = parts.port, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         except ValueError as error:
-            raise UsageError(f"not a device address: {error}", where=text, hint=_FORM) from error
+            raise UsageError(f"not a device address: {error}", where=text, hint=form) from error
         extra = parts.path.strip("/") or parts.username or parts.password or parts.fragment
-        if parts.scheme != SCHEME or extra or port is None or set(asked) - {"key"}:
-            raise UsageError("not a device address", where=text, hint=_FORM)
+        if parts.scheme != scheme or extra or port is None or set(asked) - {"key"}:
+            raise UsageError("not a device address", where=text, hint=form)
         key = asked.get("key")
         if key is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", key):
             raise UsageError("not a name of boards", where=text, hint="letters, digits and . _ -")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._:-]*", parts.hostname or ""):
-            raise UsageError("not a device address", where=text, hint=_FORM)
-        return RpcAddress(str(parts.hostname), port, key)
+            raise UsageError("not a device address", where=text, hint=form)
+        return RpcAddress(scheme, str(parts.hostname), port, key)
 
     def __str__(self) -> str:
-        return f"{SCHEME}://{self.host}:{self.port}" + (f"?key={self.key}" if self.key else "")
+        return f"{self.scheme}://{self.host}:{self.port}" + (f"?key={self.key}" if self.key else "")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class RpcJob:
 
 
 def bench(
+    backend: Backend,
     address: RpcAddress,
     job: RpcJob,
     setup_seconds: float = SETUP_SECONDS,
@@ -102,6 +104,7 @@ def bench(
     """Run the self-test on the server, then time the network by the server's clock.
 
     Args:
+        backend: whose server it is; it says ``capabilities.rpc``.
         address: where it is.
         job: what runs.
         setup_seconds: for all but the measurement.
@@ -130,16 +133,18 @@ def bench(
         }
         _log.info(f"running on {address}")
         try:
-            found = child.ask("edgemtl.backends.tvm.remote", request, limit, doing="run there")
+            found = backend.ask_server(request, limit)
         except StageFailed as error:
-            raise _lost(address, place / "step", error) from error
+            server = backend.capabilities.rpc
+            assert server is not None
+            raise _lost(server, address, place / "step", error) from error
         answers = {name: np.load(place / f"{k}.npy") for k, name in enumerate(job.expected)}
     checks = compare(_replay(answers), job.inputs, job.expected, job.allowed, job.allowed_mean)
     problem = failure(checks)
     samples = [float(value) for value in found["samples_ms"]]
     reason = instability(samples)
     document: dict[str, Any] = {
-        "runtime": {"name": "tvm", "threads": job.threads, "server": str(address)},
+        "runtime": {"name": backend.name, "threads": job.threads, "server": str(address)},
         "selftest": {
             "passed": problem is None,
             "cases": len(job.inputs),
@@ -162,7 +167,9 @@ def bench(
     return DeviceRun(int(ExitCode.OK), document, "", job.library.stat().st_size)
 
 
-def _lost(address: RpcAddress, step: Path, error: StageFailed) -> TargetUnavailable:
+def _lost(
+    server: RpcServer, address: RpcAddress, step: Path, error: StageFailed
+) -> TargetUnavailable:
     """What a client that failed or waited for ever means."""
     waited = "was ended" in error.message
     at = step.read_text("utf-8") if step.is_file() else ""
@@ -170,19 +177,18 @@ def _lost(address: RpcAddress, step: Path, error: StageFailed) -> TargetUnavaila
         if waited and address.key:
             said = f"no board '{address.key}' became free in time"
         else:
-            said = "there is no TVM server or tracker" + ("" if waited else f": {_said(error)}")
+            why = "" if waited else f": {_said(server, error)}"
+            said = f"there is no {server.name} server or tracker{why}"
     elif waited:
-        said = f"the TVM server stopped answering while {at}"
+        said = f"the {server.name} server stopped answering while {at}"
     else:
-        said = f"the TVM server was lost while {at}: {_said(error)}"
-    return TargetUnavailable(
-        said, where=str(address), hint="on the board: python -m tvm.exec.rpc_server"
-    )
+        said = f"the {server.name} server was lost while {at}: {_said(server, error)}"
+    return TargetUnavailable(said, where=str(address), hint=f"on the board: {server.start}")
 
 
-def _said(error: StageFailed) -> str:
+def _said(server: RpcServer, error: StageFailed) -> str:
     lines = error.message.splitlines() or [""]
-    return lines[0].removeprefix("TVM cannot run there: ")[:200]
+    return lines[0].removeprefix(f"{server.name} cannot run there: ")[:200]
 
 
 def _replay(

@@ -23,10 +23,12 @@ import pytest
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.tvm.child import environment
-from edgemtl.devices import tvmrpc
-from edgemtl.devices.tvmrpc import RpcAddress, RpcJob
+from edgemtl.devices import rpc
+from edgemtl.devices.rpc import RpcAddress, RpcJob
 from edgemtl.errors import TargetUnavailable, UsageError
 
+TVM = registry.get("tvm")
+SCHEME = "tvm-rpc"
 IMAGES = np.random.default_rng(0).standard_normal((2, 1, 3, 4, 4)).astype(np.float32)
 
 
@@ -109,11 +111,20 @@ def job(library: Path, expected: np.ndarray | None = None, runs: int = 30) -> Rp
     return RpcJob(library, IMAGES, {"out": wanted}, {"out": 1e-6}, {}, 1, 0.0, 0.0, runs)
 
 
+def test_an_address_leads_to_the_backend_whose_server_it_is() -> None:
+    found = registry.with_server("tvm-rpc://board:9090")
+    assert found is not None and found.name == "tvm"
+    assert registry.with_server("ssh://board") is None
+    for name in set(registry.names()) - {"tvm"}:
+        with pytest.raises(NotImplementedError, match="has no server"):
+            registry.get(name).ask_server({}, 1.0)
+
+
 def test_addresses_are_read() -> None:
-    assert RpcAddress.parse("tvm-rpc://board:9090") == RpcAddress("board", 9090)
-    tracked = RpcAddress.parse("tvm-rpc://farm.local:9190?key=rpi4")
-    assert tracked == RpcAddress("farm.local", 9190, "rpi4")
-    assert RpcAddress.parse(str(tracked)) == tracked
+    assert RpcAddress.parse("tvm-rpc://board:9090", SCHEME) == RpcAddress(SCHEME, "board", 9090)
+    tracked = RpcAddress.parse("tvm-rpc://farm.local:9190?key=rpi4", SCHEME)
+    assert tracked == RpcAddress(SCHEME, "farm.local", 9190, "rpi4")
+    assert RpcAddress.parse(str(tracked), SCHEME) == tracked
 
 
 @pytest.mark.parametrize(
@@ -132,15 +143,15 @@ def test_addresses_are_read() -> None:
 )
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        RpcAddress.parse(text)
+        RpcAddress.parse(text, SCHEME)
 
 
 def test_a_network_is_checked_and_timed_on_a_server(server: int, library: Path) -> None:
-    address = RpcAddress("127.0.0.1", server)
-    run = tvmrpc.bench(address, job(library))
+    address = RpcAddress(SCHEME, "127.0.0.1", server)
+    run = rpc.bench(TVM, address, job(library))
     assert run.results is not None and run.results["selftest"]["passed"]
     assert run.results["latency"]["count"] >= 30 and run.results["latency"]["clock"] == "server"
-    wrong = tvmrpc.bench(address, job(library, IMAGES))
+    wrong = rpc.bench(TVM, address, job(library, IMAGES))
     assert wrong.exit_code == 10 and "out" in wrong.message
     assert wrong.results is not None and "latency" not in wrong.results
 
@@ -162,7 +173,7 @@ def test_the_client_accepts_connections_nowhere(server: int, library: Path) -> N
 
     thread = threading.Thread(target=look)
     thread.start()
-    tvmrpc.bench(RpcAddress("127.0.0.1", server), job(library))
+    rpc.bench(TVM, RpcAddress(SCHEME, "127.0.0.1", server), job(library))
     ended.set()
     thread.join()
     assert looked and listening == []
@@ -181,10 +192,11 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
             "tvm.exec.rpc_server", at, "--tracker", f"127.0.0.1:{port}", "--key", "rpi4"
         )
         listens(at, board)
-        run = tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), job(library))
+        run = rpc.bench(TVM, RpcAddress(SCHEME, "127.0.0.1", port, "rpi4"), job(library))
         assert run.results is not None and run.results["selftest"]["passed"]
         with pytest.raises(TargetUnavailable, match="no board 'other' became free"):
-            tvmrpc.bench(RpcAddress("127.0.0.1", port, "other"), job(library, runs=1), 4.0)
+            other = RpcAddress(SCHEME, "127.0.0.1", port, "other")
+            rpc.bench(TVM, other, job(library, runs=1), 4.0)
         # The board is switched off while it measures.
         lost = board
         long = dataclasses.replace(job(library), min_seconds=300.0)
@@ -200,7 +212,7 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
         watch.start()
         began = time.monotonic()
         with pytest.raises(TargetUnavailable, match="the TVM server was lost while running"):
-            tvmrpc.bench(RpcAddress("127.0.0.1", port, "rpi4"), long)
+            rpc.bench(TVM, RpcAddress(SCHEME, "127.0.0.1", port, "rpi4"), long)
         assert time.monotonic() - began < 200
         watch.join()
     finally:
@@ -214,7 +226,7 @@ def test_a_tracker_gives_a_board_by_name_and_a_lost_one_is_told(
 def test_no_server_is_told_at_once(library: Path) -> None:
     began = time.monotonic()
     with pytest.raises(TargetUnavailable, match=r"no TVM server or tracker: .*refused"):
-        tvmrpc.bench(RpcAddress("127.0.0.1", free_port()), job(library))
+        rpc.bench(TVM, RpcAddress(SCHEME, "127.0.0.1", free_port()), job(library))
     assert time.monotonic() - began < 60  # TVM itself would try for longer than the time limit
 
 
@@ -222,6 +234,6 @@ def test_a_server_that_says_nothing_is_given_up(library: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        address = RpcAddress("127.0.0.1", silent.getsockname()[1])
+        address = RpcAddress(SCHEME, "127.0.0.1", silent.getsockname()[1])
         with pytest.raises(TargetUnavailable, match="no TVM server or tracker"):
-            tvmrpc.bench(address, job(library, runs=1), 4.0)
+            rpc.bench(TVM, address, job(library, runs=1), 4.0)
