@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,15 @@ def stop_rule(asked: BenchSection, cooldown_seconds: float = 1.0) -> StopRule:
         min_seconds=min(asked.seconds, asked.max_seconds),
         max_seconds=asked.max_seconds,
         cooldown_seconds=cooldown_seconds,
+    )
+
+
+def compare_rule(asked: BenchSection, most: InterleaveRule = COMPARE) -> InterleaveRule:
+    """How two take turns: as ``most`` says, and no longer than a recipe lets a measurement take."""
+    return replace(
+        most,
+        block_seconds=min(most.block_seconds, asked.seconds),
+        max_seconds=min(most.max_seconds, asked.max_seconds),
     )
 
 

@@ -14,6 +14,7 @@ from edgemtl.measure.timed import Around, bench_request
 from edgemtl.pipeline.bench import (
     LatencyOutcome,
     LatencyRequest,
+    compare_rule,
     measure_latency,
     not_timed,
     stop_rule,
@@ -131,6 +132,7 @@ class Bench(Stage):
             self._request(context, self.reads["artefact"]),
             self._request(context, self.reads["dense"]),
             None if in_float is None else self._request(context, in_float),
+            compare_rule(context.recipe.bench),
             pictures=lambda: context.real_inputs(1),
         )
         return measure_latency(request)

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from edgemtl.data.samples import Dataset
 from edgemtl.errors import InputRefused, StageFailed
 from edgemtl.measure.results import InterleaveRule, StopRule
 from edgemtl.measure.timed import bench_request
-from edgemtl.pipeline.bench import LatencyRequest, measure_latency, not_timed
+from edgemtl.pipeline.bench import LatencyRequest, compare_rule, measure_latency, not_timed
 from edgemtl.pipeline.task_limits import task_budgets
 from edgemtl.recipes import Recipe
 from edgemtl.record.run_record import QUANTIZE
@@ -269,12 +269,7 @@ def _time(request: QuantizeRequest, path: Path) -> tuple[float, float]:
             artefact = compile_for(request.target, onnx, Path(place) / name)
             stop = StopRule(warmup_seconds=request.recipe.bench.warmup_seconds)
             timed.append(bench_request(artefact, request.session, stop, request.recipe.data.seed))
-        bench = request.recipe.bench
-        rule = replace(
-            COMPARE,
-            block_seconds=min(COMPARE.block_seconds, bench.seconds),
-            max_seconds=min(COMPARE.max_seconds, bench.max_seconds),
-        )
+        rule = compare_rule(request.recipe.bench, COMPARE)
         asked = LatencyRequest(timed[0], timed[1], rule=rule, alone=False, same_bytes=True)
         measured = measure_latency(asked).comparison
     assert measured is not None

@@ -15,7 +15,14 @@ from edgemtl.measure.results import BenchRequest, StopRule
 from edgemtl.measure.statistics import Ratio
 from edgemtl.measure.timed import bench_request
 from edgemtl.pipeline import bench
-from edgemtl.pipeline.bench import LatencyRequest, measure_latency, not_timed, stop_rule
+from edgemtl.pipeline.bench import (
+    COMPARE,
+    LatencyRequest,
+    compare_rule,
+    measure_latency,
+    not_timed,
+    stop_rule,
+)
 from edgemtl.recipes import BenchSection
 
 
@@ -116,3 +123,10 @@ def test_the_least_time_is_never_above_the_most() -> None:
     assert (stop.min_seconds, stop.max_seconds) == (4.0, 4.0)
     assert (stop.min_runs, stop.warmup_seconds) == (6, 0.5)
     assert stop_rule(BenchSection(seconds=2.0, max_seconds=4.0)).min_seconds == 2.0
+
+
+def test_turns_take_no_longer_than_the_recipe_lets_a_measurement_take() -> None:
+    short = compare_rule(BenchSection(seconds=0.05, max_seconds=2))
+    assert (short.block_seconds, short.max_seconds, short.pairs) == (0.05, 2, COMPARE.pairs)
+    long = compare_rule(BenchSection(seconds=60, max_seconds=600))
+    assert long == COMPARE
