@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from support import run_page
 from support.command import Told, edgemtl
-from support.dense_work import NO_BENCH, DenseWork, write_dense_work
+from support.dense_work import FACTORY, NO_BENCH, DenseWork, write_dense_work
 
+from edgemtl import mask
 from edgemtl.bundle import open_bundle
 from edgemtl.compress.dynamic.analysis import Analysis
 from edgemtl.compress.dynamic.router import RouterOptions
@@ -48,6 +49,22 @@ def test_the_analysis_answers_its_questions_and_writes_nothing(work: DenseWork) 
     assert found["decision"].startswith(("keep the simpler network", "prototypes are worth"))
     assert told.json()["built"] is None
     assert sorted(work.model.parent.rglob("*")) == before
+
+
+def test_the_function_answers_as_the_verb_does(work: DenseWork) -> None:
+    told = edgemtl("mask", *work.flags_of_the_target(), "--analyse", *QUICK, "--json").json()
+    found = mask(
+        work.model,
+        data=work.data,
+        factory=FACTORY,
+        images=16,
+        router_images=40,
+        prototypes=2,
+        multiple=4,
+    )
+    assert json.loads(json.dumps(found.story)) == told
+    assert (found.built, found.bundle, found.files) == (False, None, ())
+    assert found.decision in str(found) and found.decision == told["analysis"]["decision"]
 
 
 def test_what_it_builds_runs_in_one_file_in_a_bundle_and_on_the_device(
