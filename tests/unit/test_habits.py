@@ -60,6 +60,40 @@ def test_imports_go_one_way() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_contracts_see_a_circle_inside_a_package(tmp_path: Path) -> None:
+    """Ours, held against a package with a circle between two modules, and without it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (circles,) = (
+        one
+        for one in settings["tool"]["importlinter"]["contracts"]
+        if one["type"] == "acyclic_siblings"
+    )
+    assert circles["ancestors"] == ["edgemtl"]
+    inside = tmp_path / "twirl" / "pipeline" / "deep"
+    inside.mkdir(parents=True)
+    for folder in (inside, *inside.parents[:2]):
+        (folder / "__init__.py").touch()
+    (inside / "one.py").write_text("from twirl.pipeline.deep import two\n", "utf-8")
+    config = tmp_path / "contracts.toml"
+    config.write_text(
+        '[tool.importlinter]\nroot_package = "twirl"\n[[tool.importlinter.contracts]]\n'
+        'name = "circles"\ntype = "acyclic_siblings"\nancestors = ["twirl"]\n',
+        "utf-8",
+    )
+    program = "import sys; from importlinter.cli import lint_imports; "
+    program += "sys.exit(lint_imports(config_filename=sys.argv[1], no_cache=True))"
+    command = [sys.executable, "-c", program, str(config)]
+
+    def broken(two: str) -> bool:
+        (inside / "two.py").write_text(two, "utf-8")
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert ("1 broken" in done.stdout) == (done.returncode != 0), done.stdout + done.stderr
+        return done.returncode != 0
+
+    assert broken("from twirl.pipeline.deep import one\n")
+    assert not broken("ONE = 1\n")
+
+
 def test_the_command_line_starts_without_heavy_packages() -> None:
     program = "import json, sys, edgemtl.cli.main; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -145,8 +145,20 @@ STAGES = {
     "prune_stage": ("edgemtl.compress.paper", "edgemtl.compress.recover", "edgemtl.data.faces"),
     "quantize_stage": ("edgemtl.compress.quantize.qdq", "edgemtl.measure.worker"),
     "build_stages": ("edgemtl.exporting.onnx_export", "edgemtl.models.checkpoint"),
+    "mask_stage": ("edgemtl.compress.dynamic.build", "edgemtl.exporting.routed"),
+    "parity_stage": ("edgemtl.exporting.parity", "edgemtl.backends.routed"),
     "check_stages": ("edgemtl.measure.worker", "edgemtl.tasks.depth"),
     "package_stages": ("edgemtl.bundle.write", "edgemtl.report.drawing"),
+}
+#: stage's module -> the operations that it calls
+OPERATIONS = {
+    "prune_stage": ("prune",),
+    "quantize_stage": ("quantize", "bench"),
+    "build_stages": ("export", "artefact"),
+    "mask_stage": ("mask", "export"),
+    "parity_stage": ("parity",),
+    "check_stages": ("evaluate", "cost", "bench", "gate"),
+    "package_stages": ("bundle", "predictions"),
 }
 
 
@@ -154,6 +166,7 @@ STAGES = {
 def test_a_stage_is_keyed_by_what_it_uses(name: str) -> None:
     used = reached(ROOT, frozenset({f"edgemtl.pipeline.{name}"}))
     assert used.keys() >= {*STAGES[name], "edgemtl.pipeline.stage", "edgemtl.errors", "edgemtl"}
+    assert used.keys() >= {f"edgemtl.pipeline.{one}" for one in OPERATIONS[name]}
     unused = (
         "edgemtl.api",
         "edgemtl.cli",

@@ -316,6 +316,25 @@ def test_data_is_opened_after_its_package_is_imported(
         assert "8 training pictures are too few" in told.err + told.out
 
 
+@pytest.mark.parametrize("verb", ["prune", "quantize", "mask", "eval"])
+def test_every_verb_opens_data_after_its_package_is_imported(
+    foreign: DenseWork, tmp_path: Path, verb: str
+) -> None:
+    flags = {
+        "prune": ("-o", tmp_path / "out.pt", "--set=prune.oracle_images=4"),
+        "quantize": ("-o", tmp_path / "out.onnx", "--precision=fp32"),
+        "mask": ("--analyse",),
+        "eval": (),
+    }
+    given = (foreign.model, "--factory=their_package:build", "--data", foreign.data)
+    told = edgemtl(verb, *given, *flags[verb])
+    assert "no known data set layout" not in told.err + told.out
+    if verb in ("quantize", "eval"):
+        assert told.code == 0, told.err
+    else:
+        assert "are needed" in told.error()  # it came as far as to count them
+
+
 def test_compile_model_needs_no_command_line(work: DenseWork, tmp_path: Path) -> None:
     cpu = targets.load("cpu")
     recipe = recipe_for(cpu, None, [])
