@@ -16,7 +16,7 @@ from edgemtl.api.asking import (
 )
 from edgemtl.api.outcome import TaskResult, task_result
 from edgemtl.measure.accuracy import AccuracyReport
-from edgemtl.pipeline.evaluation import compare_report, evaluate_file
+from edgemtl.pipeline.evaluation import EvaluateFile, compare_report, evaluate_file
 from edgemtl.pipeline.loaded_model import read_signature
 from edgemtl.progress import ProgressCallback, listening
 from edgemtl.report.texttables import TextRow, TextTable, aligned
@@ -93,10 +93,12 @@ def evaluate(
         TargetUnavailable: the runtime of a bundle does not work here.
     """
     place, made_by, roots = path_of(model), factory_of(factory, model), folders(data)
-    where = (roots, split, layout, limit, made_by)
+    asked = EvaluateFile(
+        place, roots, split, layout, limit, made_by, reference=optional_path(reference)
+    )
     with listening(progress):
-        report = evaluate_file(place, *where, optional_path(reference))
-        found = compare_report(report, place, optional_path(reference), *where)
+        report = evaluate_file(asked)
+        found = compare_report(report, asked)
     dense = found.reference
     tasks = {}
     for task in read_signature(place, made_by).tasks:

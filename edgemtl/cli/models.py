@@ -98,7 +98,12 @@ def eval_verb(
 
     A pruned checkpoint is shown beside the dense network that it came from, if that is found.
     """
-    from edgemtl.pipeline.evaluation import compare_report, evaluate_file, evaluate_wider
+    from edgemtl.pipeline.evaluation import (
+        EvaluateFile,
+        compare_report,
+        evaluate_file,
+        evaluate_wider,
+    )
 
     if wider_ground_truth is not None:
         if not data or len(data) > 1:
@@ -114,16 +119,17 @@ def eval_verb(
             for subset, value in found.items():
                 say(f"{subset:<8} {'not measured' if value is None else f'{value:.4f}'}")
         return
+    asked = EvaluateFile(model, data or (), split, layout, limit, factory, reference)
     if farm is None:
-        report = evaluate_file(model, data or [], split, layout, limit, factory, reference)
+        report = evaluate_file(asked)
     else:
         from edgemtl.pipeline.farm.evaluating import evaluate_on_farm
         from edgemtl.pipeline.farm.members import open_farm
 
         only_warnings(as_json)
         with open_farm(farm, certificates, without_tls) as members:
-            report = evaluate_on_farm(model, data or [], split, layout, limit, factory, members)
-    compared = compare_report(report, model, reference, data or [], split, layout, limit, factory)
+            report = evaluate_on_farm(asked, members)
+    compared = compare_report(report, asked)
     if as_json:
         print_json(compared.to_dict())
         return

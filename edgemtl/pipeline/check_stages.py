@@ -1,4 +1,4 @@
-"""Stages that find out: parity, accuracy, cost, latency, gates."""
+"""Stages that find out: accuracy, cost, latency, gates."""
 
 from __future__ import annotations
 

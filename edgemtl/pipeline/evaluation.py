@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgemtl.data.open import open_dataset
 from edgemtl.data.preprocess import letterbox
+from edgemtl.data.samples import Dataset
 from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Run, network_runner
 from edgemtl.measure.multiscale import detect_multiscale, network_detector
@@ -22,19 +23,45 @@ from edgemtl.pipeline.evaluate import EvaluateRequest, evaluate_model
 from edgemtl.pipeline.loaded_model import LoadedModel, kind_of, open_model, read_signature
 from edgemtl.pipeline.reference import find_reference
 from edgemtl.pipeline.reference_accuracy import reference_accuracy
+from edgemtl.tasks.base import Task
 from edgemtl.tasks.detection import Detection
 
 
-def evaluate_file(
-    path: Path,
-    data: Sequence[Path],
-    split: str,
-    layout: str = "auto",
-    limit: int | None = None,
-    factory: str | None = None,
-    reference: Path | None = None,
-) -> AccuracyReport:
-    """Evaluate a file on data folders, or on the embedded synthetic set when none is given.
+@dataclass(frozen=True)
+class EvaluateFile:
+    """One file, to be measured on labelled pictures.
+
+    Attributes:
+        path: checkpoint, ONNX file or bundle.
+        data: folders with labelled pictures; the embedded synthetic set without any.
+        split: of each.
+        layout: a format's name, or ``auto``.
+        limit: use only so many pictures, evenly spread.
+        factory: ``package.module:function`` of the user's own network, or None.
+        reference: dense network to compare with; by default the one that a pruned checkpoint
+            records.
+    """
+
+    path: Path
+    data: Sequence[Path] = ()
+    split: str = "val"
+    layout: str = "auto"
+    limit: int | None = None
+    factory: str | None = None
+    reference: Path | None = None
+
+    def dataset(self, tasks: Sequence[Task]) -> Dataset:
+        """The pictures, with the labels of these tasks.
+
+        Raises:
+            InputRefused: a folder or its split is refused.
+            UsageError: no embedded set fits the tasks, or an unknown layout.
+        """
+        return labelled(self.data, self.split, tasks, self.layout, self.limit)
+
+
+def evaluate_file(asked: EvaluateFile) -> AccuracyReport:
+    """Evaluate a file.
 
     Tasks whose label is the uncompressed network's answer are held against the ``reference``, else
     the dense network that a pruned checkpoint records; a checkpoint that was never pruned is its
@@ -44,23 +71,22 @@ def evaluate_file(
         InputRefused: the file or the data is refused.
         UsageError: no embedded set fits the tasks, or an unknown layout.
     """
-    with open_model(path, factory) as loaded:
-        dataset = labelled(data, split, loaded.tasks, layout, limit)
-        answers = _answers(path, loaded, factory, reference)
+    with open_model(asked.path, asked.factory) as loaded:
+        dataset = asked.dataset(loaded.tasks)
+        answers = _answers(asked, loaded)
         request = EvaluateRequest(
             loaded.run, loaded.tasks, loaded.input_spec, dataset, reference=answers
         )
         return evaluate_model(request).report
 
 
-def _answers(
-    path: Path, loaded: LoadedModel, factory: str | None, reference: Path | None
-) -> Run | None:
+def _answers(asked: EvaluateFile, loaded: LoadedModel) -> Run | None:
     """What answers for the uncompressed network, where a task is held against it."""
     if not any(task.from_reference for task in loaded.tasks):
         return None
+    path, factory = asked.path, asked.factory
     network = load_network(path, factory) if loaded.kind == "checkpoint" else None
-    found = find_reference(path, network, factory, reference, loaded.tasks).reference
+    found = find_reference(path, network, factory, asked.reference, loaded.tasks).reference
     if found is not None:
         return network_runner(found.network, [task.name for task in loaded.tasks])
     return loaded.run if network is not None and not network.pruning else None
@@ -94,37 +120,27 @@ class Comparison:
         return found
 
 
-def compare_report(
-    report: AccuracyReport,
-    path: Path,
-    reference: Path | None,
-    data: Sequence[Path],
-    split: str,
-    layout: str = "auto",
-    limit: int | None = None,
-    factory: str | None = None,
-) -> Comparison:
+def compare_report(report: AccuracyReport, asked: EvaluateFile) -> Comparison:
     """Hold a file's accuracy against its dense network's on the same pictures.
 
     Args:
         report: of the file.
-        path: checkpoint, ONNX file or bundle.
-        reference: the dense network; by default the one that a pruned checkpoint records.
-        data, split, layout, limit, factory: as :func:`evaluate_file`.
+        asked: the file, its pictures and the reference.
 
     Raises:
         InputRefused: the reference is refused.
         UsageError: it lacks a task.
     """
+    path, factory = asked.path, asked.factory
     checkpoint = kind_of(path) == "checkpoint"
-    if reference is None and not checkpoint:
+    if asked.reference is None and not checkpoint:
         return Comparison(report)
     network = load_network(path, factory) if checkpoint else None
     tasks = read_signature(path).tasks if network is None else network.selected(None)
-    against = find_reference(path, network, factory, reference, tasks)
+    against = find_reference(path, network, factory, asked.reference, tasks)
     if against.reference is None:
         return Comparison(report, note=against.note)
-    dataset = labelled(data, split, tasks, layout, limit)
+    dataset = asked.dataset(tasks)
     dense = reference_accuracy(against.reference, [task.name for task in tasks], dataset)
     drops: dict[str, float | None] = {}
     for task in tasks:

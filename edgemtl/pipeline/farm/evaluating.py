@@ -16,7 +16,8 @@ from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.work import JobResult, from_worker
 from edgemtl.errors import UsageError
 from edgemtl.measure.accuracy import AccuracyReport, Part, accuracy_of
-from edgemtl.pipeline.datasets import labelled, layout_modules
+from edgemtl.pipeline.datasets import layout_modules
+from edgemtl.pipeline.evaluation import EvaluateFile
 from edgemtl.pipeline.farm.job import STATE
 from edgemtl.pipeline.farm.members import needed
 from edgemtl.pipeline.farm.shipping import Luggage, data_place, job_for, pack, result_of
@@ -31,15 +32,7 @@ FEWEST_PICTURES = 8
 PARTS_PER_WORKER = 2
 
 
-def evaluate_on_farm(
-    path: Path,
-    data: Sequence[Path],
-    split: str,
-    layout: str,
-    limit: int | None,
-    factory: str | None,
-    farm: Farm,
-) -> AccuracyReport:
+def evaluate_on_farm(asked: EvaluateFile, farm: Farm) -> AccuracyReport:
     """What :func:`edgemtl.pipeline.evaluation.evaluate_file` finds, measured in parts on a farm.
 
     Workers of one kind of processor come to the same report as one of them alone, to the last bit.
@@ -50,7 +43,8 @@ def evaluate_on_farm(
         StageFailed: a part failed.
         TargetUnavailable: no worker runs this code, or the scheduler was lost.
     """
-    signature = read_signature(path, factory)
+    path, data = asked.path, asked.data
+    signature = read_signature(path, asked.factory)
     for task in signature.tasks:
         if not task.new_metric().found:
             raise UsageError(
@@ -58,26 +52,26 @@ def evaluate_on_farm(
                 where="--farm",
                 hint="its metric names no 'found' (edgemtl.tasks.base.Metric)",
             )
-    dataset = labelled(data, split, signature.tasks, layout, limit)
-    needs = needed(signature.backend, [*signature.modules, *layout_modules(data, layout)])
+    dataset = asked.dataset(signature.tasks)
+    needs = needed(signature.backend, [*signature.modules, *layout_modules(data, asked.layout)])
     workers = sum(worker.offers(needs) for worker in farm.workers())
     sources = dataset.parts if isinstance(dataset, Concatenated) else (dataset,)
     ranges = _ranges([len(source) for source in sources], max(workers, 1))
-    luggage = pack(farm, path, data, [split])
-    asked: dict[str, Any] = {
+    luggage = pack(farm, path, data, [asked.split])
+    order: dict[str, Any] = {
         "kind": "eval",
         "model": f"inputs/model/{path.name}",
-        "factory": factory,
+        "factory": asked.factory,
         "data": [data_place(index, root) for index, root in enumerate(data)],
-        "split": split,
-        "format": layout,
-        "limit": limit,
+        "split": asked.split,
+        "format": asked.layout,
+        "limit": asked.limit,
     }
     jobs = [
         job_for(
             farm,
             f"pictures {begin + 1} to {end}",
-            {**asked, "begin": begin, "end": end},
+            {**order, "begin": begin, "end": end},
             luggage,
             needs,
         )

@@ -91,14 +91,16 @@ def _compile(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, A
 
 def _evaluate(request: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
     from edgemtl.measure.accuracy import measure
-    from edgemtl.pipeline.datasets import labelled
+    from edgemtl.pipeline.evaluation import EvaluateFile
     from edgemtl.pipeline.loaded_model import open_model
 
-    data = [folder / place for place in request["data"]]
-    with open_model(folder / request["model"], request["factory"]) as loaded:
-        dataset = labelled(
-            data, request["split"], loaded.tasks, request["format"], request["limit"]
-        )
+    asked = EvaluateFile(
+        folder / request["model"],
+        [folder / place for place in request["data"]],
+        *(request["split"], request["format"], request["limit"], request["factory"]),
+    )
+    with open_model(asked.path, asked.factory) as loaded:
+        dataset = asked.dataset(loaded.tasks)
         part = measure(
             loaded.run,
             loaded.tasks,

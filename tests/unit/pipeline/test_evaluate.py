@@ -18,7 +18,7 @@ from edgemtl.pipeline.check_stages import Accuracy
 from edgemtl.pipeline.compile import CompileRequest
 from edgemtl.pipeline.defaults import recipe_for
 from edgemtl.pipeline.evaluate import EvaluateOutcome, EvaluateRequest, evaluate_model
-from edgemtl.pipeline.evaluation import evaluate_file
+from edgemtl.pipeline.evaluation import EvaluateFile, evaluate_file
 from edgemtl.pipeline.reference import Reference
 from edgemtl.pipeline.reference_accuracy import reference_accuracy
 
@@ -34,7 +34,7 @@ def test_stage_verb_and_reference_find_the_same(work: DenseWork, tmp_path: Path)
     context = whole._context(CompileRequest(work.model, target, recipe, FACTORY, tmp_path / "run"))
     context.folders["model"] = tmp_path
     stage = Accuracy("accuracy-reference", network="model").run(context, tmp_path).report
-    verb = evaluate_file(work.model, [work.data], "val", factory=FACTORY)
+    verb = evaluate_file(EvaluateFile(work.model, [work.data], factory=FACTORY))
     assert stage == verb
     assert stage.images == 2
     reference = Reference(work.model, load_network(work.model, FACTORY), "given as --reference")
