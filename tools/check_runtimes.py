@@ -21,7 +21,8 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def run(asked: argparse.Namespace) -> int:
         child = os.fork()
         if child == 0:
             try:
-                _run(runtime, cases, kept, set(done), asked.mode, asked.again)
+                _run(runtime, cases, kept, done, asked.mode, asked.again)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -85,7 +86,12 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def _run(
-    runtime: str, cases: Sequence[Case], kept: Kept, done: set[Any], mode: str, again: bool
+    runtime: str,
+    cases: Sequence[Case],
+    kept: Kept,
+    done: Mapping[Any, Found],
+    mode: str,
+    again: bool,
 ) -> None:
     version = asking.prepare(runtime)
     if version is None:
@@ -94,6 +100,11 @@ def _run(
     counts: Counter[str] = Counter()
     for number, case in enumerate(cases):
         if (runtime, version, mode, case.name) in done and not again:
+            continue
+        before = done.get((runtime, version, "plain", case.name))
+        ruled = mode == "product" and before is not None and runtime in all_rules()
+        if ruled and before is not None and not asking.touched(runtime, case):
+            kept.add(replace(before, mode="product"))
             continue
         told = forked(lambda c=case: asking.ask(runtime, c, mode), SECONDS, MEMORY_MB)  # type: ignore[misc]
         told = told or {"outcome": "died", "why": "the process died or took too long"}

@@ -15,6 +15,8 @@ from typing import Any
 from edgemtl import targets
 from edgemtl.backends import registry
 from edgemtl.backends.base import Backend
+from edgemtl.backends.conformance import rules
+from edgemtl.backends.rewriting import settle
 from edgemtl.backends.tensorrt import proxy
 from edgemtl.backends.tensorrt.lowering import lower
 from edgemtl.backends.tensorrt.optable import table_problems
@@ -75,6 +77,13 @@ def reason(runtime: str) -> str:
     return registry.get(runtime).availability().reason
 
 
+def touched(runtime: str, case: Case) -> bool:
+    """Whether a rule names a node of the case; if none does, "product" is what "plain" is."""
+    from onnx import load_from_string
+
+    return bool(rules.known_problems(load_from_string(case.model), runtime, str))
+
+
 def version(runtime: str) -> str:
     """Version of the runtime itself that is here; empty when it is not."""
     if runtime == "tensorrt-rtx":
@@ -93,6 +102,8 @@ def ask(runtime: str, case: Case, mode: str) -> dict[str, Any]:
     backend, target = registry.get(runtime), targets.load(TARGETS[runtime])
     if runtime == "tensorrt-rtx":
         return _parse(case, target, mode)
+    if mode == "plain":  # of this process only, which is the case's own
+        rules.all_rules = settle.all_rules = dict
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as place:
         path, folder = Path(place) / "model.onnx", Path(place) / "artefact"
         path.write_bytes(case.model)

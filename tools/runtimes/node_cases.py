@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from runtimes.cases import Case, packed
 
 VARIANTS = ("constants", "packed")
+#: from this opset on Slice, which takes the packed input apart, reads its ends as inputs
+SLICE_OPSET = 10
 #: no right answer can be given: the numbers are drawn
 _DRAWN = frozenset({"Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform"})
 _DRAWN |= frozenset({"RandomUniformLike", "Multinomial"})
@@ -37,9 +39,15 @@ def cases() -> Iterator[Case]:
         if not floats or any(not a.size for a in outputs):
             continue
         for variant in VARIANTS:
+            if variant == "packed" and len(floats) > 1 and _opset(test.model) < SLICE_OPSET:
+                continue
             model, image = _one_input(test.model, named, outputs, floats, variant)
             name = f"node/{test.name.removeprefix('test_')}/{variant}"
             yield Case(name, model, image, tuple(outputs), test.rtol, test.atol)
+
+
+def _opset(model: Any) -> int:
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def _plain(value: Any) -> bool:

@@ -235,6 +235,11 @@ def _recurrent(node: TableNode) -> Complaints:
         yield "layout=1 is not there", "export with batch_first=False, or transpose around it"
 
 
+def _stft(node: TableNode) -> Complaints:
+    if node.has_input(2) and node.constant(2) is None:
+        yield "the window is computed by the graph", "export with fixed shapes and simplify"
+
+
 def _reduction(node: TableNode) -> Complaints:
     if node.has_input(1) and node.constant(1) is None:
         yield "the axes are computed by the graph", "export with fixed shapes and simplify"
@@ -292,6 +297,7 @@ CONDITIONS: Mapping[str, Callable[[TableNode], Complaints]] = {
     "MaxPool": _pool,
     "LpPool": _lp_pool,
     "MatMul": _mat_mul,
+    "STFT": _stft,
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     **dict.fromkeys(
         [f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min")]

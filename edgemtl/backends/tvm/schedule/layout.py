@@ -97,6 +97,26 @@ def mutated(name: str, mutator: Any, *arguments: Any) -> Any:
     return transform.module_pass(run, opt_level=0, name=name)
 
 
+def _norms_planes(module: Any) -> bool:
+    """Whether a norm over several axes has scales of several axes.
+
+    ConvertLayout (TVM 0.27) moves such a norm's axes and leaves its scales and shifts in the old
+    order: the norm then reads beyond them, and numbers are wrong without an error.
+    """
+    found = False
+
+    def look(node: Any) -> None:
+        nonlocal found
+        name = getattr(getattr(node, "op", None), "name", "")
+        if name in ("relax.nn.layer_norm", "relax.nn.rms_norm"):
+            found = found or len(node.attrs.axes) > 1
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, look)
+    return found
+
+
 def channels_last(module: Any) -> Any:
     """The module with NHWC convolutions; as it was where TVM cannot convert it."""
     module = transform.Sequential(
@@ -109,7 +129,8 @@ def channels_last(module: Any) -> Any:
     )(module)
     convert = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OIHW"]})
     try:
-        module = convert(module)
+        if not _norms_planes(module):
+            module = convert(module)
     except Exception as error:  # TVM raises many kinds
         print(f"the layout stays as it is: {error}", file=sys.stderr)
     return transform.Sequential(

@@ -121,3 +121,21 @@ def test_tiles_that_leave_no_register_are_not_offered() -> None:
     # Measured with AVX2: 6 x 16 spills, 5 x 16 does not, and is more than twice as fast.
     assert best(1600, 128, 64, AVX2) == Tile(5, 16)
     assert Tile(6, 16) not in candidates(1600, 128, AVX2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_norm_over_whole_maps_keeps_its_scales_in_place(tmp_path: Path) -> None:
+    # TVM's change of layout would move the norm's axes and not its scales.
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.LayerNorm((4, 5, 6))).eval()
+    nn.init.normal_(net[1].weight)
+    image, path, folder = torch.randn(1, 3, 5, 6), tmp_path / "net.onnx", tmp_path / "artefact"
+    torch.onnx.export(net, (image,), str(path), opset_version=17, dynamo=False)
+    folder.mkdir()
+    backend = registry.get("tvm")
+    session = backend.load(
+        backend.compile(path, targets.load("tvm-x86"), folder), SessionOptions(threads=1)
+    )
+    (found,) = session.run(image.numpy()).values()
+    session.close()
+    np.testing.assert_allclose(found, net(image).detach().numpy(), rtol=1e-4, atol=1e-4)
