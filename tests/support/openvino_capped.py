@@ -6,6 +6,7 @@ the processor has; it reads it once, so a process of its own computes.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def answer(
     """
     if most is None:
         return _computed(model, image)
-    pytest.importorskip("openvino")
+    if importlib.util.find_spec("openvino") is None:  # imported only our way: it calls home
+        pytest.skip("OpenVINO is not installed")
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, f"{folder}/model.onnx")
         np.save(f"{folder}/image.npy", image)

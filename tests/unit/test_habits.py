@@ -334,6 +334,13 @@ def test_what_the_matrix_repeats_is_shown_once_by_make_test() -> None:
     assert not [path.name for path in marked if "pytestmark" in path.read_text("utf-8")]
 
 
+def test_no_test_imports_openvino_before_we_do() -> None:
+    # Imported in any other way it calls home, in that process and for every test after.
+    skipping = f'importorskip("{"openvino"}"'
+    texts = {path.name: path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert sorted(name for name, text in texts.items() if skipping in text) == []
+
+
 #: functions that sleep long in a process of their own, which the test ends
 MAY_SLEEP = {"unit/tools/test_check_runtimes.py"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import onnx
@@ -44,7 +45,8 @@ def test_every_operator_comes_with_its_cause() -> None:
 
 
 def test_a_problem_per_node_that_is_not_converted(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    if importlib.util.find_spec("openvino") is None:  # imported only our way: it calls home
+        pytest.skip("OpenVINO is not installed")
     nodes = [
         helper.make_node("Det", ["x"], ["a"], "first/Det"),
         helper.make_node("Det", ["x"], ["b"], "second/Det"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def _summed(path: Path, opset: int) -> np.ndarray:
 
 
 def test_a_node_that_openvino_computes_wrongly_is_written_otherwise(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    if importlib.util.find_spec("openvino") is None:  # imported only our way: it calls home
+        pytest.skip("OpenVINO is not installed")
     path, folder = tmp_path / "model.onnx", tmp_path / "artefact"
     image = _summed(path, 17)
     before = path.read_bytes()
@@ -110,7 +112,8 @@ def test_a_node_that_openvino_computes_wrongly_is_written_otherwise(tmp_path: Pa
 
 
 def test_a_maximum_that_is_compared_with_infinity_is_guarded(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    if importlib.util.find_spec("openvino") is None:  # imported only our way: it calls home
+        pytest.skip("OpenVINO is not installed")
     inf = numpy_helper.from_array(np.float32(-np.inf), "inf")
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], "mask/ReduceMax", axes=[1], keepdims=0),
