@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "pages"
 #: what the site is made of, below the root of the repository
 PARTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs/*.md", "docs/api/*.md")
-PARTS += ("docs/images/*", "examples/README.md")
+PARTS += ("docs/images/*", "examples/README.md", "examples/*.py")
 
 
 def gather(pages: Path) -> list[Path]:
