@@ -1,9 +1,10 @@
 """Down the path of widths, with a look at held-out pictures at fixed places on it.
 
 What is predicted per task is a second-order term, summed over groups as if they did not matter to
-each other; what is measured is the network as it would be shipped. At every rung the ratio of the
-two becomes the factor that the task's predictions count with from there on. Rungs do not depend on
-the goal, so neither does the way.
+each other; what is measured is the network as it would be shipped. The ratio of the two, which is
+another for every task, becomes the factor that the task's predictions count with. It is first taken
+before the first step, with every group at half its width, where harm stands out from the noise of
+few images; then at every rung. Neither depends on the goal, so neither does the way.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ _log = logging.getLogger(__name__)
 #: a task whose harm is predicted far too small loses its decoder at once, and widths never grow
 RUNGS = (0.85, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1)
 #: a task counts at least this share of the mean of all
-SMALLEST_FACTOR = 0.15
+SMALLEST_FACTOR = 0.05
+#: width of every group before the first step, for the first ratio
+PROBE = 0.5
+#: relative harm below which held-out images say little: so much is taken to be as first measured
+NOISE = 0.01
+#: no harm is taken to be smaller in the first ratio
+SMALLEST_HARM = 0.002
 #: places between two rungs that a limit is looked for at, as shares of the cost
 GRID = 0.01
 
@@ -60,8 +67,27 @@ class Descent:
             for name, widths in context.choices.items()
         }
         self._losses = self.evidence.moments.losses
-        weight = 1 / (self.allowance.shares * self._losses)
+        self._scale = self._probe()
+        weight = self._scale / self._scale.mean() / (self.allowance.shares * self._losses)
         self.path = Path(context.groups, self.evidence.curves, choices, price_of(context), weight)
+
+    def _probe(self) -> NDArray[np.float64]:
+        """(tasks,) measured over predicted harm with every group at half its width."""
+        context = self.context
+        widths = {
+            group.name: min(
+                context.choices[group.name], key=lambda width: abs(width - PROBE * group.width)
+            )
+            for group in context.groups
+        }
+        predicted = np.zeros(len(self._losses))
+        for group in context.groups:
+            curve = self.evidence.curves[group.name]
+            predicted += curve.error[group.width - widths[group.name]].numpy() / self._losses
+        if not predicted.any():
+            return np.ones(len(self._losses))
+        place = self.checks.place(self.masks(widths))
+        return first_ratio(predicted, harm(place))
 
     def masks(self, widths: Mapping[str, int]) -> dict[str, Tensor]:
         """group -> mask of these widths."""
@@ -120,7 +146,7 @@ class Descent:
     def _correct(self) -> None:
         assert self.place is not None
         predicted = self.path.error / self._losses
-        factor = factors(predicted, harm(self.place))
+        factor = factors(predicted, harm(self.place), self._scale)
         self.path.weight = factor / (self.allowance.shares * self._losses)
 
     def _back(self, sound: int) -> None:
@@ -152,15 +178,31 @@ def harm(place: Place) -> NDArray[np.float64]:
     return np.where(np.isfinite(place.drop), place.drop, place.loss_ratio - 1)
 
 
-def factors(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+def first_ratio(
+    predicted: NDArray[np.float64], measured: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(tasks,) measured over predicted harm; 1 times the others' mean for a task that nothing is
+    predicted to harm."""
+    known = predicted > 0
+    ratio = np.maximum(measured, SMALLEST_HARM) / np.where(known, predicted, 1.0)
+    return np.where(known, ratio, ratio[known].mean())
+
+
+def factors(
+    predicted: NDArray[np.float64], measured: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(tasks,) measured over predicted harm, relative to their mean over tasks, within limits.
 
-    Only ratios between tasks steer. A task that is not harmed, or seems to gain, is one whose harm
-    cannot be told from the noise of few pictures: it keeps a share of the others' weight.
+    Only ratios between tasks steer. Early on the way all harm is noise, and a task that seems to
+    gain by luck would lose its decoder for it: until harm stands out, the first ratio counts.
+
+    Args:
+        predicted: (tasks,) relative harm, as summed over groups.
+        measured: (tasks,) relative harm on held-out images.
+        scale: (tasks,) the first ratio.
     """
-    raw = np.maximum(measured, 0.0) / np.maximum(predicted, 1e-12)
-    mean = max(float(raw.mean()), 1e-12)
-    return np.asarray(np.maximum(raw / mean, SMALLEST_FACTOR), np.float64)
+    raw = (np.maximum(measured, 0.0) + NOISE) / (predicted + NOISE / scale)
+    return np.asarray(np.maximum(raw / raw.mean(), SMALLEST_FACTOR), np.float64)
 
 
 def price_of(context: PruneContext) -> Price:
