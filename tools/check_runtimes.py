@@ -6,6 +6,7 @@
     python tools/check_runtimes.py run --mode plain          # as the runtimes alone would
     python tools/check_runtimes.py judge                     # what the rules name beforehand
     python tools/check_runtimes.py diff                      # what a new version does otherwise
+    python tools/check_runtimes.py page                      # write docs/runtimes.md
     python tools/check_runtimes.py keep                      # write tools/runtimes/outcomes.csv
 
 The questions: the package ``onnx``'s own node tests with one input (the others constant, and all of
@@ -31,7 +32,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from runtimes import asking, judging, node_cases, random_cases, table  # noqa: E402 - lies beside this file
+from runtimes import asking, judging, node_cases, pages, random_cases, table  # noqa: E402 - lies beside this file
 from runtimes.cases import Case  # noqa: E402
 from runtimes.forked import forked  # noqa: E402
 from runtimes.kept import Found, Kept, operators, read_torch  # noqa: E402
@@ -41,11 +42,11 @@ from edgemtl.backends.conformance.rules import all_rules  # noqa: E402
 WORK = ROOT / "work" / "runtimes"
 #: limits of one case
 SECONDS, MEMORY_MB = 60.0, 6144
-#: draws of every operator, and their seed
-EACH, SEED = 8, 1
+#: draws of every operator, and the seeds; rules were written with the first in view
+EACH, SEEDS = 8, (1, 2)
 
 
-def all_cases(work: Path, each: int, seed: int) -> Iterator[Case]:
+def all_cases(work: Path, each: int, seeds: Sequence[int]) -> Iterator[Case]:
     """Every case, sources one after the other."""
     folder = work / "torch"
     if not (folder / "complete").exists():
@@ -56,7 +57,8 @@ def all_cases(work: Path, each: int, seed: int) -> Iterator[Case]:
         (folder / "complete").touch()
     yield from node_cases.cases()
     yield from read_torch(folder)
-    yield from random_cases.cases(each, seed)
+    for seed in seeds:
+        yield from random_cases.cases(each, seed)
 
 
 def _write_torch(folder: Path) -> dict[str, Any]:
@@ -71,7 +73,11 @@ def run(asked: argparse.Namespace) -> int:
     kept = Kept(asked.work / "found.jsonl")
     done = kept.read()
     for runtime in asked.only or asking.TARGETS:
-        cases = [c for c in all_cases(asked.work, asked.each, asked.seed) if asked.cases in c.name]
+        cases = [
+            c
+            for c in all_cases(asked.work, asked.each, asked.seed or SEEDS)
+            if asked.cases in c.name
+        ]
         # One runtime after the other in a process each: what one imports the next does not have.
         child = os.fork()
         if child == 0:
@@ -136,31 +142,45 @@ def show(asked: argparse.Namespace) -> int:
     return 0
 
 
-def judge(asked: argparse.Namespace) -> int:
-    """How well the rules name beforehand what the runtimes do; 1 when they miss too much."""
-    cases = [*all_cases(asked.work, asked.each, asked.seed)]
-    found = Kept(asked.work / "found.jsonl").read().values()
-    failed = 0
+def _judged(
+    asked: argparse.Namespace, found: Sequence[Found]
+) -> tuple[dict[str, dict[str, judging.Verdict]], judging.Agreement]:
+    cases = [*all_cases(asked.work, asked.each, asked.seed or SEEDS)]
+    told = {}
     for runtime in [r for r in asked.only or asking.TARGETS if r in all_rules()]:
         version = asking.version(runtime)
-        own = {
-            f.case: f
-            for f in found
-            if (f.runtime, f.version, f.mode) == (runtime, version, "plain")
-        }
-        for kind, verdict in judging.judge(cases, own, runtime).items():
-            print(f"{runtime} {version}, {kind}: {verdict.line()}")
+        key = (runtime, version, "plain")
+        own = {f.case: f for f in found if (f.runtime, f.version, f.mode) == key}
+        told[f"{runtime} {version}"] = judging.judge(cases, own, runtime)
+    built = {f.case: f for f in found if (f.runtime, f.mode) == ("tensorrt-rtx", "plain")}
+    return told, judging.against_parser(cases, built, asking.PARSER_TABLE)
+
+
+def judge(asked: argparse.Namespace) -> int:
+    """How well the rules name beforehand what the runtimes do; 1 when they miss too much."""
+    judged, parser = _judged(asked, [*Kept(asked.work / "found.jsonl").read().values()])
+    failed = bool(parser.table_only)
+    for runtime, by_kind in judged.items():
+        for kind, verdict in by_kind.items():
+            print(f"{runtime}, {kind}: {verdict.line()}")
             if asked.all:
                 print("".join(f"  missed {name}\n" for name in verdict.missed), end="")
                 print("".join(f"  refused {name}\n" for name in verdict.wrongly), end="")
-            failed += verdict.named < 0.98 * verdict.bad or verdict.refused > 0.01 * verdict.right
-    if "tensorrt-rtx" in (asked.only or asking.TARGETS):
-        built = {f.case: f for f in found if (f.runtime, f.mode) == ("tensorrt-rtx", "plain")}
-        told = judging.against_parser(cases, built, asking.PARSER_TABLE)
-        print(f"tensorrt-rtx: {told.line()}")
-        print("".join(f"  only the table {name}\n" for name in told.table_only), end="")
-        failed += bool(told.table_only)
-    return int(failed > 0)
+            failed |= verdict.named < 0.98 * verdict.bad or verdict.refused > 0.01 * verdict.right
+    print(f"tensorrt-rtx: {parser.line()}")
+    print("".join(f"  only the table {name}\n" for name in parser.table_only), end="")
+    return int(failed)
+
+
+def page(asked: argparse.Namespace) -> int:
+    """Write docs/runtimes.md from what was found."""
+    found = [*Kept(asked.work / "found.jsonl").read().values()]
+    here = {runtime: asking.version(runtime) for runtime in asking.TARGETS}
+    asked_now = {case.name for case in all_cases(asked.work, asked.each, asked.seed or SEEDS)}
+    own = [one for one in found if here[one.runtime] == one.version and one.case in asked_now]
+    text = pages.page(own, *_judged(asked, found), all_rules())
+    (ROOT / "docs" / "runtimes.md").write_text(text, "utf-8")
+    return 0
 
 
 def keep(asked: argparse.Namespace) -> int:
@@ -193,14 +213,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("plain", "product"), default="product")
     parser.add_argument("--again", action="store_true", help="ask what was asked already too")
     parser.add_argument("--each", type=int, default=EACH, help="random draws of every operator")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the random draws")
+    parser.add_argument("--seed", type=int, action="append", help="of the random draws")
     parser.add_argument("--all", default="", help="list these outcomes, such as wrong,late")
     asked = parser.parse_args(arguments)
     return VERBS[asked.what](asked)
 
 
 #: what can be asked of the tool
-VERBS = {"judge": judge, "run": run, "show": show, "keep": keep, "diff": diff}
+VERBS = {"page": page, "judge": judge, "run": run, "show": show, "keep": keep, "diff": diff}
 
 
 if __name__ == "__main__":

@@ -38,8 +38,16 @@ def interpolated(
             targets = numbers(math.floor(n * f) for n, f in pairs)
         height, width = targets
         found = adaptive_average(input, targets)
-        whole = found is NotImplemented  # the sizes divide
-        return F.adaptive_avg_pool2d(input, (height, width)) if whole else found
+        divides = found is NotImplemented
+        return F.adaptive_avg_pool2d(input, (height, width)) if divides else found
+    if align_corners and not antialias and targets is None and input.dim() == 4:
+        # torch takes the corners from the whole number of places that come out. ONNX takes them
+        # from the size times the scale, so a scale that makes no whole number says something else.
+        assert factors is not None
+        exact = [n * f for n, f in zip(sizes(input)[-2:], factors, strict=True)]
+        whole = numbers(math.floor(n) for n in exact)
+        if exact != list(whole):
+            return F.interpolate(input, whole, None, mode, align_corners)
     if not antialias:
         return NotImplemented
 

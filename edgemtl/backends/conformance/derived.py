@@ -120,6 +120,16 @@ def _whole_norm(facts: NodeFacts) -> bool | None:
     return None if not shape else int(facts.attributes.get("axis", -1)) % len(shape) == 0
 
 
+def _numbers_inside(facts: NodeFacts) -> bool:
+    """Whether a branch or body has a Constant that is no tensor."""
+    return any(
+        node.op_type == "Constant" and not any(a.name == "value" for a in node.attribute)
+        for attribute in facts.proto.attribute
+        if attribute.HasField("g")
+        for node in attribute.g.node
+    )
+
+
 def _compared(facts: NodeFacts) -> bool:
     """Whether the result is looked at for being infinite."""
     return not facts.readers.isdisjoint(("Equal", "IsInf", "Greater", "Less"))
@@ -137,6 +147,7 @@ DERIVED: Mapping[str, Callable[[NodeFacts], Any]] = {
     "window.dilated": _dilated,
     "window.same": _same,
     "resize.fractional": _fractional,
+    "body.numbers": _numbers_inside,
     "result.compared": _compared,
     "kinds.differ": _kinds_differ,
     "norm.whole": _whole_norm,

@@ -136,6 +136,10 @@ LOWERED: dict[str, Make] = {
     "unpool-ceil": segmenter(3, sized=True, stride=2, ceil_mode=True, dilation=2),
     "antialias-down": antialiased((5, 7)),
     "antialias-up-cubic": antialiased((23, 40), "bicubic"),
+    # ONNX and the runtimes differ in where the corners are, unless the file gives sizes
+    "corners-factor": through(
+        lambda x: F.interpolate(x, scale_factor=0.7, mode="bilinear", align_corners=True)
+    ),
     "divisor": lambda: nn.AvgPool2d(3, 2, 1, divisor_override=5),
     "divisor-ceil": lambda: nn.AvgPool2d((3, 2), (2, 3), 1, ceil_mode=True, divisor_override=5),
     "adaptive-average": resized(lambda: nn.AdaptiveAvgPool2d((3, 5))),

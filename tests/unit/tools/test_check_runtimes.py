@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import check_runtimes as tool  # noqa: E402 - lies in tools/
-from runtimes import cases, forked, judging, kept, random_cases, table  # noqa: E402
+from runtimes import cases, forked, judging, kept, pages, random_cases, table  # noqa: E402
+
+from edgemtl.backends.conformance.rules import all_rules  # noqa: E402
 
 OPERATORS = ("ReduceL1", "ConvTranspose", "Resize")
 
@@ -117,3 +119,23 @@ def test_rules_are_judged_on_what_they_were_not_written_from(drawn: list[cases.C
     assert told["seen"].right == 1 and told["seen"].refused == 0
     assert "0 of 1 wrong and late cases named (0.0%)" in told["seen"].line()
     assert judging.counts(found.values())["wrong"] == sum(v.bad for v in told.values())
+
+
+def test_the_page_leaves_out_what_was_not_asked_completely() -> None:
+    def found(case: str, mode: str, outcome: str) -> kept.Found:
+        return kept.Found("tvm", "1", mode, case, outcome, "", ())
+
+    rows = [found("node/a", "plain", "wrong"), found("node/b", "plain", "died")]
+    rows += [found("torch/a", "plain", "right"), found("torch/a", "product", "right")]
+    told = pages.outcomes([*rows, found("node/a", "product", "right")])
+    assert "| tvm 1 | node | alone | 2 | 0 | 0 | 1 | 1 |" in told
+    assert "| tvm 1 | node | with the rules" not in told
+    assert "| tvm 1 | torch | with the rules | 1 | 1 | 0 | 0 | 0 |" in told
+
+
+def test_the_page_lists_every_rule() -> None:
+    known = all_rules()
+    told = pages.rules(known)
+    listed = [line for line in told.splitlines() if line.startswith("| ")]
+    assert len(listed) == sum(len(one.rules) + 1 for one in known.values())
+    assert "ignores the axes and reduces everything | writes it with other operators |" in told
