@@ -71,11 +71,11 @@ class Pruned:
     timed_again: int
 
 
-def pruned(timer: Timer, folder: Path) -> Pruned:
-    """By a goal of 0.7."""
+def pruned(timer: Timer, folder: Path, goal: float = 0.7) -> Pruned:
+    """By a goal for the latency."""
     root = write_dense_folder(folder / "data", "train", count=16, seed=3)
     data = DataSplits.split([DenseFolder.open(root, "train")], oracle=6, calibration=4)
-    options = PruneOptions(latency_ratio=0.7, channel_multiple=2)
+    options = PruneOptions(latency_ratio=goal, channel_multiple=2)
     network, lines, turns = build(), list[str](), ModelledTurns()
 
     def once() -> dict[str, Any]:
@@ -89,12 +89,12 @@ def pruned(timer: Timer, folder: Path) -> Pruned:
 
 def test_a_latency_goal_is_met_by_what_is_measured(tmp_path: Path) -> None:
     """Layers that are timed one by one save more than the whole does."""
-    result = pruned(crowded, tmp_path)
+    result = pruned(crowded, tmp_path, goal=0.65)
     found = result.found
     (one,) = found["rounds"]
     assert len(one["latency"]) > 1, "the first try should have missed"
     first, last = one["latency"][0], one["latency"][-1]
-    assert first["predicted"] <= 0.7 < first["ratio"] and last["ratio"] <= 0.7
+    assert first["predicted"] <= 0.65 < first["ratio"] and last["ratio"] <= 0.65
     assert found["goals_reached"]
     share = found["pruned"]["latency_ms"] / found["dense"]["latency_ms"]
     assert share == pytest.approx(last["ratio"])
