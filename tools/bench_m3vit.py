@@ -420,17 +420,15 @@ def _compiled_row(
         kept = len((quantised["result"] or {}).get("kept", {}))
         every = len(quantised["layers"]) + kept
         lower = f"{quantised['precision']}, {len(quantised['layers'])} of {every}"
-    pictures = thinned(concatenate([open_dataset(place, "val") for place in options.data]), limit)
-    wanted = evaluate(
-        network_runner(dense, names), dense.selected(names), dense.input_spec, pictures
-    )
+    images = thinned(concatenate([open_dataset(place, "val") for place in options.data]), limit)
+    wanted = evaluate(network_runner(dense, names), dense.selected(names), dense.input_spec, images)
     cells = []
     for task in dense.selected(names):
         key = task.primary.key
         old, new = wanted.tasks[task.name].values[key], found[task.name][key]
         drop = None if old is None or new is None else task.primary.relative_drop(old, new)
         cells.append("not measured" if drop is None else f"{old:.3f} to {new:.3f}, {-drop:+.1%}")
-    row = [target, done.returncode, len(pictures), lower, f"{macs / 1e6:.0f}"]
+    row = [target, done.returncode, len(images), lower, f"{macs / 1e6:.0f}"]
     row += [f"{macs / all_macs:.1%}", *cells]
     return "| " + " | ".join(map(str, row)) + " |"
 

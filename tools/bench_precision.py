@@ -33,7 +33,7 @@ from edgemtl.backends import registry
 from edgemtl.backends.artefacts import compile_for
 from edgemtl.backends.types import Artefact, SessionOptions
 from edgemtl.compress.quantize import QuantizeOptions, quantize
-from edgemtl.compress.quantize.pictures import canvases, split
+from edgemtl.compress.quantize.images import canvases, split
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.open import open_dataset
 from edgemtl.errors import EdgemtlError
@@ -235,8 +235,8 @@ def libraries(options: argparse.Namespace) -> None:
         _, spec = read_metadata(source)
         folder = options.work / name / "libraries"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures, *_ = split(calibration(options.data), QuantizeOptions().images, 0, 0)
-        images = canvases(pictures, spec)
+        calibrating, *_ = split(calibration(options.data), QuantizeOptions().images, 0, 0)
+        images = canvases(calibrating, spec)
         for library, quantizer in LIBRARIES.items():
             path = folder / f"{library}.onnx"
 

@@ -168,14 +168,14 @@ def export(
     written_for = targets.load("jetson").model_copy(update={"experts": case.experts})
     export_alone(network, written_for, plain)
     files = {"fp32": plain}
-    pictures = embedded(("faces",), "train")
+    images = embedded(("faces",), "train")
     for precision in precisions:
         if precision == "fp32":
             continue
         files[precision] = folder / f"{precision}.onnx"
         options = QuantizeOptions(precision, images=CALIBRATION)  # type: ignore[arg-type]
         spec = network.input_spec
-        quantize(plain, files[precision], network.tasks, spec, pictures, options)
+        quantize(plain, files[precision], network.tasks, spec, images, options)
     return files
 
 

@@ -267,12 +267,12 @@ def write_split(folder: Path, split: str, count: int, seed: int) -> None:
         temporary.chmod(0o755)  # mkdtemp makes a private folder
         for index in range(count):
             made = render(np.random.default_rng([seed, SPLITS.index(split), index]))
-            for kind, picture in made.items():
+            for kind, image in made.items():
                 suffix = "jpg" if kind == "images" else "png"
                 path = temporary / kind / f"{split}_{index:03d}.{suffix}"
                 path.parent.mkdir(exist_ok=True)
                 quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == "jpg" else []
-                if not cv2.imwrite(str(path), picture, quality):
+                if not cv2.imwrite(str(path), image, quality):
                     raise OSError(f"could not write {path}")
         if (folder / split).exists():
             shutil.rmtree(folder / split)

@@ -266,7 +266,7 @@ def main() -> int:
     size = network.input_spec.size
     trained = [task for task in network.tasks if not options.task or task.name in options.task]
     seen: dict[str, list[View]] = {}
-    for (name, kinds), count in zip(LABELLED.items(), options.pictures, strict=True):
+    for (name, kinds), count in zip(LABELLED.items(), options.images, strict=True):
         tasks = [task for task in trained if options.answers_only or task.kind in kinds]
         if not tasks or not count:
             continue

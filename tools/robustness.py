@@ -49,7 +49,7 @@ def prepare(folder: Path) -> Base:
     from edgemtl.models import checkpoint
 
     shutil.rmtree(folder, ignore_errors=True)
-    work = write_dense_work(folder, pictures=2)
+    work = write_dense_work(folder, images=2)
     (folder / "dense.pt").rename(folder / "weights.pt")
     checkpoint.save(checkpoint.from_network(dense_family.build()), folder / "model.pt")
     write_face_folder(folder / "faces", count=3)

@@ -77,7 +77,7 @@ def bench(
     max_seconds: float = 60.0,
     warmup_seconds: float = 1.0,
     cooldown: float = 1.0,
-    picture: AnyPath | None = None,
+    image: AnyPath | None = None,
     backend: str | None = None,
     seed: int = 0,
     factory: Factory = None,
@@ -97,7 +97,7 @@ def bench(
         max_seconds: stop after so many seconds in any case.
         warmup_seconds: of inferences that are not counted.
         cooldown: seconds to rest before an unsteady measurement is taken again.
-        picture: fed instead of the recorded input.
+        image: fed instead of the recorded input.
         backend: runtime for an ONNX file; a bundle has its own.
         seed: of the order of turns.
         factory: of a checkpoint in ``against``, as for :func:`edgemtl.load_model`.
@@ -112,7 +112,7 @@ def bench(
     """
     how = how_long(seconds, min_runs, max_seconds, warmup_seconds)
     asked = BenchFiles(
-        *(path_of(artefact), optional_path(against), how, threads, optional_path(picture)),
+        *(path_of(artefact), optional_path(against), how, threads, optional_path(image)),
         *(backend or REFERENCE, seed, cooldown, factory_of(factory, against)),
     )
     with listening(progress):

@@ -77,10 +77,10 @@ def run_verb(
     as_json: JsonFlag = False,
 ) -> None:
     """Use a network on a picture and draw what it sees."""
-    from edgemtl.pipeline.running import run_on_picture
+    from edgemtl.pipeline.running import run_on_image
 
     place = output or Path(f"{image.stem}.edgemtl.png")
-    found = run_on_picture(bundle, image, place, factory, task)
+    found = run_on_image(bundle, image, place, factory, task)
     if as_json:
         print_json(found)
         return

@@ -78,8 +78,9 @@ def bench_verb(
             min=0.0, help="Difference, as a share, that --self-check must be able to show."
         ),
     ] = 0.05,
-    picture: Annotated[
-        Path | None, typer.Option(help="Feed this picture instead of the recorded input.")
+    image: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Feed this picture instead of the recorded input."),
     ] = None,
     backend: Annotated[
         str | None,
@@ -128,13 +129,13 @@ def bench_verb(
         against = reference
     how = how_long(seconds, min_runs, max_seconds, warmup_seconds)
     asked = BenchFiles(
-        *(bundle, against, how, threads, picture),
+        *(bundle, against, how, threads, image),
         *(backend or REFERENCE, seed, cooldown, factory),
     )
     if self_check and (device is not None or against is not None):
         raise UsageError("--device and --against do not go with --self-check")
     if farm is not None:
-        if self_check or against is not None or picture is not None:
+        if self_check or against is not None or image is not None:
             raise UsageError("--self-check, --against and --picture do not go with --farm")
         if all_devices == (device is not None):
             raise UsageError(
@@ -184,7 +185,7 @@ def _on_device(
     from edgemtl.files import write_json
     from edgemtl.pipeline.device_bench import bench_on_device
 
-    if asked.against is not None or asked.picture is not None:
+    if asked.against is not None or asked.image is not None:
         raise UsageError("--against and --picture do not go with --device")
     run = bench_on_device(asked, device, python)
     if run.results is not None:

@@ -161,7 +161,7 @@ class PruneContext:
         latency: model of the target's latency; None when it is no goal.
         evidence: folder of what is the same for all goals and methods; None keeps nothing.
         kept: what the method wants to find again when it is run once more on it.
-        pictures: held-out ones, and those of the calibration batch.
+        images: held-out ones, and those of the calibration batch.
 
     Args:
         open_workers: opens the processes that look at the held-out pictures; None for this one.
@@ -202,7 +202,7 @@ class PruneContext:
         }
         size = network.input_spec.size
         oracle, self._calibration = data
-        self.pictures = oracle, self._calibration[:ORACLE_BATCH]
+        self.images = oracle, self._calibration[:ORACLE_BATCH]
         self.batches = batches(oracle, network.tasks, size, ORACLE_BATCH)
         self.calibration = batches(
             self._calibration[:ORACLE_BATCH], network.tasks, size, ORACLE_BATCH
@@ -226,7 +226,7 @@ class PruneContext:
         if self._held_out is None:
             size = self.network.input_spec.size
             self._held_out = HeldOutEvaluator(
-                self.network.tasks, self.batches, self.pictures[0], size
+                self.network.tasks, self.batches, self.images[0], size
             )
         return self._held_out
 
@@ -254,7 +254,7 @@ class PruneContext:
         return {g.name: torch.ones(g.width, dtype=torch.bool) for g in self.groups}
 
     @property
-    def calibration_pictures(self) -> list[Prepared]:
+    def calibration_images(self) -> list[Prepared]:
         """The calibration pictures, one by one."""
         return self._calibration
 

@@ -64,7 +64,7 @@ class HeldOutEvaluator:
     Args:
         tasks: that are judged.
         batches: of the pictures.
-        pictures: the same, one by one.
+        images: the same, one by one.
         size: canvas (height, width).
     """
 
@@ -72,10 +72,10 @@ class HeldOutEvaluator:
         self,
         tasks: Sequence[Task],
         batches: Sequence[Batch],
-        pictures: Sequence[Prepared],
+        images: Sequence[Prepared],
         size: tuple[int, int],
     ) -> None:
-        self.tasks, self.batches, self._pictures = tuple(tasks), list(batches), list(pictures)
+        self.tasks, self.batches, self._images = tuple(tasks), list(batches), list(images)
         self._view = View(1.0, 0.0, 0.0, size, size)
         self._blank = np.zeros((*size, 3), np.uint8)
         self._dense: dict[int, dict[str, Tensor]] = {}
@@ -131,10 +131,10 @@ class HeldOutEvaluator:
         arrays = {name: value.float().numpy() for name, value in outputs.items()}
         start = index * len(self.batches[0].images)
         for place in range(self.batches[index].count):
-            picture = self._pictures[start + place]
+            image = self._images[start + place]
             own = {name: value[place] for name, value in arrays.items()}
             decoded = decode_all(self.tasks, own, self._view)
-            sample = Sample(str(start + place), self._blank, picture.labels)
+            sample = Sample(str(start + place), self._blank, image.labels)
             for metric in metrics.values():
                 metric.update(decoded, sample)
 

@@ -30,7 +30,7 @@ class Answers:
 
     Args:
         network: that is searched, in eval mode.
-        pictures: held-out pictures and those of the calibration batch, as the search has them.
+        images: held-out pictures and those of the calibration batch, as the search has them.
         expected: signature of the search's own.
         options: the search's, for which groups it leaves whole.
 
@@ -41,12 +41,12 @@ class Answers:
     def __init__(
         self,
         network: MultiTaskNetwork,
-        pictures: tuple[list[Prepared], list[Prepared]],
+        images: tuple[list[Prepared], list[Prepared]],
         expected: str,
         options: PruneOptions | None = None,
     ) -> None:
         asked = options or PruneOptions()
-        self._context = PruneContext(network, pictures, asked, Goals(), None, None, None)
+        self._context = PruneContext(network, images, asked, Goals(), None, None, None)
         if self._context.signature != expected:
             raise StageFailed(
                 "the network is another one on the worker",
@@ -88,7 +88,7 @@ class Answers:
         return self._kept[1]
 
 
-def save_pictures(path: Path, *parts: Sequence[Prepared]) -> None:
+def save_images(path: Path, *parts: Sequence[Prepared]) -> None:
     """Write lists of pictures with their labels.
 
     Raises:
@@ -105,8 +105,8 @@ def save_pictures(path: Path, *parts: Sequence[Prepared]) -> None:
     write_atomically(path, lambda stream: torch.save(content, stream))
 
 
-def load_pictures(path: Path) -> list[list[Prepared]]:
-    """Read :func:`save_pictures`; nothing in it is executed.
+def load_images(path: Path) -> list[list[Prepared]]:
+    """Read :func:`save_images`; nothing in it is executed.
 
     Raises:
         InputRefused: it is not such a file.

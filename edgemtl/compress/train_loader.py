@@ -16,7 +16,7 @@ from edgemtl.errors import InputRefused
 from edgemtl.tasks.base import Task
 
 #: decoded pictures are kept in memory up to this
-PICTURE_BYTES = 1_500_000_000
+IMAGE_BYTES = 1_500_000_000
 
 
 class TrainLoader:
@@ -65,7 +65,7 @@ class TrainLoader:
         key = (part, index)
         if key not in self._kept:
             sample = next(iter(self._parts[part].subset([index])), None)
-            if self._bytes > PICTURE_BYTES:
+            if self._bytes > IMAGE_BYTES:
                 return sample
             self._kept[key] = sample
             self._bytes += 0 if sample is None else sample.image.nbytes
@@ -75,18 +75,18 @@ class TrainLoader:
 class Prefetcher:
     """Prepares the next batches in a thread; errors reach the one who asks."""
 
-    def __init__(self, pictures: TrainLoader, start: int, stop: int) -> None:
+    def __init__(self, images: TrainLoader, start: int, stop: int) -> None:
         self._queue: queue.Queue[list[Prepared] | Exception] = queue.Queue(maxsize=2)
         self._ended = threading.Event()
-        self._work_args = (pictures, start, stop)
+        self._work_args = (images, start, stop)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        pictures, start, stop = self._work_args
+        images, start, stop = self._work_args
         for step in range(start, stop):
             try:
-                item: list[Prepared] | Exception = pictures.batch(step)
+                item: list[Prepared] | Exception = images.batch(step)
             except Exception as error:
                 item = error
             while not self._ended.is_set():

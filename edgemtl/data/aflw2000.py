@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.data.faces import FARTHEST_PX, FaceFolder, LabelledPicture
+from edgemtl.data.faces import FARTHEST_PX, FaceFolder, LabelledImage
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused
 
@@ -19,7 +19,7 @@ from edgemtl.errors import InputRefused
 LARGEST_ANGLE_DEG = 99.0
 #: the published files have some 10 to 100 kB; a label file of this size is something else
 LARGEST_FILE_BYTES = 4 << 20
-PICTURE_SUFFIX = ".jpg"
+IMAGE_SUFFIX = ".jpg"
 
 #: which of the 68 points make up each of the five, in the order of ``Faces.landmarks``: mean of
 #: the six around each eye, tip of the nose, mouth corners
@@ -30,7 +30,7 @@ def looks_like_aflw2000(root: Path) -> bool:
     """Whether at least one picture has its .mat file beside it."""
     if not root.is_dir():
         return False
-    return any(path.with_suffix(".mat").is_file() for path in root.glob(f"*{PICTURE_SUFFIX}"))
+    return any(path.with_suffix(".mat").is_file() for path in root.glob(f"*{IMAGE_SUFFIX}"))
 
 
 def open_aflw2000(root: Path) -> FaceFolder:
@@ -43,13 +43,13 @@ def open_aflw2000(root: Path) -> FaceFolder:
     Raises:
         InputRefused: the folder is not there or holds no usable picture.
     """
-    pictures = sorted(root.glob(f"*{PICTURE_SUFFIX}")) if root.is_dir() else []
-    entries: list[LabelledPicture] = []
+    images = sorted(root.glob(f"*{IMAGE_SUFFIX}")) if root.is_dir() else []
+    entries: list[LabelledImage] = []
     problems: list[str] = []
-    for path in pictures:
+    for path in images:
         label = path.with_suffix(".mat")
         try:
-            entries.append(LabelledPicture(path.name, path, read_label(label)))
+            entries.append(LabelledImage(path.name, path, read_label(label)))
         except InputRefused as error:
             problems.append(f"{label.name}: {error.message}")
     if not entries:

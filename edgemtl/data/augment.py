@@ -165,11 +165,11 @@ def place(
         max(1, round(sample.image.shape[0] * scale)),
     )
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    picture = cv2.resize(sample.image, size, interpolation=method)
+    image = cv2.resize(sample.image, size, interpolation=method)
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + size[0], width), min(top + size[1], height)
     if x1 > x0 and y1 > y0:
-        out[y0:y1, x0:x1] = picture[y0 - top : y1 - top, x0 - left : x1 - left]
+        out[y0:y1, x0:x1] = image[y0 - top : y1 - top, x0 - left : x1 - left]
     faces = faces_of(sample).moved(
         size[0] / sample.image.shape[1], size[1] / sample.image.shape[0], left, top
     )

@@ -53,17 +53,17 @@ def open_coco(root: Path, split: str | None) -> LabelledFiles:
     if split is None:
         root, split = root.resolve().parent, root.resolve().name
     if (folder / BESIDE).is_file():
-        files, pictures = [folder / BESIDE], folder
+        files, images = [folder / BESIDE], folder
     else:
         named = (root / "annotations" / f"{prefix}_{split}.json" for prefix in PREFIXES)
         files = [path for path in named if path.is_file()]
-        pictures = folder if folder.is_dir() else root / "images" / split
+        images = folder if folder.is_dir() else root / "images" / split
     labels: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for path in files:
         _read(path, labels, problems)
     entries = [
-        LabelledFile(name, pictures / name, found)
+        LabelledFile(name, images / name, found)
         for name, found in sorted(labels.items())
         if is_plain_name(name, problems)
     ]

@@ -30,7 +30,7 @@ from edgemtl.errors import InputRefused
 
 #: value of an unlabelled pixel in label files of one byte per pixel
 IGNORED_BYTE = 255
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read_classes(path: Path) -> NDArray[np.int64] | None:
@@ -95,7 +95,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class DensePicture:
+class DenseImage:
     """One picture, not decoded yet, with its label files by kind.
 
     Attributes:
@@ -127,7 +127,7 @@ class DenseFolder:
     def __init__(
         self,
         name: str,
-        entries: Sequence[DensePicture],
+        entries: Sequence[DenseImage],
         classes: Sequence[str] = (),
         problems: Sequence[str] = (),
     ) -> None:
@@ -152,14 +152,14 @@ class DenseFolder:
         layers = [layer for layer in cls.layers if (folder / layer.folder).is_dir()]
         if not layers:
             raise InputRefused("there are no labels", where=str(folder), hint=hint)
-        pictures = sorted(
-            path for path in (folder / "images").iterdir() if path.suffix in PICTURE_SUFFIXES
+        images = sorted(
+            path for path in (folder / "images").iterdir() if path.suffix in IMAGE_SUFFIXES
         )
-        if not pictures:
+        if not images:
             raise InputRefused("the folder holds no picture", where=str(folder / "images"))
-        declared = read_groups(folder) or cls.alike([path.name for path in pictures])
+        declared = read_groups(folder) or cls.alike([path.name for path in images])
         entries, problems = [], []
-        for path in pictures:
+        for path in images:
             labels = {}
             for layer in layers:
                 label = folder / layer.folder / f"{path.stem}.png"
@@ -168,7 +168,7 @@ class DenseFolder:
                 else:
                     problems.append(f"{path.name}: no {layer.kind} label")
             group = declared.get(path.name, "")
-            entries.append(DensePicture(path.name, path, labels, group))
+            entries.append(DenseImage(path.name, path, labels, group))
         return cls(f"{root.name}/{split}", entries, _class_names(root), problems)
 
     @classmethod
@@ -263,10 +263,10 @@ def map_on_canvas(label: NDArray[Any], view: View) -> NDArray[Any]:
     """
     missing = -1 if np.issubdtype(label.dtype, np.integer) else np.nan
     canvas = np.full((*view.canvas_size, *label.shape[2:]), missing, label.dtype)
-    height, width = inner_size(view.picture_size, view.scale)
+    height, width = inner_size(view.image_size, view.scale)
     top, left = round(view.top), round(view.left)
-    rows = _nearest(height, view.picture_size[0])[max(-top, 0) : max(view.canvas_size[0] - top, 0)]
-    columns = _nearest(width, view.picture_size[1])[
+    rows = _nearest(height, view.image_size[0])[max(-top, 0) : max(view.canvas_size[0] - top, 0)]
+    columns = _nearest(width, view.image_size[1])[
         max(-left, 0) : max(view.canvas_size[1] - left, 0)
     ]
     top, left = max(top, 0), max(left, 0)

@@ -32,7 +32,7 @@ PEOPLE_BY_NAME = "faces_landmarks"
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class LabelledImage:
     """One entry of a label file, not decoded yet.
 
     Attributes:
@@ -45,7 +45,7 @@ class LabelledPicture:
     group: str = ""
 
 
-def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], list[str]]:
+def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledImage], list[str]]:
     """Parse a label file.
 
     Returns:
@@ -85,7 +85,7 @@ def parse_label_file(path: Path, images: Path) -> tuple[list[LabelledPicture], l
     if not entries:
         raise InputRefused("the label file names no picture", where=str(path))
     return [
-        LabelledPicture(name, images / name, _faces(rows))
+        LabelledImage(name, images / name, _faces(rows))
         for name, rows in entries
         if is_plain_name(name, problems)
     ], problems
@@ -144,7 +144,7 @@ class FaceFolder:
     def __init__(
         self,
         name: str,
-        entries: Sequence[LabelledPicture],
+        entries: Sequence[LabelledImage],
         problems: list[str] | None = None,
     ) -> None:
         self.name = name

@@ -100,13 +100,13 @@ def _take(
 ) -> list[int]:
     """Up to ``each`` pictures of one group after the other, while ``remain`` others are left."""
     found: list[int] = []
-    for pictures in members.values():
+    for images in members.values():
         if len(found) == count:
             break
-        if left - len(pictures) < remain:
+        if left - len(images) < remain:
             continue
-        left -= len(pictures)
-        found += pictures[: min(each, count - len(found))]
+        left -= len(images)
+        found += images[: min(each, count - len(found))]
     return found
 
 

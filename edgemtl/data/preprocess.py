@@ -73,25 +73,25 @@ class InputSpec:
 class View:
     """Where a picture landed on the network's canvas.
 
-    ``canvas = picture * scale + (left, top)``, in pixels; one scale for both axes.
+    ``canvas = image * scale + (left, top)``, in pixels; one scale for both axes.
     """
 
     scale: float
     left: float
     top: float
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
     canvas_size: tuple[int, int]
 
-    def to_picture(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_image(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (..., 2) canvas coordinates x, y to picture coordinates."""
         shift = np.array([self.left, self.top], np.float32)
         return ((points - shift) / np.float32(self.scale)).astype(np.float32)
 
-    def crop_to_picture(self, dense: NDArray[np.float32]) -> NDArray[np.float32]:
+    def crop_to_image(self, dense: NDArray[np.float32]) -> NDArray[np.float32]:
         """Resample a (canvas_h, canvas_w[, c]) map onto the picture's pixel grid (bilinear)."""
-        height, width = self.picture_size
+        height, width = self.image_size
         top, left = round(self.top), round(self.left)
-        inner_h, inner_w = inner_size(self.picture_size, self.scale)
+        inner_h, inner_w = inner_size(self.image_size, self.scale)
         inner = dense[top : top + inner_h, left : left + inner_w]
         resized = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.float32)
@@ -102,12 +102,12 @@ class Part:
     """A part of a picture, in its pixels.
 
     Attributes:
-        picture_size: height and width of the whole picture.
+        image_size: height and width of the whole picture.
         top, left: where the part begins.
         height, width: of the part, at least one pixel each.
     """
 
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
     top: int
     left: int
     height: int
@@ -119,9 +119,9 @@ class Part:
         return np.ascontiguousarray(plane[rows, self.left : self.left + self.width])
 
 
-def inner_size(picture_size: tuple[int, int], scale: float) -> tuple[int, int]:
+def inner_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width of the scaled picture on the canvas, at least one pixel each."""
-    return max(1, round(picture_size[0] * scale)), max(1, round(picture_size[1] * scale))
+    return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
 def letterbox(image: NDArray[np.uint8], spec: InputSpec) -> tuple[NDArray[np.float32], View]:

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.data.dense import IGNORED_BYTE, DenseFolder, DensePicture, Layer
+from edgemtl.data.dense import IGNORED_BYTE, DenseFolder, DenseImage, Layer
 from edgemtl.data.derive import Camera, boundaries, foreground, normals_of_depth
 from edgemtl.data.images import ImageRefused, decode_image, read_image
 from edgemtl.data.pascal_mat import read_human_parts, read_label_map_edges
@@ -41,23 +41,23 @@ SHORTEST = 0.1
 def read_indexed(path: Path) -> NDArray[np.int64] | None:
     """(h, w) int64 of an 8-bit grey or palette PNG, 255 becoming -1; None when it is neither."""
     try:
-        picture = decode_image(path, cv2.IMREAD_UNCHANGED)
+        image = decode_image(path, cv2.IMREAD_UNCHANGED)
     except ImageRefused:
         return None
-    if picture.dtype != np.uint8:
+    if image.dtype != np.uint8:
         return None
-    if picture.ndim == 3:  # the decoder resolves palettes; classes are the positions in them
+    if image.ndim == 3:  # the decoder resolves palettes; classes are the positions in them
         palette = _palette(path.read_bytes())
         if palette is None:
             return None
-        codes = picture[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
+        codes = image[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
         known = palette[:, ::-1].astype(np.int64) @ np.array([1, 256, 65536])
         unique, first = np.unique(known, return_index=True)
         place = np.minimum(np.searchsorted(unique, codes), len(unique) - 1)
         if not np.array_equal(unique[place], codes):
             return None
-        picture = first[place]
-    classes = picture.astype(np.int64)
+        image = first[place]
+    classes = image.astype(np.int64)
     return np.where(classes == IGNORED_BYTE, -1, classes)
 
 
@@ -98,12 +98,12 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(vectors / kept, np.float32)
 
 
-def _read_normal_picture(path: Path) -> NDArray[np.float32] | None:
+def _read_normal_image(path: Path) -> NDArray[np.float32] | None:
     try:
-        picture = read_image(path)
+        image = read_image(path)
     except ImageRefused:
         return None
-    return _unit(picture[..., ::-1].astype(np.float32) / 127.5 - 1)
+    return _unit(image[..., ::-1].astype(np.float32) / 127.5 - 1)
 
 
 def _read_array(path: Path, axes: int) -> NDArray[np.float32] | None:
@@ -198,7 +198,7 @@ class ListedFolder(DenseFolder):
                 if found:
                     labels[kind] = found[0]
             path = root / cls.images / f"{name}.jpg"
-            entries.append(DensePicture(path.name, path, labels))
+            entries.append(DenseImage(path.name, path, labels))
         return cls(f"{root.name}/{split}", entries)
 
 
@@ -235,7 +235,7 @@ class PascalContext(ListedFolder):
         Layer("segmentation", "semseg", read_indexed),
         Layer("parts", "human_parts", _read_parts),
         Layer("saliency", "sal_distill", _read_salient),
-        Layer("normals", "normals_distill", _read_normal_picture),
+        Layer("normals", "normals_distill", _read_normal_image),
         Layer("edges", "pascal-context", read_label_map_edges),
     )
 

@@ -9,7 +9,7 @@ hold one object per line, whose values are what they are.
 
 Maps in the folders of :mod:`edgemtl.data.dense` beside ``images`` are read too.
 
-Image folders are ``DIR/SPLIT/CLASS/picture``: the label ``class`` is the folder's name.
+Image folders are ``DIR/SPLIT/CLASS/image``: the label ``class`` is the folder's name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from edgemtl.data.dense import PICTURE_SUFFIXES, DenseFolder, Layer
+from edgemtl.data.dense import IMAGE_SUFFIXES, DenseFolder, Layer
 from edgemtl.data.faces import is_plain_name
 from edgemtl.data.groups import read_groups
 from edgemtl.data.images import ImageRefused, read_image
@@ -171,7 +171,7 @@ def open_table(root: Path, split: str | None) -> LabelledFiles:
     else:
         table = inside
     rows, problems = _read_table(table)
-    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    images = folder / "images" if (folder / "images").is_dir() else folder
     groups = read_groups(table.parent) if inside is not None else {}
     entries = []
     for row in rows:
@@ -184,7 +184,7 @@ def open_table(root: Path, split: str | None) -> LabelledFiles:
             if (folder / layer.folder / f"{Path(name).stem}.png").is_file()
         }
         alike = str(group) if group is not None else groups.get(name, "")
-        entries.append(LabelledFile(name, pictures / name, row, maps, alike))
+        entries.append(LabelledFile(name, images / name, row, maps, alike))
     if not entries:
         raise InputRefused("the table names no picture", where=str(table), hint=HINT)
     return LabelledFiles(f"{root.name}/{split}", entries, _some(problems))
@@ -288,7 +288,7 @@ def image_folder_splits(root: Path) -> list[str | None]:
 
 
 def open_image_folders(root: Path, split: str) -> LabelledFiles:
-    """Open ``root/split/CLASS/picture``: a picture of each class in turn.
+    """Open ``root/split/CLASS/image``: a picture of each class in turn.
 
     So the first few pictures, all that calibration and parity look at, are not of one class.
 
@@ -298,8 +298,8 @@ def open_image_folders(root: Path, split: str) -> LabelledFiles:
     groups = read_groups(root / split)
     columns = []
     for folder in _class_folders(root / split):
-        pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-        columns.append([_of_class(path, groups) for path in pictures])
+        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        columns.append([_of_class(path, groups) for path in images])
     entries = [one for row in zip_longest(*columns) for one in row if one is not None]
     return LabelledFiles(f"{root.name}/{split}", entries)
 
@@ -314,6 +314,5 @@ def _class_folders(split: Path) -> list[Path]:
     return [
         folder
         for folder in sorted(split.iterdir())
-        if folder.is_dir()
-        and any(one.suffix.lower() in PICTURE_SUFFIXES for one in folder.iterdir())
+        if folder.is_dir() and any(one.suffix.lower() in IMAGE_SUFFIXES for one in folder.iterdir())
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.data.faces import FARTHEST_PX, FaceFolder, LabelledPicture, is_plain_name
+from edgemtl.data.faces import FARTHEST_PX, FaceFolder, LabelledImage, is_plain_name
 from edgemtl.data.samples import Faces
 from edgemtl.errors import InputRefused
 
@@ -52,7 +52,7 @@ def open_wider(root: Path, split: str) -> FaceFolder:
     return FaceFolder(f"{root.name}/{split}", entries, problems)
 
 
-def parse_annotations(path: Path, images: Path) -> tuple[list[LabelledPicture], list[str]]:
+def parse_annotations(path: Path, images: Path) -> tuple[list[LabelledImage], list[str]]:
     """Parse a label file.
 
     Returns:
@@ -65,7 +65,7 @@ def parse_annotations(path: Path, images: Path) -> tuple[list[LabelledPicture], 
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputRefused(f"the label file cannot be read: {error}", where=str(path)) from error
-    entries: list[LabelledPicture] = []
+    entries: list[LabelledImage] = []
     problems: list[str] = []
     invalid = flat = 0
     at = 0
@@ -81,7 +81,7 @@ def parse_annotations(path: Path, images: Path) -> tuple[list[LabelledPicture], 
         marked = rows[:, INVALID_COLUMN] > 0
         flat += int((~with_area).sum())
         invalid += int((with_area & marked).sum())
-        entries.append(LabelledPicture(name, images / name, _faces(rows[with_area & ~marked])))
+        entries.append(LabelledImage(name, images / name, _faces(rows[with_area & ~marked])))
     if not entries:
         raise InputRefused("the label file names no picture", where=str(path))
     if flat:

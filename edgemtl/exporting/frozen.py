@@ -40,7 +40,7 @@ class Watched:
     notes: tuple[str, ...]
 
 
-def pictures(network: MultiTaskNetwork, batch: int) -> list[Tensor]:
+def trial_images(network: MultiTaskNetwork, batch: int) -> list[Tensor]:
     """Three unlike inputs, each (batch, 3, H, W): noise, bright noise of low contrast, a ramp."""
     first = network.example_input(batch)
     other = network.example_input(batch, seed=1)
@@ -61,7 +61,7 @@ def check_static(network: MultiTaskNetwork, tasks: Sequence[str], batch: int = 1
         StageFailed: a line reads the picture's values, or the operators are not the same for every
             picture.
     """
-    several = pictures(network, batch)
+    several = trial_images(network, batch)
     passes = [watch(network, images, tasks) for images in several]
     first = passes[0]
     unused = [name for name, _ in network.named_parameters() if name not in first.used]
@@ -82,7 +82,7 @@ def check_static(network: MultiTaskNetwork, tasks: Sequence[str], batch: int = 1
         )
     for index, seen in enumerate(passes[1:], 1):
         if seen.operators != first.operators:
-            _refuse_if_it_depends_on_the_picture(network, tasks, several, index, unused)
+            _refuse_if_it_depends_on_the_image(network, tasks, several, index, unused)
             break
     notes = [
         f"{read.place}: `{read.place.code}` is not checked in the graph" for read in checks.values()
@@ -136,7 +136,7 @@ def _counted(network: MultiTaskNetwork, names: Sequence[str]) -> str:
     return f"{lost:,} of {total:,} parameters ({lost / max(total, 1):.0%}: {first})"
 
 
-def _refuse_if_it_depends_on_the_picture(
+def _refuse_if_it_depends_on_the_image(
     network: MultiTaskNetwork,
     tasks: Sequence[str],
     several: Sequence[Tensor],

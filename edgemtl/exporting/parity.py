@@ -174,8 +174,8 @@ def compare_outputs(
         task.name: all(output.ok for output in compared if output.task == task.name)
         for task in tasks
     }
-    pictures = max((len(value) for value in a.values()), default=0)
-    return ParityReport(tuple(compared), verdicts, tolerance, pictures, within)
+    images = max((len(value) for value in a.values()), default=0)
+    return ParityReport(tuple(compared), verdicts, tolerance, images, within)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgemtl.models.nested import tensors_of
 from edgemtl.models.user_code import Place, here, module_paths, told_as_its_own
 
 #: bits of what a storage's content was computed from; the weights follow
-_PICTURE, _SIZED_BY_VALUES = 1, 2
+_IMAGE, _SIZED_BY_VALUES = 1, 2
 _FIRST_WEIGHT = 2
 
 #: results take the shape of their inputs, not their values
@@ -126,9 +126,9 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Torch would otherwise load its compiler, seconds of imports, to switch it off here."""
         return False
 
-    def picture(self, images: Tensor) -> None:
+    def image(self, images: Tensor) -> None:
         """This tensor is the picture."""
-        self._write(images, _PICTURE)
+        self._write(images, _IMAGE)
 
     def of(self, tensor: Tensor) -> int:
         """What a tensor was computed from."""
@@ -159,14 +159,14 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._locate == len(self.seen.operators):
             self.seen.place = here(self.paths)
         self.seen.operators.append(name)
-        if name in _READING and needs & _PICTURE:
+        if name in _READING and needs & _IMAGE:
             self.note("if, int() or item()" if name == "_local_scalar_dense" else "equal()")
         result = func(*args, **named)
         if name in _SHAPES_ONLY:
             needs &= _SIZED_BY_VALUES
-        elif needs & _PICTURE and (name in _SIZING or _indexes_by_mask(name, inputs[1:])):
+        elif needs & _IMAGE and (name in _SIZING or _indexes_by_mask(name, inputs[1:])):
             needs |= _SIZED_BY_VALUES
-        if needs & _PICTURE:
+        if needs & _IMAGE:
             self._note_choice(name, args, named, inputs)
         for tensor in tensors_of([result]):
             place = _storage(tensor)
@@ -210,7 +210,7 @@ class _Functions(TorchFunctionMode):
             name = "size" if func is Tensor.shape.__get__ else ""  # type: ignore[attr-defined]
         if name in _LEAVING or name in _MEASURING:
             needs = self._operators.of(args[0]) if args and isinstance(args[0], Tensor) else 0
-            if name in _LEAVING and needs & _PICTURE:
+            if name in _LEAVING and needs & _IMAGE:
                 self._operators.note(f"{name}()")
             elif name in _MEASURING and needs & _SIZED_BY_VALUES:
                 place = here(self._operators.paths)
@@ -271,7 +271,7 @@ def watch(
     operators = _Operators(network, locate)
     called: set[str] = set()
     images = images.clone()
-    operators.picture(images)
+    operators.image(images)
     with (
         told_as_its_own(network),
         nullcontext() if network.training else _as_while_exporting(),

@@ -38,7 +38,7 @@ def base_scale(height: int, width: int) -> float:
 
 def detect_multiscale(
     detect: Detect,
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     scales: Sequence[float] = SCALES,
     flip: bool = True,
 ) -> NDArray[np.float32]:
@@ -46,20 +46,20 @@ def detect_multiscale(
 
     Args:
         detect: one pass.
-        picture: (h, w, 3) BGR.
+        image: (h, w, 3) BGR.
         scales: factors on :func:`base_scale`.
         flip: whether each scale is also run on the mirrored picture.
 
     Returns:
-        (n, 5) float32 x1 y1 x2 y2 score in pixels of ``picture``, best first, at most 750.
+        (n, 5) float32 x1 y1 x2 y2 score in pixels of ``image``, best first, at most 750.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     pooled = [np.zeros((0, 5), np.float32)]
     for relative in scales:
         factor = base_scale(height, width) * relative
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        scaled = np.asarray(cv2.resize(picture, size, interpolation=method), np.uint8)
+        scaled = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
         # The rounded sizes, not the factor, tell how far each axis was really stretched.
         back = np.array([width / size[0], height / size[1]] * 2 + [1], np.float32)
         pooled.append(detect(scaled) * back)
@@ -108,13 +108,13 @@ def network_detector(run: Run, task: Detection, spec: InputSpec) -> Detect:
     The picture keeps its scale and is padded at its right and bottom to a multiple of 32.
     """
 
-    def detect(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        height, width = picture.shape[:2]
+    def detect(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = image.shape[:2]
         below, beside = -height % STRIDE, -width % STRIDE
         colour = spec.mean if spec.fill is None else (spec.fill,) * 3
         bgr = colour if spec.channel_order == "bgr" else colour[::-1]
         padded = cv2.copyMakeBorder(
-            picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=[round(v) for v in bgr]
+            image, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=[round(v) for v in bgr]
         )
         size = (height + below, width + beside)
         canvas, _ = letterbox(np.asarray(padded, np.uint8), replace(spec, size=size))

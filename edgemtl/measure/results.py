@@ -47,9 +47,9 @@ class BenchRequest:
     Attributes:
         artefact: what to load.
         options: threads and precision of the session.
-        picture: a picture to letterbox into the input (needs ``input_spec``); with it pre- and
+        image: a picture to letterbox into the input (needs ``input_spec``); with it pre- and
             post-processing are timed too.
-        input_array: a .npy file holding the input as it is; wins over ``picture`` as the input.
+        input_array: a .npy file holding the input as it is; wins over ``image`` as the input.
         tasks: task specifications as plain data, for timing post-processing.
         input_spec: the network's input as plain data.
         stop: when to stop.
@@ -61,7 +61,7 @@ class BenchRequest:
 
     artefact: Artefact
     options: SessionOptions = field(default_factory=SessionOptions)
-    picture: Path | None = None
+    image: Path | None = None
     input_array: Path | None = None
     tasks: tuple[Mapping[str, Any], ...] = ()
     input_spec: Mapping[str, Any] | None = None
@@ -83,7 +83,7 @@ class BenchRequest:
                 "facts": dict(artefact.facts),
             },
             "options": asdict(self.options),
-            "picture": None if self.picture is None else str(self.picture.resolve()),
+            "picture": None if self.image is None else str(self.image.resolve()),
             "input_array": None if self.input_array is None else str(self.input_array.resolve()),
             "tasks": [dict(task) for task in self.tasks],
             "input_spec": None if self.input_spec is None else dict(self.input_spec),
@@ -113,7 +113,7 @@ class BenchRequest:
                     facts=dict(made["facts"]),
                 ),
                 options=SessionOptions(**data["options"]),
-                picture=None if data["picture"] is None else Path(data["picture"]),
+                image=None if data["picture"] is None else Path(data["picture"]),
                 input_array=None if data["input_array"] is None else Path(data["input_array"]),
                 tasks=tuple(dict(task) for task in data["tasks"]),
                 input_spec=None if spec is None else dict(spec),
@@ -161,7 +161,7 @@ class LatencyResult:
         preprocess, postprocess: letterboxing one picture, decoding all tasks of one picture; None
             where there was no picture, input specification or task to do it with.
         machine: before the measurement; machine_after: right after it.
-        fed: what the input was: ``picture``, ``array`` or ``noise``.
+        fed: what the input was: ``image``, ``array`` or ``noise``.
         warmup_runs: inferences before the timed ones, the first included.
         attempts: measurements taken until one was stable (the last one is reported).
         trend: how much slower the run ended than it began, as a share; negative is faster.

@@ -19,13 +19,13 @@ class Around:
     Attributes:
         tasks: of the network.
         spec: its input.
-        picture: to be letterboxed; None for noise or ``recorded``.
+        image: to be letterboxed; None for noise or ``recorded``.
         recorded: a ``.npy`` file with the input as it is; not read where there is a picture.
     """
 
     tasks: Sequence[Task]
     spec: InputSpec
-    picture: Path | None = None
+    image: Path | None = None
     recorded: Path | None = None
 
 
@@ -50,8 +50,8 @@ def bench_request(
     return BenchRequest(
         artefact,
         session,
-        picture=around.picture,
-        input_array=around.recorded if around.picture is None else None,
+        image=around.image,
+        input_array=around.recorded if around.image is None else None,
         tasks=tuple(task.spec().to_dict() for task in around.tasks),
         input_spec=around.spec.to_dict(),
         stop=stop,

@@ -33,7 +33,7 @@ Predictions = Mapping[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
-class WiderPicture:
+class WiderImage:
     """Ground truth of one validation picture.
 
     Attributes:
@@ -47,7 +47,7 @@ class WiderPicture:
     counted: Mapping[str, NDArray[np.bool_]]
 
 
-def load_ground_truth(folder: Path) -> list[WiderPicture]:
+def load_ground_truth(folder: Path) -> list[WiderImage]:
     """Read ``wider_face_val.mat`` and ``wider_{easy,medium,hard}_val.mat``.
 
     Raises:
@@ -55,7 +55,7 @@ def load_ground_truth(folder: Path) -> list[WiderPicture]:
     """
     main = _load(folder / "wider_face_val.mat", "face_bbx_list", "file_list", "event_list")
     keep = {name: _load(folder / f"wider_{name}_val.mat", "gt_list") for name in SUBSETS}
-    pictures = []
+    images = []
     try:
         for event in range(len(main["event_list"])):
             folder_name = str(main["event_list"][event][0][0])
@@ -73,12 +73,12 @@ def load_ground_truth(folder: Path) -> list[WiderPicture]:
                     mask[positions - 1] = True
                     counted[subset] = mask
                 name = f"{folder_name}/{names[index][0][0]}"
-                pictures.append(WiderPicture(name, boxes, counted))
+                images.append(WiderImage(name, boxes, counted))
     except (IndexError, ValueError, TypeError, AttributeError) as error:
         raise InputRefused(
             f"the WIDER FACE ground truth has an unexpected shape: {error}", where=str(folder)
         ) from error
-    return pictures
+    return images
 
 
 def _load(path: Path, *names: str) -> dict[str, Any]:
@@ -118,10 +118,10 @@ def wider_ap(ground_truth_dir: Path, predictions: Predictions) -> dict[str, floa
 
 
 def average_precisions(
-    pictures: list[WiderPicture], predictions: Predictions
+    images: list[WiderImage], predictions: Predictions
 ) -> dict[str, float | None]:
     """:func:`wider_ap` on ground truth already read; None for a subset without any face."""
-    known = {picture.name for picture in pictures}
+    known = {image.name for image in images}
     found = {_stem(name): _checked(name, table) for name, table in predictions.items()}
     if unknown := sorted(set(found) - known):
         raise InputRefused(
@@ -133,17 +133,17 @@ def average_precisions(
     recalled = {subset: np.zeros(THRESHOLDS) for subset in SUBSETS}
     proposed = {subset: np.zeros(THRESHOLDS) for subset in SUBSETS}
     total = dict.fromkeys(SUBSETS, 0)
-    for picture in pictures:
+    for image in images:
         for subset in SUBSETS:
-            total[subset] += int(picture.counted[subset].sum())
-        table = found.get(picture.name)
-        if table is None or len(table) == 0 or len(picture.boxes) == 0:
+            total[subset] += int(image.counted[subset].sum())
+        table = found.get(image.name)
+        if table is None or len(table) == 0 or len(image.boxes) == 0:
             continue
-        overlap = inclusive_iou(table[:, :4], picture.boxes)
+        overlap = inclusive_iou(table[:, :4], image.boxes)
         # How many detections score at least each threshold; scores descend.
         reach = np.searchsorted(-table[:, 4], -_thresholds(), side="right")
         for subset in SUBSETS:
-            hits, proposals = _outcomes(overlap, picture.counted[subset])
+            hits, proposals = _outcomes(overlap, image.counted[subset])
             recalled[subset] += np.concatenate([[0], np.cumsum(hits)])[reach]
             proposed[subset] += np.concatenate([[0], np.cumsum(proposals)])[reach]
     return {

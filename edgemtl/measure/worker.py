@@ -166,13 +166,13 @@ class Worker:
         """Time letterboxing and decoding; asked last, because decoding imports much more."""
         request, session = self._ready()
         answer: Answer = {"preprocess_ms": None, "postprocess_ms": None}
-        if request.picture is None or request.input_spec is None:
+        if request.image is None or request.input_spec is None:
             return answer
         spec = InputSpec.from_dict(request.input_spec)
-        picture = _read_picture(request)
-        answer["preprocess_ms"] = _time_each(lambda: letterbox(picture, spec))
+        image = _read_image(request)
+        answer["preprocess_ms"] = _time_each(lambda: letterbox(image, spec))
         if request.tasks:
-            images, view = _picture_input(request, session.input_shape)
+            images, view = _image_input(request, session.input_shape)
             outputs = {name: value[0] for name, value in session.run(images).items()}
             answer["postprocess_ms"] = _time_each(_decoder(request, outputs, view))
         return answer
@@ -200,23 +200,21 @@ def _decoder(
     return lambda: decode_all(tasks, outputs, view)
 
 
-def _read_picture(request: BenchRequest) -> NDArray[np.uint8]:
+def _read_image(request: BenchRequest) -> NDArray[np.uint8]:
     from edgemtl.data.images import ImageRefused, read_image
 
-    assert request.picture is not None
+    assert request.image is not None
     try:
-        return read_image(request.picture)
+        return read_image(request.image)
     except ImageRefused as error:
-        raise InputRefused(f"the image {error}", where=str(request.picture)) from error
+        raise InputRefused(f"the image {error}", where=str(request.image)) from error
 
 
-def _picture_input(
-    request: BenchRequest, shape: tuple[int, ...]
-) -> tuple[NDArray[np.float32], View]:
+def _image_input(request: BenchRequest, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], View]:
     if request.input_spec is None:
         raise InputRefused("a picture can only be fed with the network's input specification")
     spec = InputSpec.from_dict(request.input_spec)
-    canvas, view = letterbox(_read_picture(request), spec)
+    canvas, view = letterbox(_read_image(request), spec)
     if canvas.shape != shape[1:]:
         raise InputRefused(f"the input specification gives {canvas.shape}, the artefact {shape}")
     return np.ascontiguousarray(np.broadcast_to(canvas, shape)), view
@@ -235,8 +233,8 @@ def _input(request: BenchRequest, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
                 f"the input array is not float32 of shape {shape}", where=str(request.input_array)
             )
         return np.ascontiguousarray(array), "array"
-    if request.picture is not None:
-        return _picture_input(request, shape)[0], "picture"
+    if request.image is not None:
+        return _image_input(request, shape)[0], "picture"
     noise = np.random.default_rng(request.seed).standard_normal(shape, np.float32)
     return noise, "noise"
 

@@ -74,7 +74,7 @@ class LatencyRequest:
         rule: how they take turns.
         alone: whether the artefact is timed by itself too.
         same_bytes: also take turns with an artefact of the same bytes.
-        pictures: (N, 3, H, W) inputs that the time of each layer is asked on; None for no layers.
+        images: (N, 3, H, W) inputs that the time of each layer is asked on; None for no layers.
     """
 
     artefact: BenchRequest
@@ -83,7 +83,7 @@ class LatencyRequest:
     rule: InterleaveRule = COMPARE
     alone: bool = True
     same_bytes: bool = False
-    pictures: Callable[[], NDArray[np.float32]] | None = None
+    images: Callable[[], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ def _layers(request: LatencyRequest) -> tuple[dict[str, Any] | None, tuple[str, 
     """``layers.json``: what each layer takes, where the runtime tells; and why not."""
     from edgemtl.backends.layer_times import layer_times
 
-    if request.pictures is None:
+    if request.images is None:
         return None, ()
     artefact = request.artefact.artefact
     try:
-        found = layer_times(artefact, request.artefact.options, request.pictures())
+        found = layer_times(artefact, request.artefact.options, request.images())
     except StageFailed as error:  # the figures of the run do not need it
         return None, (error.message,)
     if not found:

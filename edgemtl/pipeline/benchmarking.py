@@ -59,7 +59,7 @@ class BenchFiles:
         against: the same, or a checkpoint, which is built as ``path`` was; None for ``path`` alone.
         how: how long; its ``threads`` and ``enabled`` are not read.
         threads: of the runtime; by default what a bundle was built with, one for an ONNX file.
-        picture: fed instead of the recorded input.
+        image: fed instead of the recorded input.
         backend: runtime of ONNX files.
         seed: of the order of turns.
         cooldown: seconds of rest before an unsteady measurement is taken again.
@@ -70,7 +70,7 @@ class BenchFiles:
     against: Path | None = None
     how: BenchSection = ASKED
     threads: int | None = None
-    picture: Path | None = None
+    image: Path | None = None
     backend: str = registry.REFERENCE
     seed: int = 0
     cooldown: float = 1.0
@@ -186,7 +186,7 @@ def _timed(
     recorded: Path | None,
 ) -> BenchRequest:
     session = options if asked.threads is None else replace(options, threads=asked.threads)
-    around = Around(tasks, spec, asked.picture, recorded)
+    around = Around(tasks, spec, asked.image, recorded)
     stop = stop_rule(asked.how, asked.cooldown)
     return bench_request(artefact, session, stop, asked.seed, around)
 

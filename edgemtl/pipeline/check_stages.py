@@ -133,18 +133,18 @@ class Bench(Stage):
             self._request(context, self.reads["dense"]),
             None if in_float is None else self._request(context, in_float),
             compare_rule(context.recipe.bench),
-            pictures=lambda: context.real_inputs(1),
+            images=lambda: context.real_inputs(1),
         )
         return measure_latency(request)
 
     @staticmethod
     def _request(context: Context, stage: str) -> BenchRequest:
-        around = Around(context.tasks, context.dense.input_spec, _some_picture(context))
+        around = Around(context.tasks, context.dense.input_spec, _some_image(context))
         stop, seed = stop_rule(context.recipe.bench), context.recipe.data.seed
         return bench_request(context.artefact(stage), context.session_options, stop, seed, around)
 
 
-def _some_picture(context: Context) -> Path | None:
+def _some_image(context: Context) -> Path | None:
     """A real picture for timing pre- and post-processing, where the data set keeps files."""
     dataset = context.calibration
     if isinstance(dataset, Concatenated):

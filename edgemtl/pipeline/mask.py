@@ -40,7 +40,7 @@ from edgemtl.targets import Target
 _log = logging.getLogger(__name__)
 
 #: pictures that the exported router is checked on
-ROUTER_PICTURES = 8
+ROUTER_IMAGES = 8
 #: pictures for saliency: one backward pass per task and four pictures
 SALIENCY = 32
 
@@ -174,7 +174,7 @@ def mask_network(
         for part in (slices.calibration, slices.oracle)
     )
     _log.info("what each channel matters to each task")
-    maskable = MaskableNetwork(network, saliency_pictures(calibration))
+    maskable = MaskableNetwork(network, saliency_images(calibration))
     _log.info(f"activations of {len(calibration) + len(held_out)} pictures")
     found = analyse(Observed(maskable, calibration, held_out), request.masks)
     if folder is None or not (found.worth_it or asked.force):
@@ -193,18 +193,18 @@ def mask_network(
         ExportRequest(network, request.target, request.recipe).read_as,
     )
     single_file(folder, folder / SINGLE_FILE)
-    require_same_router(routed.router, folder / ROUTER_FILE, held_out[:ROUTER_PICTURES])
+    require_same_router(routed.router, folder / ROUTER_FILE, held_out[:ROUTER_IMAGES])
     return MaskOutcome(found, routed, sharing, held_out)
 
 
-def require_same_router(router: torch.nn.Module, onnx: Path, pictures: Sequence[Prepared]) -> None:
+def require_same_router(router: torch.nn.Module, onnx: Path, images: Sequence[Prepared]) -> None:
     """Hold the exported router against the one in torch; the networks are parity's to compare.
 
     Raises:
         ParityFailed: it computes something else.
     """
     run, allowed = onnx_runner(onnx), TOLERANCES["fp32"].max_relative
-    for image in images_of(list(pictures)).contiguous().unbind():
+    for image in images_of(list(images)).contiguous().unbind():
         with torch.no_grad():
             expected = router(image[None]).numpy()
         off = difference(expected, next(iter(run(image[None].numpy()).values())))
@@ -213,7 +213,7 @@ def require_same_router(router: torch.nn.Module, onnx: Path, pictures: Sequence[
             raise ParityFailed(f"the exported router differs from the trained one: {how}")
 
 
-def saliency_pictures(pictures: Sequence[Prepared]) -> list[Prepared]:
+def saliency_images(images: Sequence[Prepared]) -> list[Prepared]:
     """Evenly spread pictures for saliency, so that every data set is among them."""
-    step = max(1, len(pictures) // SALIENCY)
-    return list(pictures[::step])[:SALIENCY]
+    step = max(1, len(images) // SALIENCY)
+    return list(images[::step])[:SALIENCY]

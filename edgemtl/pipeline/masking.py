@@ -91,10 +91,10 @@ def _bundle(
     made = compile_graph(ArtefactRequest(folder / ROUTING, target), compiled)
     count, held_out = recipe.export.parity_images, outcome.held_out
     step = max(1, len(held_out) // (CANDIDATES * count))
-    pictures = np.ascontiguousarray(images_of(list(held_out[::step])).numpy())
+    images = np.ascontiguousarray(images_of(list(held_out[::step])).numpy())
     dispatched = Dispatched(folder, routed.full, asked.factory)
     with open_session(made.artefact, session_options(target, recipe.bench.threads)) as session:
-        parity = dispatched.parity(session.run, pictures, count, routed.full.tasks)
+        parity = dispatched.parity(session.run, images, count, routed.full.tasks)
     parity.require("keep the simpler network: compile it without masks")
     name = f"{asked.model.stem}-{target.name}.edgemtl"
     request = BundleRequest(
@@ -106,7 +106,7 @@ def _bundle(
         artefact=made.artefact,
         target=target,
         recipe=recipe,
-        inputs=pictures[:SELFTEST_CASES],
+        inputs=images[:SELFTEST_CASES],
         found=Findings(parity=parity.data),
     )
     bundle = make_bundle(request, folder / name)

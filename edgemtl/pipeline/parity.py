@@ -81,18 +81,18 @@ class ParityOutcome:
     def summary(self) -> list[str]:
         """The largest difference of each kind of comparison, in words."""
         found: dict[str, float] = {}
-        pictures = 0
+        images = 0
         for form, report in self.data["stages"].items():
             against = report.get("reference", self.data["reference"])
             kind = "fp32" if report["precision"] == "fp32" else f"{form} against {against}"
-            pictures = report["inputs"]
+            images = report["inputs"]
             for output in report["outputs"]:
                 value = output["max_relative"]
                 found[kind] = max(found.get(kind, 0.0), float("inf") if value is None else value)
         told = [
             f"{value:.1e}{'' if kind == 'fp32' else f' ({kind})'}" for kind, value in found.items()
         ]
-        return [f"{pictures} pictures, largest difference {', '.join(told)} of an output's range"]
+        return [f"{images} pictures, largest difference {', '.join(told)} of an output's range"]
 
     def require(self, advice: str) -> None:
         """Raise :class:`ParityFailed` naming the first form and output that differ."""

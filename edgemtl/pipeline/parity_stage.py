@@ -45,7 +45,7 @@ class Parity(Stage):
         if "routed" in self.reads and (networks := routed_folder(context)) is not None:
             return self._routed(context, networks)
         export = self.folder_of(context, "export")
-        pictures = context.real_inputs(context.recipe.export.parity_images)
+        images = context.real_inputs(context.recipe.export.parity_images)
         network = context.network(self.reads["network"])
         forms = {
             "torch": network_runner(network, context.task_names),
@@ -60,7 +60,7 @@ class Parity(Stage):
                 run = as_written(place / ONNX, context.backend, folder)
                 graph = LoweredGraph(precision, run)
         with context.session(self.reads["artefact"]) as session:
-            inputs = [picture[None] for picture in pictures]
+            inputs = [image[None] for image in images]
             return check_parity(ParityRequest(forms, session.run, inputs, context.tasks, graph))
 
     def _routed(self, context: Context, networks: Path) -> ParityOutcome:

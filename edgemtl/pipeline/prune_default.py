@@ -23,7 +23,7 @@ from edgemtl.recipes import Recipe
 from edgemtl.targets import Target
 
 #: with fewer training pictures recovery would learn them by heart
-FEWEST_PICTURES = 500
+FEWEST_IMAGES = 500
 #: pictures per data set on which the network is tried
 TRIED = 12
 #: of the estimate. A step of recovery runs the dense network once and the pruned one forward and
@@ -51,8 +51,8 @@ def decide(network: MultiTaskNetwork, recipe: Recipe, target: Target) -> Decisio
     try:
         datasets = training_data(recipe)
         count = sum(len(dataset) for dataset in datasets)
-        if count < FEWEST_PICTURES:
-            few = f"{count} training pictures are too few to recover with ({FEWEST_PICTURES})"
+        if count < FEWEST_IMAGES:
+            few = f"{count} training pictures are too few to recover with ({FEWEST_IMAGES})"
             return _decided(recipe, False, f"not pruned: {few}")
         options = prune_options(recipe, target, network)
         refusal, seconds, reach = _look(network, datasets, options)

@@ -47,8 +47,8 @@ def publish_results(context: Context, run: RunFolder) -> None:
         if stage in folders:
             run.publish(folders[stage] / source, name)
     _publish_pairs(context, run)
-    for picture in sorted(folders["pictures"].glob("*.png")) if "pictures" in folders else ():
-        run.publish(picture, f"pictures/{picture.name}")
+    for image in sorted(folders["pictures"].glob("*.png")) if "pictures" in folders else ():
+        run.publish(image, f"pictures/{image.name}")
 
 
 def _publish_pairs(context: Context, run: RunFolder) -> None:

@@ -65,8 +65,8 @@ def quantize_file(asked: QuantizeFile) -> QuantizeOutcome:
     with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
         source, written = _graph(asked, Path(folder)), Path(folder) / "written.onnx"
         tasks, spec = read_metadata(source)
-        pictures = split_of(recipe.data, recipe.data.calibration, tasks)
-        request = QuantizeRequest(source, tasks, spec, target, recipe, pictures)
+        images = split_of(recipe.data, recipe.data.calibration, tasks)
+        request = QuantizeRequest(source, tasks, spec, target, recipe, images)
         outcome = quantize_graph(request, written)
         content = written.read_bytes()
     write_atomically(output, lambda stream: stream.write(content))

@@ -12,7 +12,7 @@ from edgemtl.pipeline.loaded_model import open_model
 from edgemtl.pipeline.predictions import predict
 
 
-def run_on_picture(
+def run_on_image(
     model: Path,
     image: Path,
     output: Path,
@@ -30,12 +30,12 @@ def run_on_picture(
         StageFailed: the PNG cannot be written.
     """
     try:
-        picture = read_image(image)
+        pixels = read_image(image)
     except ImageRefused as error:
         raise InputRefused(f"this image {error}", where=str(image)) from error
     with open_model(model, factory, task=task) as loaded:
         tasks = loaded.tasks
-        found = predict(picture, tasks, loaded.input_spec, loaded.run)
+        found = predict(pixels, tasks, loaded.input_spec, loaded.run)
     found.write(output)
     outputs, decoded = found.outputs, found.decoded
     described = {task.name: task.describe(decoded) for task in tasks}

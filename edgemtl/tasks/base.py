@@ -125,7 +125,7 @@ class Task(ABC):
         Raises:
             InputRefused: another label, which this kind of task has to move itself.
         """
-        if _is_map(label, view.picture_size):
+        if _is_map(label, view.image_size):
             return map_on_canvas(label, view)
         if label is None or isinstance(label, _PLACELESS):
             return label
@@ -153,7 +153,7 @@ class Task(ABC):
         None, which all but maps get here, keeps the picture whole: what is said of a picture may
         not hold for a part of it.
         """
-        return part.of(label) if _is_map(label, part.picture_size) else None
+        return part.of(label) if _is_map(label, part.image_size) else None
 
     def placed(
         self, sample: Sample, spec: InputSpec, rng: np.random.Generator, focus: float
@@ -242,7 +242,7 @@ class Task(ABC):
         """A fresh accumulator."""
 
     @abstractmethod
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Draw this task's result onto a BGR picture (or return a new picture of the same size).
 
         ``decoded`` holds the results of all evaluated tasks, by name.
@@ -256,8 +256,8 @@ class Task(ABC):
         return None
 
 
-def _is_map(label: Any, picture_size: tuple[int, int]) -> bool:
-    return isinstance(label, np.ndarray) and label.ndim >= 2 and label.shape[:2] == picture_size
+def _is_map(label: Any, image_size: tuple[int, int]) -> bool:
+    return isinstance(label, np.ndarray) and label.ndim >= 2 and label.shape[:2] == image_size
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:

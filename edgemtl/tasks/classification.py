@@ -114,12 +114,12 @@ class Classification(Task):
     def new_metric(self) -> Metric:
         return ClassAccuracy(self.name, self.classes, self.label_kind)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """The likeliest class and its probability, in the corner."""
         found = decoded[self.name]
         best = int(found.argmax())
         text = f"{self.name}: {self.classes[best]} {found[best]:.2f}"
-        return caption(picture, decoded, self.name, text)
+        return caption(image, decoded, self.name, text)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, Any] | None:
         """The likeliest class and its probability; None where a logit is not finite."""

@@ -88,4 +88,4 @@ def probabilities(logits: NDArray[np.float32], view: View) -> NDArray[np.float32
     plane = to_canvas(logits, view).astype(np.float64)
     # the clip only keeps exp from overflowing: float32 rounds both ends to 0 and 1 anyway
     share = 1 / (1 + np.exp(-np.clip(plane, -700, 700)))
-    return view.crop_to_picture(share.astype(np.float32))
+    return view.crop_to_image(share.astype(np.float32))

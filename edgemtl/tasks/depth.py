@@ -82,20 +82,20 @@ class Depth(Task):
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]
     ) -> NDArray[np.float32]:
         """(h, w) float32 metres on the picture's pixels; what is below 0 becomes 0."""
-        metres = view.crop_to_picture(to_canvas(outputs[self.outputs[0]][0], view))
+        metres = view.crop_to_image(to_canvas(outputs[self.outputs[0]][0], view))
         return np.maximum(metres, np.float32(0))
 
     def new_metric(self) -> Metric:
         return DepthError(self.name)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Tint every pixel by its depth, near red to far blue, stretched over the picture."""
         depth: NDArray[np.float32] = np.nan_to_num(decoded[self.name], posinf=0.0, neginf=0.0)
         low, high = np.percentile(depth, (2, 98))
         level = (high - depth) / max(float(high - low), 1e-6)
         level = (np.clip(level, 0, 1) * 255).astype(np.uint8)
         colours = cv2.applyColorMap(level, cv2.COLORMAP_TURBO)
-        return np.asarray(cv2.addWeighted(picture, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
+        return np.asarray(cv2.addWeighted(image, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, float] | None:
         """Nearest, median and farthest depth in metres; None when no pixel is finite."""

@@ -202,7 +202,7 @@ class Detection(FaceTask):
         candidates = candidates[order]
         grid = priors(self.anchors, view.canvas_size)[candidates]
         boxes = decode_boxes(outputs[self.outputs[1]][candidates], grid, self.anchors)
-        boxes = view.to_picture(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        boxes = view.to_image(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
         # A damaged network can answer NaN; such a box lies nowhere and overlaps nothing.
         real = np.isfinite(boxes).all(axis=1)
         boxes, candidates = boxes[real], candidates[real]
@@ -212,16 +212,16 @@ class Detection(FaceTask):
     def new_metric(self) -> Metric:
         return AveragePrecision(self.name)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         found: Detections = decoded[self.name]
-        thickness = max(1, round(min(picture.shape[:2]) / 240))
+        thickness = max(1, round(min(image.shape[:2]) / 240))
         for box, score in zip(found.boxes, found.scores, strict=True):
             if score < OPERATING_SCORE:
                 continue
             (x1, y1), end = pixel(box[0], box[1]), pixel(box[2], box[3])
-            cv2.rectangle(picture, (x1, y1), end, (80, 220, 60), thickness, cv2.LINE_AA)
+            cv2.rectangle(image, (x1, y1), end, (80, 220, 60), thickness, cv2.LINE_AA)
             cv2.putText(
-                picture,
+                image,
                 f"{score:.2f}",
                 (x1, max(y1 - 3, 9)),
                 cv2.FONT_HERSHEY_SIMPLEX,
@@ -230,7 +230,7 @@ class Detection(FaceTask):
                 1,
                 cv2.LINE_AA,
             )
-        return picture
+        return image
 
     def describe(self, decoded: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Shown detections: box x y w h in pixels and score."""

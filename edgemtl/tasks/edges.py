@@ -82,11 +82,11 @@ class Edges(Task):
     def new_metric(self) -> Metric:
         return BoundaryF(self.name)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Edges in yellow over the darkened picture."""
         share = np.clip(np.nan_to_num(decoded[self.name]), 0, 1)[..., None]
         colour = np.array([0, 255, 255], np.float32)
-        return np.asarray(picture * 0.5 * (1 - share) + colour * share, np.uint8)
+        return np.asarray(image * 0.5 * (1 - share) + colour * share, np.uint8)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, float]:
         """Share of the picture's pixels on thinned edges of probability one half or more."""
@@ -126,14 +126,14 @@ class BoundaryF(Metric):
     and there is one labelling per picture. So values are close to published ones, not equal.
     """
 
-    found = ("_found", "_labelled", "_pictures", "_broken")
+    found = ("_found", "_labelled", "_images", "_broken")
 
     def __init__(self, task: str) -> None:
         self._task = task
         #: columns: pairs, answered pixels
         self._found = np.zeros((len(THRESHOLDS), 2), np.int64)
         self._labelled = 0
-        self._pictures = 0
+        self._images = 0
         self._broken = 0
 
     def update(self, decoded: Mapping[str, Any], sample: Sample) -> None:
@@ -143,7 +143,7 @@ class BoundaryF(Metric):
         answer = np.where(label >= 0, decoded[self._task], 0)
         self._broken += int((~np.isfinite(answer)).sum())
         truth = label == 1
-        self._pictures += 1
+        self._images += 1
         self._labelled += int(truth.sum())
         tolerance = TOLERANCE * float(np.hypot(*label.shape))
         for index, threshold in enumerate(THRESHOLDS):
@@ -152,10 +152,10 @@ class BoundaryF(Metric):
 
     def result(self) -> MetricResult:
         if self._labelled == 0:
-            return MetricResult({"ods_f": None}, self._pictures, "no labelled edge")
+            return MetricResult({"ods_f": None}, self._images, "no labelled edge")
         if self._broken:
             note = f"the network answered NaN or infinity at {self._broken} labelled pixels"
-            return MetricResult({"ods_f": None}, self._pictures, note)
+            return MetricResult({"ods_f": None}, self._images, note)
         # 2 P R / (P + R) with P = pairs / answered and R = pairs / labelled
         f = 2 * self._found[:, 0] / (self._found[:, 1] + self._labelled)
-        return MetricResult({"ods_f": float(f.max())}, self._pictures)
+        return MetricResult({"ods_f": float(f.max())}, self._images)

@@ -187,7 +187,7 @@ class KeypointTask(Task):
             shares, scores = found, np.ones(len(found), np.float32)
         else:
             shares, scores = highest(found)
-        points = view.to_picture(shares * np.array([width, height], np.float32))
+        points = view.to_image(shares * np.array([width, height], np.float32))
         return FoundPoints(points, scores)
 
     def new_metric(self) -> Metric:
@@ -196,13 +196,13 @@ class KeypointTask(Task):
         )
         return PointAccuracy(rules)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         found: FoundPoints = decoded[self.name]
-        radius = max(2, round(min(picture.shape[:2]) / 120))
+        radius = max(2, round(min(image.shape[:2]) / 120))
         for (x, y), score in zip(found.points, found.scores, strict=True):
             if score >= SHOWN:
-                cv2.circle(picture, pixel(x, y), radius, (60, 200, 255), -1, cv2.LINE_AA)
-        return picture
+                cv2.circle(image, pixel(x, y), radius, (60, 200, 255), -1, cv2.LINE_AA)
+        return image
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, Any]:
         """Point -> x, y in pixels and score, of those that are shown."""

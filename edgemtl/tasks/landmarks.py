@@ -110,20 +110,20 @@ class Landmarks(FaceTask):
         found: Detections = decoded[self.detection]
         grid = priors(self.anchors, view.canvas_size)[found.prior_index]
         encoded = outputs[self.outputs[0]][found.prior_index]
-        return view.to_picture(decode_points(encoded, grid, self.anchors))
+        return view.to_image(decode_points(encoded, grid, self.anchors))
 
     def new_metric(self) -> Metric:
         return NormalisedMeanError(self.name, self.detection)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         found: Detections = decoded[self.detection]
-        radius = max(1, round(min(picture.shape[:2]) / 200))
+        radius = max(1, round(min(image.shape[:2]) / 200))
         for points, score in zip(decoded[self.name], found.scores, strict=True):
             if score < OPERATING_SCORE:
                 continue
             for x, y in points:
-                cv2.circle(picture, pixel(x, y), radius, (40, 160, 255), -1, cv2.LINE_AA)
-        return picture
+                cv2.circle(image, pixel(x, y), radius, (40, 160, 255), -1, cv2.LINE_AA)
+        return image
 
     def describe(self, decoded: Mapping[str, Any]) -> Any:
         """Five x y in pixels per shown detection, in the same order."""

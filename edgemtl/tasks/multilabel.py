@@ -144,10 +144,10 @@ class Multilabel(Task):
     def new_metric(self) -> Metric:
         return MeanAveragePrecision(self)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """The classes of probability 0.5 and more, in the corner."""
         there = ", ".join(self.describe(decoded)) or "-"
-        return caption(picture, decoded, self.name, f"{self.name}: {there}")
+        return caption(image, decoded, self.name, f"{self.name}: {there}")
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, float]:
         """The classes of probability 0.5 and more, with it."""

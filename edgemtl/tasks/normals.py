@@ -80,9 +80,7 @@ class Normals(Task):
         self, outputs: Arrays, view: View, decoded: Mapping[str, Any]
     ) -> NDArray[np.float32]:
         """(h, w, 3) float32 unit vectors on the picture's pixels; zero where it has no length."""
-        planes = [
-            view.crop_to_picture(to_canvas(plane, view)) for plane in outputs[self.outputs[0]]
-        ]
+        planes = [view.crop_to_image(to_canvas(plane, view)) for plane in outputs[self.outputs[0]]]
         vectors = np.stack(planes, axis=-1)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         return np.asarray(vectors / np.maximum(length, SHORTEST), np.float32)
@@ -90,7 +88,7 @@ class Normals(Task):
     def new_metric(self) -> Metric:
         return AngularError(self.name)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """The vectors as colours: red x, green y, blue z, from -1 dark to 1 bright."""
         vectors = np.nan_to_num(decoded[self.name], posinf=0.0, neginf=0.0)
         colours = (np.clip(vectors, -1, 1) + 1) * 127.5

@@ -267,10 +267,10 @@ class ObjectDetection(Task):
         parts = {name: torch.from_numpy(np.asarray(outputs[name])) for name in self.outputs}
         scores, raw, objectness = self._parts(parts)
         likely = self.head.probabilities(scores, objectness).numpy()
-        boxes = view.to_picture(
+        boxes = view.to_image(
             self.head.boxes(raw, view.canvas_size).numpy().reshape(-1, 2, 2)
         ).reshape(-1, 4)
-        height, width = view.picture_size
+        height, width = view.image_size
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
         # A damaged network can answer NaN; such a box lies nowhere.
         likely = np.nan_to_num(likely)
@@ -289,21 +289,21 @@ class ObjectDetection(Task):
     def new_metric(self) -> Metric:
         return ObjectPrecision(self.name, self.label_kind, self.classes, self.known)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Boxes of score 0.4 and more with class and score, a colour per class."""
         found: FoundObjects = decoded[self.name]
         colours = palette(len(self.classes) + 1)[1:]
-        thickness = max(1, round(min(picture.shape[:2]) / 240))
+        thickness = max(1, round(min(image.shape[:2]) / 240))
         face, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.35 * thickness
         for box, score, number in zip(found.boxes, found.scores, found.classes, strict=True):
             if score < SHOWN:
                 continue
             colour = tuple(int(value) for value in colours[number])
             x, y = pixel(box[0], box[1])
-            cv2.rectangle(picture, (x, y), pixel(box[2], box[3]), colour, thickness, cv2.LINE_AA)
+            cv2.rectangle(image, (x, y), pixel(box[2], box[3]), colour, thickness, cv2.LINE_AA)
             text = f"{self.classes[number]} {score:.2f}".encode("ascii", "replace").decode()
-            cv2.putText(picture, text, (x, max(y - 3, 9)), face, scale, colour, 1, cv2.LINE_AA)
-        return picture
+            cv2.putText(image, text, (x, max(y - 3, 9)), face, scale, colour, 1, cv2.LINE_AA)
+        return image
 
     def describe(self, decoded: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Shown objects: class, box x y w h in pixels, and score."""

@@ -173,12 +173,12 @@ class HeadPose(FaceTask):
     def new_metric(self) -> Metric:
         return MeanAbsoluteAngle(self.name, self.detection)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         found: Detections = decoded[self.detection]
         for box, score, angles in zip(found.boxes, found.scores, decoded[self.name], strict=True):
             if score >= OPERATING_SCORE:
-                _draw_axes(picture, box, angles)
-        return picture
+                _draw_axes(image, box, angles)
+        return image
 
     def describe(self, decoded: Mapping[str, Any]) -> Any:
         """Angles in degrees per shown detection, in the same order."""
@@ -187,7 +187,7 @@ class HeadPose(FaceTask):
 
 
 def _draw_axes(
-    picture: NDArray[np.uint8], box: NDArray[np.float32], angles: NDArray[np.float32]
+    image: NDArray[np.uint8], box: NDArray[np.float32], angles: NDArray[np.float32]
 ) -> None:
     """Draw the head's right (red), down (green) and forward (blue) axes at the box's centre."""
     # Drawing negates yaw: positive yaw turns the face to the picture's left (MOS, section 4).
@@ -210,7 +210,7 @@ def _draw_axes(
     thickness = max(1, round(length / 25))
     for (dx, dy), colour in ends:
         end = pixel(x + length * dx, y + length * dy)
-        cv2.line(picture, pixel(x, y), end, colour, thickness, cv2.LINE_AA)
+        cv2.line(image, pixel(x, y), end, colour, thickness, cv2.LINE_AA)
 
 
 class MeanAbsoluteAngle(Metric):

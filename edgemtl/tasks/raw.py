@@ -101,10 +101,10 @@ class Raw(Task):
     def new_metric(self) -> Metric:
         return Fidelity(self.name, self.label_kind)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Its shape, in the corner: there is nothing else to see."""
         shape = "x".join(map(str, decoded[self.name].shape)) or "one number"
-        return caption(picture, decoded, self.name, f"{self.name}: {shape}")
+        return caption(image, decoded, self.name, f"{self.name}: {shape}")
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, Any]:
         """Shape, mean and standard deviation; the last two None where a number is not finite."""

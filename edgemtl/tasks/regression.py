@@ -195,10 +195,10 @@ class Regression(Task):
     def new_metric(self) -> Metric:
         return AbsoluteError(self)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """The number and its unit, in the corner."""
         text = f"{self.name}: {decoded[self.name]:.4g} {self.unit}".rstrip()
-        return caption(picture, decoded, self.name, text)
+        return caption(image, decoded, self.name, text)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, Any] | None:
         """The number and its unit; None where it is not finite."""

@@ -83,10 +83,10 @@ class Saliency(Task):
     def new_metric(self) -> Metric:
         return LargestF(self.name)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Darken what is not salient."""
         share = np.clip(np.nan_to_num(decoded[self.name]), 0, 1)[..., None]
-        return np.asarray(picture * (BACKGROUND + (1 - BACKGROUND) * share), np.uint8)
+        return np.asarray(image * (BACKGROUND + (1 - BACKGROUND) * share), np.uint8)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, float]:
         """Share of the picture that is salient with a probability of one half or more."""

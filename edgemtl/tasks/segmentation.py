@@ -94,10 +94,10 @@ class Segmentation(Task):
     def decode(self, outputs: Arrays, view: View, decoded: Mapping[str, Any]) -> NDArray[np.int64]:
         """(h, w) int64 class of every pixel of the picture."""
         # Class by class: all resampled logits of a large photo at once would take gigabytes.
-        winner = np.zeros(view.picture_size, np.int64)
-        best = np.full(view.picture_size, -np.inf, np.float32)
+        winner = np.zeros(view.image_size, np.int64)
+        best = np.full(view.image_size, -np.inf, np.float32)
         for index, logits in enumerate(outputs[self.outputs[0]]):
-            resampled = view.crop_to_picture(to_canvas(logits, view))
+            resampled = view.crop_to_image(to_canvas(logits, view))
             better = resampled > best
             winner[better] = index
             best[better] = resampled[better]
@@ -108,10 +108,10 @@ class Segmentation(Task):
             self.name, len(self.classes), self.label_kind, self.classes
         )
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Tint every pixel with its class's colour; the first class darkens it."""
         colours = palette(len(self.classes))[decoded[self.name]]
-        return np.asarray(cv2.addWeighted(picture, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
+        return np.asarray(cv2.addWeighted(image, 1 - OVERLAY, colours, OVERLAY, 0), np.uint8)
 
     def describe(self, decoded: Mapping[str, Any]) -> dict[str, float]:
         """Share of the picture's pixels per class, for the classes that occur."""

@@ -446,11 +446,11 @@ def test_data_folders_that_hold_nothing(dense_work: DenseWork, tmp_path: Path) -
     flags += ["-o", tmp_path / "out", "--json"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    pictures_only = tmp_path / "unlabelled" / "val" / "images"
-    shutil.copytree(dense_work.data / "val" / "images", pictures_only)
-    no_pictures = tmp_path / "bare" / "val"
-    no_pictures.mkdir(parents=True)
-    (no_pictures / "label.txt").write_text("# a.jpg\n1 1 9 9\n")
+    images_only = tmp_path / "unlabelled" / "val" / "images"
+    shutil.copytree(dense_work.data / "val" / "images", images_only)
+    no_images = tmp_path / "bare" / "val"
+    no_images.mkdir(parents=True)
+    (no_images / "label.txt").write_text("# a.jpg\n1 1 9 9\n")
     one_split = tmp_path / "one_split"
     write_dense_folder(one_split, "val", 1)
     for name in ("no_such", "empty", "file", "unlabelled", "bare", "one_split"):
@@ -467,7 +467,7 @@ def test_data_folders_that_hold_nothing(dense_work: DenseWork, tmp_path: Path) -
     refused(layout, 2, "nope")
 
 
-def test_some_broken_pictures_are_counted_and_named(
+def test_some_broken_images_are_counted_and_named(
     dense_work: DenseWork, compiled: Compiled, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -491,13 +491,13 @@ def test_some_broken_pictures_are_counted_and_named(
     assert evaluated.code == 0 and "0000.jpg: does not decode" in evaluated.err
 
 
-def test_only_broken_pictures_are_refused(
+def test_only_broken_images_are_refused(
     dense_work: DenseWork, compiled: Compiled, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(dense_work.data, data)
-    for picture in (data / "val" / "images").iterdir():
-        picture.write_bytes(b"no picture")
+    for image in (data / "val" / "images").iterdir():
+        image.write_bytes(b"no picture")
     told = edgemtl(
         *("compile", dense_work.model, "--factory", FACTORY, "--target=cpu", "--data", data),
         *("-o", tmp_path / "out", "--json"),
@@ -506,8 +506,8 @@ def test_only_broken_pictures_are_refused(
     failed_run(tmp_path / "out", "accuracy-reference", 3)
     refused(edgemtl("eval", compiled.bundle("cpu"), "--data", data, "--json"), 3, "does not decode")
 
-    for picture in (data / "train" / "images").iterdir():
-        picture.write_bytes(b"no picture")
+    for image in (data / "train" / "images").iterdir():
+        image.write_bytes(b"no picture")
     told = edgemtl(
         *("compile", dense_work.model, "--factory", FACTORY, "--target=cpu", "--data", data),
         *("-o", tmp_path / "out", "--json"),
@@ -676,12 +676,12 @@ def test_bundles_that_are_cut_short(compiled: Compiled, tmp_path: Path, share: f
     whole = compiled.bundle("cpu").read_bytes()
     cut = tmp_path / "cut.edgemtl"
     cut.write_bytes(whole[: int(len(whole) * share)])
-    picture = next((compiled.work.data / "val" / "images").iterdir())
+    image = next((compiled.work.data / "val" / "images").iterdir())
     for command in (
         ("verify", cut),
         ("inspect", cut),
         ("eval", cut, "--data", compiled.work.data),
-        ("run", cut, picture, "-o", tmp_path / "drawn.png"),
+        ("run", cut, image, "-o", tmp_path / "drawn.png"),
         ("gate", cut),
         ("bench", cut),
         ("parity", cut, compiled.bundle("cpu"), "--data", compiled.work.data),
@@ -708,14 +708,14 @@ def test_bundles_that_were_changed(compiled: Compiled, tmp_path: Path, member: s
     refused(told, told.code, str(changed))
 
 
-def test_pictures_that_are_none(compiled: Compiled, tmp_path: Path) -> None:
+def test_images_that_are_none(compiled: Compiled, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
     drawn = tmp_path / "drawn.png"
-    for picture in (text, tmp_path / "empty.jpg", tmp_path / "gone.jpg", tmp_path):
-        told = edgemtl("run", compiled.bundle("cpu"), picture, "-o", drawn, "--json")
-        refused(told, 3, str(picture))
+    for image in (text, tmp_path / "empty.jpg", tmp_path / "gone.jpg", tmp_path):
+        told = edgemtl("run", compiled.bundle("cpu"), image, "-o", drawn, "--json")
+        refused(told, 3, str(image))
         assert not drawn.exists()
     good = next((compiled.work.data / "val" / "images").iterdir())
     told = edgemtl("run", compiled.bundle("cpu"), good, "-o", text / "below.png", "--json")

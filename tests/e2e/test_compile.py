@@ -154,13 +154,13 @@ def test_the_bundle_verifies(compiled: Compiled, target: str) -> None:
 
 
 @picked
-def test_the_bundle_runs_on_a_picture(compiled: Compiled, target: str, tmp_path: Path) -> None:
-    picture = compiled.work.data / "val" / "images" / "0001.jpg"
+def test_the_bundle_runs_on_a_image(compiled: Compiled, target: str, tmp_path: Path) -> None:
+    image = compiled.work.data / "val" / "images" / "0001.jpg"
     drawn = tmp_path / "drawn.png"
-    told = edgemtl("run", compiled.bundle(target), picture, "-o", drawn, "--json")
+    told = edgemtl("run", compiled.bundle(target), image, "-o", drawn, "--json")
     assert told.code == 0, told.err
     assert set(told.json()["tasks"]) == TASKS
-    before, after = cv2.imread(str(picture)), cv2.imread(str(drawn))
+    before, after = cv2.imread(str(image)), cv2.imread(str(drawn))
     assert after is not None and after.shape[0] >= before.shape[0]
     assert after.shape != before.shape or (after != before).any()
     assert not FACE_WORDS.search(told.out)
@@ -373,9 +373,9 @@ def test_kept_tasks_bring_those_they_require(tmp_path: Path) -> None:
     assert told.code == 0, told.err
     bundle = edgemtl("inspect", told.json()["bundle"], "--json").json()
     assert set(bundle["tasks"]) == {"detection", "pose"}
-    pictures = example.parents[1] / "calib_data" / "faces" / "val" / "images"
+    images = example.parents[1] / "calib_data" / "faces" / "val" / "images"
     drawn = tmp_path / "drawn.png"
-    picture = sorted(pictures.iterdir())[0]
-    ran = edgemtl("run", told.json()["bundle"], picture, "-o", drawn, "--json")
+    image = sorted(images.iterdir())[0]
+    ran = edgemtl("run", told.json()["bundle"], image, "-o", drawn, "--json")
     assert ran.code == 0, ran.err
     assert set(ran.json()["tasks"]) == {"detection", "pose"} and drawn.exists()

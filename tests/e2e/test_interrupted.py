@@ -54,7 +54,7 @@ class Whole:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    draft = Whole(write_dense_work(folder, pictures=2), b"", frozenset(), 0, {})
+    draft = Whole(write_dense_work(folder, images=2), b"", frozenset(), 0, {})
     log = run(draft, folder)
     output = folder / "out"
     stages = json.loads((output / "run.json").read_text("utf-8"))["stages"]

@@ -44,7 +44,7 @@ class Lowered:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
     """The small network with more pictures, to calibrate and to judge on."""
-    return write_dense_work(tmp_path_factory.mktemp("precision"), pictures=6)
+    return write_dense_work(tmp_path_factory.mktemp("precision"), images=6)
 
 
 @pytest.fixture(scope="module")

@@ -126,8 +126,8 @@ def test_a_stage_that_fails_raises_and_leaves_the_run(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(compiled.work.data, data)
-    for picture in (data / "val" / "images").iterdir():
-        picture.write_bytes(b"no picture")
+    for image in (data / "val" / "images").iterdir():
+        image.write_bytes(b"no picture")
     with pytest.raises(edgemtl.InputRefused) as failed:
         edgemtl.compile(model, output=tmp_path / "run", data=data, overrides=UNTIMED)
     assert failed.value.exit_code == 3
@@ -258,7 +258,7 @@ def test_quantising_says_what_it_wrote(
 
 
 def test_pruning_says_what_it_wrote_and_which_goal_it_missed(tmp_path: Path) -> None:
-    work = write_dense_work(tmp_path, pictures=12)
+    work = write_dense_work(tmp_path, images=12)
     prune = functools.partial(
         edgemtl.prune,
         work.model,

@@ -83,12 +83,12 @@ def test_a_bundle_verifies_with_its_own_runner_and_with_todays(bundle: Path, who
 def test_a_bundle_with_a_graph_per_task_runs_one_task(tmp_path: Path) -> None:
     import cv2
 
-    picture, drawn = tmp_path / "picture.png", tmp_path / "drawn.png"
-    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    image, drawn = tmp_path / "picture.png", tmp_path / "drawn.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     for bundle in BUNDLES.values():
-        told = edgemtl("run", bundle, picture, "-o", drawn, "--json")
+        told = edgemtl("run", bundle, image, "-o", drawn, "--json")
         assert told.code == 0 and set(told.json()["tasks"]) == TASKS, told.err
-    alone = edgemtl("run", PER_TASK, picture, "--task=distance", "-o", drawn, "--json")
+    alone = edgemtl("run", PER_TASK, image, "--task=distance", "-o", drawn, "--json")
     assert alone.code == 0 and set(alone.json()["tasks"]) == {"distance"}, alone.err
 
 

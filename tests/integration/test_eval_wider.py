@@ -35,11 +35,11 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     faces = embedded({"faces"}, "val")
     assert isinstance(faces, FaceFolder)
     entries = faces.entries[:6]
-    pictures = root / "WIDER_val" / "images" / EVENT
-    pictures.mkdir(parents=True)
+    images = root / "WIDER_val" / "images" / EVENT
+    images.mkdir(parents=True)
     lines = []
     for entry in entries:
-        shutil.copy(entry.path, pictures / entry.name)
+        shutil.copy(entry.path, images / entry.name)
         lines += [f"{EVENT}/{entry.name}", str(len(entry.faces))]
         for x1, y1, x2, y2 in entry.faces.boxes:
             lines.append(f"{x1:.0f} {y1:.0f} {x2 - x1:.0f} {y2 - y1:.0f} 0 0 0 0 0 0")

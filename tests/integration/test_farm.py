@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=17)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=17)
 
 
 @pytest.fixture(scope="module")

@@ -48,14 +48,14 @@ def test_all_tasks_with_a_graph_each(model: Path, tmp_path: Path) -> None:
     assert "dropped" not in said
     (bundle,) = (run / "bundle").glob("*.edgemtl")
     assert edgemtl("verify", bundle).code == 0
-    picture = next((ROOMS / "val" / "images").glob("*.jpg"))
+    image = next((ROOMS / "val" / "images").glob("*.jpg"))
     drawn = tmp_path / "drawn.png"
-    alone = edgemtl("run", bundle, picture, "--task=distance", "-o", drawn, "--json").json()
-    together = edgemtl("run", bundle, picture, "-o", drawn, "--json").json()
+    alone = edgemtl("run", bundle, image, "--task=distance", "-o", drawn, "--json").json()
+    together = edgemtl("run", bundle, image, "-o", drawn, "--json").json()
     assert set(alone["tasks"]) == {"distance"} and set(together["tasks"]) > {"distance"}
     for key, value in together["tasks"]["distance"].items():
         assert alone["tasks"]["distance"][key] == pytest.approx(value, rel=1e-5)
-    told = edgemtl("run", bundle, picture, "--task=nobody", "-o", drawn)
+    told = edgemtl("run", bundle, image, "--task=nobody", "-o", drawn)
     assert told.code == 2 and "nobody" in told.error()
 
 

@@ -33,7 +33,7 @@ def a_router_that_learns_for_a_moment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=80)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=80)
 
 
 def test_the_analysis_answers_its_questions_and_writes_nothing(work: DenseWork) -> None:
@@ -116,7 +116,7 @@ def test_what_makes_no_sense_is_refused(
     assert said in told.error()
 
 
-def test_masks_need_pictures(work: DenseWork) -> None:
+def test_masks_need_images(work: DenseWork) -> None:
     model, *factory = work.flags_of_the_target()[:3]
     told = edgemtl("mask", model, *factory, "--analyse")
     assert told.code == 2

@@ -19,7 +19,7 @@ from edgemtl.pipeline.datasets import first_images
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=4)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _brightest(work: DenseWork, split: str) -> tuple[int, float]:
     return int(means.argmax()), float((first + second) / 2)
 
 
-def test_the_picture_that_differs_is_walked_and_the_runtime_named(
+def test_the_image_that_differs_is_walked_and_the_runtime_named(
     work: DenseWork, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, above = _brightest(work, "val")
@@ -55,14 +55,14 @@ def test_the_picture_that_differs_is_walked_and_the_runtime_named(
     assert (runtime["side"], runtime["backend"], runtime["task"]) == ("b", "wrong", "distance")
 
 
-def test_a_spoilt_layer_is_named_though_only_a_later_picture_shows_it(
+def test_a_spoilt_layer_is_named_though_only_a_later_image_shows_it(
     work: DenseWork, exported: Path, tmp_path: Path
 ) -> None:
     """A limit that one picture's activations reach, and no other's."""
     model = onnx.load(exported)
     graph = model.graph
     node = next(n for n in graph.node if n.op_type == "Conv" and "fine" in n.name)
-    peaks = [_peak(exported, node.output[0], picture) for picture in _inputs(work)]
+    peaks = [_peak(exported, node.output[0], image) for image in _inputs(work)]
     highest = int(np.argmax(peaks))
     limit = float(np.sort(peaks)[-2:].mean())
     kept = node.output[0]

@@ -66,8 +66,8 @@ def test_every_kind_goes_through_pruning_recovery_and_int8(tmp_path: Path) -> No
     assert all(task in page for task in FIGURES)
     (bundle,) = (run / "bundle").glob("*.edgemtl")
     assert edgemtl("verify", bundle).code == 0
-    picture = next((data / "val" / "images").iterdir())
-    drawn = edgemtl("run", bundle, picture, "-o", tmp_path / "drawn.png", "--json")
+    image = next((data / "val" / "images").iterdir())
+    drawn = edgemtl("run", bundle, image, "-o", tmp_path / "drawn.png", "--json")
     assert drawn.code == 0, drawn.err
     assert {"class", "probability"} == set(drawn.json()["tasks"]["ground"])
 

@@ -100,7 +100,7 @@ def steering() -> Task:
     return build(TaskSpec("wheel", "steering"))
 
 
-def test_a_number_stays_turns_in_the_mirror_and_keeps_the_picture_whole() -> None:
+def test_a_number_stays_turns_in_the_mirror_and_keeps_the_image_whole() -> None:
     sample = Sample("one", IMAGE, {"steering": 7.5})
     view = View(0.5, 4.0, 0.0, (40, 60), (32, 48))
     assert labels_on_canvas(sample.labels, [steering()], view) == {"steering": 7.5}
@@ -108,7 +108,7 @@ def test_a_number_stays_turns_in_the_mirror_and_keeps_the_picture_whole() -> Non
     assert cropped(sample, [steering()], Part((40, 60), 0, 0, 20, 30)) is sample
 
 
-def test_a_label_without_a_mirror_image_keeps_the_picture_as_it_is() -> None:
+def test_a_label_without_a_mirror_image_keeps_the_image_as_it_is() -> None:
     class Plate(type(steering())):  # type: ignore[misc]
         kind = "plate"
         mirror = Task.mirror

@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "mos_t.pt"
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=2)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=2)
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +190,11 @@ def test_run_takes_a_checkpoint_or_an_onnx_file(
     work: DenseWork, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    picture = work.data / "val" / "images" / "0000.jpg"
-    told = edgemtl("run", exported, picture)
+    image = work.data / "val" / "images" / "0000.jpg"
+    told = edgemtl("run", exported, image)
     assert told.code == 0 and told.out.startswith("0000.edgemtl.png: ")
     first = (tmp_path / "0000.edgemtl.png").read_bytes()
-    told = edgemtl("run", work.model, picture, "--factory", FACTORY, "-o", tmp_path / "b.png")
+    told = edgemtl("run", work.model, image, "--factory", FACTORY, "-o", tmp_path / "b.png")
     assert told.code == 0 and len(first) > 1000 and (tmp_path / "b.png").stat().st_size > 1000
 
 

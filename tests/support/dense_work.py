@@ -43,10 +43,10 @@ class DenseWork:
         return [str(self.model), "--factory", FACTORY, "--data", str(self.data)]
 
 
-def write_dense_work(folder: Path, pictures: int = 3) -> DenseWork:
+def write_dense_work(folder: Path, images: int = 3) -> DenseWork:
     """Write model and data into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(build().state_dict(), folder / "dense.pt")
-    write_dense_folder(folder / "data", "train", pictures, seed=1)
-    write_dense_folder(folder / "data", "val", pictures, seed=2)
+    write_dense_folder(folder / "data", "train", images, seed=1)
+    write_dense_folder(folder / "data", "val", images, seed=2)
     return DenseWork(folder / "dense.pt", folder / "data")

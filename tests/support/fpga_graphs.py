@@ -14,7 +14,7 @@ from edgemtl.compress.quantize.qdq import insert_qdq
 from support.small_graphs import GraphBuilder, run
 
 
-def quantised(model: ModelProto, pictures: Sequence[NDArray[np.float32]]) -> ModelProto:
+def quantised(model: ModelProto, images: Sequence[NDArray[np.float32]]) -> ModelProto:
     """int8 with the ranges that these pictures have."""
     layers = find_layers(model)
     watched = onnx.ModelProto()
@@ -26,9 +26,9 @@ def quantised(model: ModelProto, pictures: Sequence[NDArray[np.float32]]) -> Mod
         for name in sources
         if name not in outputs
     )
-    magnitudes = {"images": max(float(np.abs(p).max()) for p in pictures)}
-    for picture in pictures:
-        for name, value in run(watched, picture).items():
+    magnitudes = {"images": max(float(np.abs(p).max()) for p in images)}
+    for image in images:
+        for name, value in run(watched, image).items():
             magnitudes[name] = max(magnitudes.get(name, 0.0), float(np.abs(value).max()))
     return insert_qdq(model, layers, magnitudes)
 
@@ -103,5 +103,5 @@ def _gelu(b: GraphBuilder, source: str, name: str) -> str:
 
 
 def _finished(b: GraphBuilder, *outputs: str) -> tuple[ModelProto, list[NDArray[np.float32]]]:
-    pictures = b.pictures(6)
-    return quantised(b.build(*outputs), pictures[:4]), pictures
+    images = b.images(6)
+    return quantised(b.build(*outputs), images[:4]), images

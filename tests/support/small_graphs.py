@@ -71,7 +71,7 @@ class GraphBuilder:
         model.ir_version = 8
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
-    def pictures(self, count: int = 4) -> list[NDArray[np.float32]]:
+    def images(self, count: int = 4) -> list[NDArray[np.float32]]:
         """Random inputs."""
         return [self.rng.normal(0, 1, self.shape).astype(np.float32) for _ in range(count)]
 

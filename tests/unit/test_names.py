@@ -167,3 +167,58 @@ def test_a_name_is_seen(source: str, kind: str) -> None:
 )
 def test_what_asks_for_no_name_is_not(source: str) -> None:
     assert asked(source) == set()
+
+
+#: where a picture is one that a person looks at: drawn predictions, the folder that holds them; and
+#: the flag ``bench --picture``
+PICTURES = ("report/", "record/")
+
+
+def pictures(source: str) -> list[str]:
+    """Identifiers of a source file that call what a network sees a picture: it is an image."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.keyword(arg=str(name)):
+                names.add(name)
+            case ast.alias(name=name, asname=other):
+                names |= {name.rpartition(".")[2], other or ""}
+    return sorted(name for name in names if "picture" in name.lower())
+
+
+def test_what_a_network_sees_is_an_image() -> None:
+    found = {
+        (path.relative_to(SOURCES).as_posix(), name)
+        for path in sorted(SOURCES.rglob("*.py"))
+        for name in pictures(path.read_text("utf-8"))
+    }
+    assert sorted(one for one in found if not one[0].startswith(PICTURES)) == []
+    assert {place for place in PICTURES if any(file.startswith(place) for file, _ in found)} == set(
+        PICTURES
+    ), "no longer needed: take it off the list"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pictures = 3",
+        "def run_on_picture(): ...",
+        "class DensePicture: ...",
+        "view.picture_size",
+        "lambda picture: 1",
+        "call(picture=1)",
+        "from edgemtl.data import read_picture as read",
+        "import edgemtl.pictures",
+    ],
+)
+def test_a_picture_is_seen(source: str) -> None:
+    assert len(pictures(source)) == 1
+    assert pictures(source.replace("icture", "").replace("pictures", "")) == []
+
+
+def test_prose_may_say_picture() -> None:
+    assert (
+        pictures('"""A picture."""\n# a picture\nraise ValueError("the picture is broken")') == []
+    )

@@ -39,7 +39,7 @@ from edgemtl.measure.accuracy import evaluate
 from edgemtl.models.base import MultiTaskNetwork
 from edgemtl.models.checkpoint import load_network
 from edgemtl.pipeline.export import ExportRequest
-from edgemtl.pipeline.mask import MaskRequest, saliency_pictures
+from edgemtl.pipeline.mask import MaskRequest, saliency_images
 from edgemtl.pipeline.routed_set import folded
 from edgemtl.record.run_record import MASK as STORY
 
@@ -123,12 +123,12 @@ class Remembered(MaskableNetwork):
         self.dynamic.remove()
         self.weights = torch.load(kept, weights_only=True)
 
-    def mass(self, pictures: Sequence[Prepared]) -> dict[str, Tensor]:
+    def mass(self, images: Sequence[Prepared]) -> dict[str, Tensor]:
         """See :meth:`MaskableNetwork.mass`."""
-        digest = hashlib.sha256(b"".join(p.canvas[:, ::8, ::8].tobytes() for p in pictures))
+        digest = hashlib.sha256(b"".join(p.canvas[:, ::8, ::8].tobytes() for p in images))
         kept = self._folder / f"mass-{digest.hexdigest()[:16]}.pt"
         if not kept.is_file():
-            found = super().mass(pictures)
+            found = super().mass(images)
             write_atomically(kept, lambda stream: torch.save(found, stream))
         mass: dict[str, Tensor] = torch.load(kept, weights_only=True)
         return mass
@@ -147,7 +147,7 @@ class Made:
         self.calibration = [prepare(sample, tasks, spec) for sample in self.slices.calibration]
         self.held_out = [prepare(sample, tasks, spec) for sample in self.slices.oracle]
         place = work.folder / f"subject-{sha256_file(work.checkpoint)[:16]}"
-        self.maskable = Remembered(self.network, saliency_pictures(self.calibration), place)
+        self.maskable = Remembered(self.network, saliency_images(self.calibration), place)
 
 
 def run(work: Work, tell: Tell) -> None:
@@ -212,13 +212,13 @@ def _static(work: Work, made: Made, share: float, tell: Tell) -> None:
     )
     images = [b.images for b in maskable.batches(made.calibration[:CALIBRATION])]
     smaller = subnet(made.network, masks.keep[0], maskable.groups, images)
-    recovery, pictures = request.build.recovery, made.slices.recovery
+    recovery, training = request.build.recovery, made.slices.recovery
     trained: dict[str, Any] | None = None
-    if recovery is not None and pictures is not None:
+    if recovery is not None and training is not None:
         smaller.requires_grad_(True)
-        pictures = _spread(pictures, request.build.router_images, request.masks.seed)
+        training = _spread(training, request.build.router_images, request.masks.seed)
         state = path.with_suffix(".state")
-        found = recover(smaller, made.network, pictures, made.slices.oracle, recovery, state)
+        found = recover(smaller, made.network, training, made.slices.oracle, recovery, state)
         trained = found.to_dict()
     smaller.eval().requires_grad_(False)
     export_alone(smaller, targets.load(TARGET), path)

@@ -77,11 +77,11 @@ def _cut(root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.stack(images), np.array(labels, np.int64)
 
 
-def _crop(picture: NDArray[np.uint8], box: tuple[int, ...]) -> NDArray[np.uint8]:
+def _crop(image: NDArray[np.uint8], box: tuple[int, ...]) -> NDArray[np.uint8]:
     """(3, 32, 32) RGB square around a box (x, y, w, h), the picture's edge replicated."""
     x, y, w, h = box
     side = round(max(w, h) * (1 + 2 * MARGIN))
     centre = (x + w / 2, y + h / 2)
-    patch = cv2.getRectSubPix(picture, (side, side), centre)
+    patch = cv2.getRectSubPix(image, (side, side), centre)
     small = cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small[:, :, ::-1].transpose(2, 0, 1))

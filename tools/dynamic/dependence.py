@@ -15,7 +15,7 @@ from edgemtl.data.open import open_dataset
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256_file, write_json
 from edgemtl.models.checkpoint import load_network
-from edgemtl.pipeline.mask import saliency_pictures
+from edgemtl.pipeline.mask import saliency_images
 from edgemtl.pipeline.routed_set import folded
 
 DATA_SETS = ("faces_crowd", "faces_landmarks")
@@ -45,7 +45,7 @@ def run(checkpoint: Path, data: Path, folder: Path, kept: Sequence[float], tell:
     held_out = [prepare(sample, network.tasks, network.input_spec) for sample in slices.oracle]
     tell("what each channel matters to each task")
     observed = Observed(
-        MaskableNetwork(network, saliency_pictures(calibration)), calibration, held_out
+        MaskableNetwork(network, saliency_images(calibration)), calibration, held_out
     )
     for path, (share, nested) in missing.items():
         options = AnalyseOptions(share, PROTOTYPES, multiple=MULTIPLE, nested=nested)

@@ -49,8 +49,8 @@ class Classification(Task):
     def new_metric(self) -> Metric:
         raise NotImplementedError("these pictures come from no data set of the product")
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
-        return picture
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+        return image
 
 
 class _Classifier(MultiTaskNetwork):

@@ -52,7 +52,7 @@ TIMED = 3
 FEWEST_ROUNDS = 12
 #: largest difference of two answers, relative to their range
 TOLERANCE = 1e-3
-PICTURES = 8
+IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -206,23 +206,23 @@ def check(
 
 
 def timed(
-    runs: Mapping[str, Run], pictures: Sequence[NDArray[np.float32]], seconds: float, seed: int = 0
+    runs: Mapping[str, Run], images: Sequence[NDArray[np.float32]], seconds: float, seed: int = 0
 ) -> dict[str, list[tuple[float, float]]]:
     """Name -> (wall, processor) milliseconds of each timed run, in turns of random order."""
     order, coin = list(runs), random.Random(seed)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in order}
     for run in runs.values():
-        run(pictures[0])
+        run(images[0])
     began, rounds = time.monotonic(), 0
     while rounds < FEWEST_ROUNDS or time.monotonic() - began < seconds:
-        picture = pictures[rounds % len(pictures)]
+        image = images[rounds % len(images)]
         coin.shuffle(order)
         for name in order:
             run = runs[name]
-            run(picture)
+            run(image)
             for _ in range(TIMED):
                 wall, processor = time.perf_counter(), time.process_time()
-                run(picture)
+                run(image)
                 found[name].append(
                     (
                         1e3 * (time.perf_counter() - wall),
@@ -281,13 +281,13 @@ def measure(subject: Subject, target: str, path: Path, seconds: float, tell: Tel
                 if subject.stage_of is not None:
                     stage_file(folder, folder / "stages.onnx", subject.stage_of)
                     add(f"stages {index}", folder / "stages.onnx", network)
-        pictures = [
+        images = [
             np.ascontiguousarray(subject.full.example_input(1, seed=s).numpy())
-            for s in range(PICTURES)
+            for s in range(IMAGES)
         ]
-        check(variants.sessions, networks, pictures[0])
+        check(variants.sessions, networks, images[0])
         tell(f"  {len(networks)} variants answer as torch does; timing")
-        found = timed({n: s.run for n, s in variants.sessions.items()}, pictures, seconds)
+        found = timed({n: s.run for n, s in variants.sessions.items()}, images, seconds)
     finally:
         variants.close()
     write_json(

@@ -23,7 +23,7 @@ from edgemtl.models.checkpoint import load_network
 from edgemtl.record.run_record import MASK as STORY
 
 #: pictures of each data set
-PICTURES = 30
+IMAGES = 30
 
 
 def run(work: Work, runtimes: Sequence[str], seconds: float, tell: Tell) -> None:
@@ -36,14 +36,14 @@ def run(work: Work, runtimes: Sequence[str], seconds: float, tell: Tell) -> None
 
 def _measured(work: Work, target: str, seconds: float, tell: Tell) -> dict[str, Any]:
     spec = load_network(work.checkpoint).input_spec
-    pictures = []
+    images = []
     for name in DATA_SETS:
         dataset = open_dataset(work.data / name, "val")
-        step = max(1, len(dataset) // PICTURES)
-        few = dataset.subset(list(range(0, len(dataset), step))[:PICTURES])
-        pictures += [images_of([prepare(s, (), spec)]).contiguous().numpy() for s in few]
-    order = np.random.default_rng(0).permutation(len(pictures))
-    pictures = [np.ascontiguousarray(pictures[i]) for i in order]
+        step = max(1, len(dataset) // IMAGES)
+        few = dataset.subset(list(range(0, len(dataset), step))[:IMAGES])
+        images += [images_of([prepare(s, (), spec)]).contiguous().numpy() for s in few]
+    order = np.random.default_rng(0).permutation(len(images))
+    images = [np.ascontiguousarray(images[i]) for i in order]
     sources = {"dense": work.routed / FULL_FILE}
     sources |= {f"static {p.stem.split('-')[1]}": p for p in _statics(work)}
     sources |= {
@@ -51,17 +51,17 @@ def _measured(work: Work, target: str, seconds: float, tell: Tell) -> dict[str, 
         "routed, one file with If": work.routed / SINGLE_FILE,
         "routed, always sure": work.routed / ROUTING,
     }
-    tell(f"stream of {len(pictures)} pictures on {TARGETS[target]}")
+    tell(f"stream of {len(images)} pictures on {TARGETS[target]}")
     with ExitStack() as stack:
         sessions = {
             name: stack.enter_context(opened(source, target, "always" in name))
             for name, source in sources.items()
         }
         for session in sessions.values():
-            for picture in pictures:  # every network is loaded before it is timed
-                session.run(picture)
+            for image in images:  # every network is loaded before it is timed
+                session.run(image)
         chosen = {n: dict(s.chosen) for n, s in sessions.items() if hasattr(s, "chosen")}
-        times = timed({name: s.run for name, s in sessions.items()}, pictures, seconds)
+        times = timed({name: s.run for name, s in sessions.items()}, images, seconds)
     built = json.loads((work.routed / STORY).read_text("utf-8"))["built"]
     macs = {name: [built["macs"][0]] for name in sources}
     for path in _statics(work):
@@ -74,7 +74,7 @@ def _measured(work: Work, target: str, seconds: float, tell: Tell) -> dict[str, 
     macs["routed, one file with If"] = macs["routed"]
     return {
         "runtime": TARGETS[target],
-        "pictures": len(pictures),
+        "pictures": len(images),
         "machine": machine_facts().to_dict(),
         "macs": {name: value[0] for name, value in macs.items()},
         "chosen": chosen,

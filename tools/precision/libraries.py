@@ -20,14 +20,14 @@ from edgemtl.compress.quantize.names import shorten_names
 from edgemtl.compress.quantize.results import QuantizeOptions
 from edgemtl.compress.quantize.writers import Int8Writer
 
-Pictures = Sequence[NDArray[np.float32]]
-Quantizer = Callable[[Path, Path, Pictures], None]
+Images = Sequence[NDArray[np.float32]]
+Quantizer = Callable[[Path, Path, Images], None]
 
 
 def by_edgemtl(
     source: Path,
     output: Path,
-    pictures: Pictures,
+    images: Images,
     equalise: bool = True,
     correct_bias: bool = True,
     reduce_range: bool = True,
@@ -39,38 +39,38 @@ def by_edgemtl(
     options = QuantizeOptions(
         equalise=equalise, correct_bias=correct_bias, reduce_range=reduce_range
     )
-    writer = Int8Writer(model, find_layers(model), pictures, options, lambda line: None)
+    writer = Int8Writer(model, find_layers(model), images, options, lambda line: None)
     written = writer.write(())
     shorten_names(written)
     output.write_bytes(written.SerializeToString(deterministic=True))
 
 
-def by_placement_only(source: Path, output: Path, pictures: Pictures) -> None:
+def by_placement_only(source: Path, output: Path, images: Images) -> None:
     """This project's placement, without equalisation and bias correction."""
-    by_edgemtl(source, output, pictures, equalise=False, correct_bias=False)
+    by_edgemtl(source, output, images, equalise=False, correct_bias=False)
 
 
-def by_equalisation_only(source: Path, output: Path, pictures: Pictures) -> None:
+def by_equalisation_only(source: Path, output: Path, images: Images) -> None:
     """Without bias correction."""
-    by_edgemtl(source, output, pictures, correct_bias=False)
+    by_edgemtl(source, output, images, correct_bias=False)
 
 
-def by_full_range(source: Path, output: Path, pictures: Pictures) -> None:
+def by_full_range(source: Path, output: Path, images: Images) -> None:
     """With weights that leave no room for sums of 16 bits."""
-    by_edgemtl(source, output, pictures, reduce_range=False)
+    by_edgemtl(source, output, images, reduce_range=False)
 
 
-def by_onnxruntime(source: Path, output: Path, pictures: Pictures) -> None:
+def by_onnxruntime(source: Path, output: Path, images: Images) -> None:
     """``quantize_static``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._left = iter(range(len(pictures)))
+            self._left = iter(range(len(images)))
 
         def get_next(self) -> dict[str, Any] | None:
             index = next(self._left, None)
-            return None if index is None else {"images": pictures[index]}
+            return None if index is None else {"images": images[index]}
 
     logging.disable(logging.WARNING)
     quantize_static(
@@ -88,7 +88,7 @@ def by_onnxruntime(source: Path, output: Path, pictures: Pictures) -> None:
     )
 
 
-def by_nncf(source: Path, output: Path, pictures: Pictures) -> None:
+def by_nncf(source: Path, output: Path, images: Images) -> None:
     """``nncf.quantize`` with its symmetric preset and fast bias correction.
 
     Its activations are uint8 after a ReLU: asked for signed ones throughout (3.4.0) it stops with
@@ -105,9 +105,9 @@ def by_nncf(source: Path, output: Path, pictures: Pictures) -> None:
     nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
         onnx.load(source),
-        nncf.Dataset([{"images": picture} for picture in pictures]),
+        nncf.Dataset([{"images": image} for image in images]),
         preset=nncf.QuantizationPreset.PERFORMANCE,
-        subset_size=len(pictures),
+        subset_size=len(images),
     )
     onnx.save(quantized, output)
 

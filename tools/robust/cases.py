@@ -106,9 +106,9 @@ def onnx_file(base: Base, rng: random.Random, folder: Path) -> Case:
     """An ONNX file of ours."""
     ways = (mutate.some_bytes, mutate.some_node, mutate.some_node)
     how = _spoil(rng, base.folder / "model.onnx", folder / "model.onnx", ways)
-    picture = base.folder / "picture.jpg"
+    image = base.folder / "picture.jpg"
     # 4: the runtime cannot load a graph that is damaged in a way that no check before it found.
-    return Case("onnx", how, ("run", "model.onnx", picture, "-o", "out.png"), (0, 3, 4))
+    return Case("onnx", how, ("run", "model.onnx", image, "-o", "out.png"), (0, 3, 4))
 
 
 def bundle(base: Base, rng: random.Random, folder: Path) -> Case:

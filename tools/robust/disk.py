@@ -37,7 +37,7 @@ def fill_before_each_stage(root: Path) -> int:
     options = f"size={MEGABYTES}m"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=True)
     forks.preload()
-    work = write_dense_work(root / "inputs", pictures=2)
+    work = write_dense_work(root / "inputs", images=2)
     os.environ["TMPDIR"] = str(place / "tmp")
     stages, wanted = _whole(work, place)
     findings = 0

@@ -46,7 +46,7 @@ def lie(address: str, certificates: str, folder: str, how: str) -> None:
 
 def try_farms(root: Path) -> int:
     """Each in turn; the number of findings."""
-    dense = write_dense_work(root / "in", pictures=10)
+    dense = write_dense_work(root / "in", images=10)
     whole = edgemtl("compile", *_flags(dense), "-o", root / "whole")
     if whole.code:
         raise RuntimeError(whole.err)

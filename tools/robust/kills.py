@@ -90,7 +90,7 @@ def _whole(root: Path, kind: str = "cpu") -> Whole:
     folder = root / f"whole-{kind}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    work = write_dense_work(root / "inputs", pictures=10)
+    work = write_dense_work(root / "inputs", images=10)
     found = _finish(work, folder, kind)  # starts the process that all others are forked from
     if found:
         raise RuntimeError(f"{kind}: {found}")

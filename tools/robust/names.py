@@ -49,7 +49,7 @@ _IN_FILES = tuple(p.replace("/", "_") for p in PIECES if "\x00" not in p and len
 def name(base: Base, rng: random.Random, folder: Path) -> Case:
     """One odd name in one place."""
     odd = "".join(rng.choices(PIECES, k=rng.randint(1, 5)))
-    place = rng.choice((_in_checkpoint, _in_onnx, _in_run, _in_run, _of_file, _of_picture))
+    place = rng.choice((_in_checkpoint, _in_onnx, _in_run, _in_run, _of_file, _of_image))
     return place(base, rng, folder, odd)
 
 
@@ -140,9 +140,9 @@ def _of_file(base: Base, rng: random.Random, folder: Path, odd: str) -> Case:
     return Case("name", f"of a file, {verb}", (verb, f"./{place.name}"), (*ANY_VERDICT, 2))
 
 
-def _of_picture(base: Base, rng: random.Random, folder: Path, odd: str) -> Case:
+def _of_image(base: Base, rng: random.Random, folder: Path, odd: str) -> Case:
     shutil.copytree(base.folder / "data", folder / "data")
-    picture = next(iter(sorted((folder / "data" / "val" / "images").iterdir())))
-    picture.rename(picture.with_name(f"{_file_name(rng).replace(chr(0xD800), chr(0xDCFF))}.jpg"))
+    image = next(iter(sorted((folder / "data" / "val" / "images").iterdir())))
+    image.rename(image.with_name(f"{_file_name(rng).replace(chr(0xD800), chr(0xDCFF))}.jpg"))
     words = ("eval", base.folder / "model.pt", "--data", "data", "--split", "val")
     return Case("name", "of a picture, eval", words, (0, 3))

@@ -103,9 +103,9 @@ class Traced:
 
 def commands(folder: Path) -> Mapping[str, Sequence[object]]:
     """One command per verb, in an order in which each finds what it needs."""
-    work = write_dense_work(folder / "in", pictures=18)
+    work = write_dense_work(folder / "in", images=18)
     checkpoint.save(checkpoint.from_network(dense_family.build()), folder / "model.pt")
-    picture = next((work.data / "val" / "images").iterdir())
+    image = next((work.data / "val" / "images").iterdir())
     net = [work.model, "--factory", FACTORY]
     on_data, plain = ["--data", work.data], "--set=quantize.enabled=false"
     quick = ["--seconds=0.1", "--warmup-seconds=0", "--min-runs=5"]
@@ -125,7 +125,7 @@ def commands(folder: Path) -> Mapping[str, Sequence[object]]:
         found[f"verify ({target})"] = ["verify", bundle]
     bundle = bundles["cpu"]
     return found | {
-        "run": ["run", bundle, picture, "-o", "out.png"],
+        "run": ["run", bundle, image, "-o", "out.png"],
         "bench": ["bench", bundle, *quick],
         "inspect": ["inspect", *net],
         "eval": ["eval", *net, *on_data, "--split", "val"],

@@ -31,7 +31,7 @@ def _whole(*values: int) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
-def _picture(rng: random.Random, numbers: np.random.Generator) -> NDArray[np.float32]:
+def _image(rng: random.Random, numbers: np.random.Generator) -> NDArray[np.float32]:
     channels = rng.choice((2, 4, 6, 8))
     return _floats(numbers, 1, channels, rng.randint(5, 12), rng.randint(5, 12))
 
@@ -61,13 +61,13 @@ def _pool(op: str) -> Draw:
             if "ceil_mode" in window and opset < 18:
                 return None
             window["p"] = rng.choice((1, 2, 3))
-        return op, [_picture(rng, numbers)], window
+        return op, [_image(rng, numbers)], window
 
     return draw
 
 
 def _conv(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
-    image, window = _picture(rng, numbers), _window(rng)
+    image, window = _image(rng, numbers), _window(rng)
     if rng.random() < 0.3:
         window["dilations"] = [rng.choice((1, 2)) for _ in "hw"]
     channels = image.shape[1]
@@ -78,7 +78,7 @@ def _conv(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn
 
 
 def _conv_transpose(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
-    image, window = _picture(rng, numbers), _window(rng)
+    image, window = _image(rng, numbers), _window(rng)
     strides = window.setdefault("strides", [1, 1])
     if rng.random() < 0.3:
         window["dilations"] = [rng.choice((1, 2)) for _ in "hw"]
@@ -97,7 +97,7 @@ def _conv_transpose(rng: random.Random, numbers: np.random.Generator, opset: int
 
 
 def _resize(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
-    image = _picture(rng, numbers)
+    image = _image(rng, numbers)
     asked: dict[str, Any] = {"mode": rng.choice(("nearest", "linear", "linear", "cubic"))}
     ways = ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
     ways += ["half_pixel_symmetric"] if opset > 18 else []
@@ -121,7 +121,7 @@ def _resize(rng: random.Random, numbers: np.random.Generator, opset: int) -> Dra
 
 def _reduce(op: str) -> Draw:
     def draw(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
-        image = _picture(rng, numbers)
+        image = _image(rng, numbers)
         if op in ("LogSum", "Prod"):
             image = np.abs(image) + np.float32(0.5)
         axes = rng.choice(([1], [2, 3], [-1], [1, 2, 3], [0, 2], None))
@@ -138,7 +138,7 @@ def _reduce(op: str) -> Draw:
 def _unary(op: str, *names: str) -> Draw:
     def draw(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
         asked = {name: round(rng.uniform(0.05, 2), 2) for name in names if rng.random() < 0.7}
-        return op, [_picture(rng, numbers)], asked
+        return op, [_image(rng, numbers)], asked
 
     return draw
 
@@ -146,7 +146,7 @@ def _unary(op: str, *names: str) -> Draw:
 def _axis(op: str, **more: tuple[Any, ...]) -> Draw:
     def draw(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
         asked = {name: rng.choice(values) for name, values in more.items()}
-        return op, [_picture(rng, numbers)], {"axis": rng.choice((-1, 1, 2, 3)), **asked}
+        return op, [_image(rng, numbers)], {"axis": rng.choice((-1, 1, 2, 3)), **asked}
 
     return draw
 
@@ -168,7 +168,7 @@ def _pad(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn 
     )
     mode = rng.choice(modes)
     extra: list[NDArray[Any] | None] = [np.array(1.5, np.float32)] if mode == "constant" else []
-    return "Pad", [_picture(rng, numbers), pads, *extra], {"mode": mode}
+    return "Pad", [_image(rng, numbers), pads, *extra], {"mode": mode}
 
 
 def _slice(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
@@ -189,7 +189,7 @@ def _grid_sample(rng: random.Random, numbers: np.random.Generator, opset: int) -
         "padding_mode": rng.choice(("zeros", "border", "reflection")),
         "align_corners": rng.choice((0, 1)),
     }
-    return "GridSample", [_picture(rng, numbers), grid], asked
+    return "GridSample", [_image(rng, numbers), grid], asked
 
 
 def _roi_align(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
@@ -203,7 +203,7 @@ def _roi_align(rng: random.Random, numbers: np.random.Generator, opset: int) -> 
     }
     if opset >= 16:
         asked["coordinate_transformation_mode"] = rng.choice(("half_pixel", "output_half_pixel"))
-    return "RoiAlign", [_picture(rng, numbers), boxes, _whole(0, 0, 0)], asked
+    return "RoiAlign", [_image(rng, numbers), boxes, _whole(0, 0, 0)], asked
 
 
 def _top_k(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
@@ -238,7 +238,7 @@ def _norm(op: str, since: int = 0) -> Draw:
     def draw(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
         if opset < since:
             return None
-        image = _picture(rng, numbers)
+        image = _image(rng, numbers)
         channels = image.shape[1]
         asked: dict[str, Any] = {"epsilon": rng.choice((1e-5, 1e-3))}
         scale, shift = (_floats(numbers, channels) for _ in "ab")
@@ -258,12 +258,12 @@ def _norm(op: str, since: int = 0) -> Draw:
 
 def _lrn(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
     asked = {"size": rng.choice((1, 3, 5)), "alpha": rng.choice((1e-4, 0.1)), "beta": 0.75}
-    return "LRN", [_picture(rng, numbers)], {**asked, "bias": rng.choice((1.0, 2.0))}
+    return "LRN", [_image(rng, numbers)], {**asked, "bias": rng.choice((1.0, 2.0))}
 
 
 def _lp_norm(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
     asked = {"axis": rng.choice((-1, 1, 2)), "p": rng.choice((1, 2))}
-    return "LpNormalization", [_picture(rng, numbers)], asked
+    return "LpNormalization", [_image(rng, numbers)], asked
 
 
 def _gemm(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
@@ -312,7 +312,7 @@ def _trilu(rng: random.Random, numbers: np.random.Generator, opset: int) -> Draw
 
 def _arg(op: str) -> Draw:
     def draw(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
-        image = np.round(_picture(rng, numbers))
+        image = np.round(_image(rng, numbers))
         asked = {"axis": rng.choice((1, 2, -1)), "keepdims": rng.choice((0, 1))}
         return op, [image], {**asked, "select_last_index": rng.choice((0, 1))}
 
@@ -321,7 +321,7 @@ def _arg(op: str) -> Draw:
 
 def _clip(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:
     low, high = np.array(-0.5, np.float32), np.array(0.7, np.float32)
-    return "Clip", [_picture(rng, numbers), *rng.choice(([low, high], [low], [None, high]))], {}
+    return "Clip", [_image(rng, numbers), *rng.choice(([low, high], [low], [None, high]))], {}
 
 
 def _split(rng: random.Random, numbers: np.random.Generator, opset: int) -> Drawn | None:

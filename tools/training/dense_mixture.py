@@ -122,7 +122,7 @@ class DenseMixture:
             kind: _crop_map(label, top, left, crop, self.side)
             for kind, label in sample.labels.items()
         }
-        image = _crop_picture(sample.image, top, left, crop, self.side)
+        image = _crop_image(sample.image, top, left, crop, self.side)
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
             labels = {kind: label[:, ::-1] for kind, label in labels.items()}
@@ -137,7 +137,7 @@ def _corner(rng: np.random.Generator, extent: int, crop: float) -> float:
     return float(rng.uniform(min(free, 0), max(free, 0)))
 
 
-def _crop_picture(
+def _crop_image(
     image: NDArray[np.uint8], top: float, left: float, crop: float, side: int
 ) -> NDArray[np.uint8]:
     """The square at this corner, resized; area averaging where it shrinks."""

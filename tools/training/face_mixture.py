@@ -136,11 +136,11 @@ class FaceMixture:
     def _background(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         kind = rng.random()
         if kind < 0.6 and self.backgrounds:
-            picture = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            crop = int(min(picture.shape[:2]) * rng.uniform(0.3, 1.0))
-            y = int(rng.integers(0, picture.shape[0] - crop + 1))
-            x = int(rng.integers(0, picture.shape[1] - crop + 1))
-            square = picture[y : y + crop, x : x + crop]
+            image = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            crop = int(min(image.shape[:2]) * rng.uniform(0.3, 1.0))
+            y = int(rng.integers(0, image.shape[0] - crop + 1))
+            x = int(rng.integers(0, image.shape[1] - crop + 1))
+            square = image[y : y + crop, x : x + crop]
             return np.asarray(cv2.resize(square, (self.side, self.side)), np.uint8)
         if kind < 0.8:
             coarse = rng.integers(0, 256, (int(rng.integers(2, 12)),) * 2 + (3,), dtype=np.uint8)

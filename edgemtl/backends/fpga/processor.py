@@ -153,9 +153,9 @@ def partitioned(request: Mapping[str, Any]) -> Any:
     importer = ONNXGraphImporter({}, "float32")
     importer.bb, tensors = builder, importer._nodes
     (name,) = request["inputs"]
-    picture = relax.Var("picture", relax.TensorType(request["inputs"][name], "float32"))
-    tensors[name] = picture
-    with builder.function("main", [picture]):
+    image = relax.Var("picture", relax.TensorType(request["inputs"][name], "float32"))
+    tensors[name] = image
+    with builder.function("main", [image]):
         with builder.dataflow():
             for number in sorted({*stages, *turns}):
                 if number in turns:

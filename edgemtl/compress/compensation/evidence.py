@@ -50,7 +50,7 @@ def moments_of(context: PruneContext) -> tuple[Moments, SearchCost]:
         return _moments_from(stored), SearchCost.from_dict(stored["spent"])
     started = time.monotonic()
     found = collect(
-        context.network, context.groups, context.calibration_pictures, context.options.seed
+        context.network, context.groups, context.calibration_images, context.options.seed
     )
     images = found.images
     spent = SearchCost(

@@ -77,7 +77,7 @@ class Moments:
 def collect(
     network: MultiTaskNetwork,
     groups: Sequence[ChannelGroup],
-    pictures: Sequence[Prepared],
+    images: Sequence[Prepared],
     seed: int = 0,
     minded: float = MINDED,
 ) -> Moments:
@@ -86,15 +86,15 @@ def collect(
     Args:
         network: left as it is.
         groups: of it.
-        pictures: with labels where there are any.
+        images: with labels where there are any.
         seed: of the places that rows are taken at.
         minded: see :data:`MINDED`.
     """
-    folded, folds = fold_norms(network, images_of(pictures[:1]))
+    folded, folds = fold_norms(network, images_of(images[:1]))
     own = contiguous_copy(folded)
-    tally = _Tally(own, groups, len(pictures), minded, folds)
-    loop, size = TimedLoop("calibration pictures"), min(BATCH, len(pictures))
-    for number, batch in enumerate(each_batch(pictures, own.tasks, own.input_spec.size, size)):
+    tally = _Tally(own, groups, len(images), minded, folds)
+    loop, size = TimedLoop("calibration pictures"), min(BATCH, len(images))
+    for number, batch in enumerate(each_batch(images, own.tasks, own.input_spec.size, size)):
         outputs = own(batch.images)
         rng = np.random.default_rng([seed, number])
         taken = tally.take(outputs, rng)
@@ -107,7 +107,7 @@ def collect(
             tally.minding(row, labelled, value)
             tally.backward(loss, taken)
         tally.add(taken, len(batch.images))
-        loop(min((number + 1) * size, len(pictures)), len(pictures))
+        loop(min((number + 1) * size, len(images)), len(images))
     return tally.found()
 
 
@@ -124,12 +124,12 @@ def contiguous_copy(network: MultiTaskNetwork) -> MultiTaskNetwork:
     return own
 
 
-def places_of(calls: Sequence[Call], pictures: int, rng: np.random.Generator) -> list[Tensor]:
+def places_of(calls: Sequence[Call], images: int, rng: np.random.Generator) -> list[Tensor]:
     """Places that rows of each call in one pass are taken at.
 
     Args:
         calls: of all readers.
-        pictures: that are going to be looked at in all passes together.
+        images: that are going to be looked at in all passes together.
         rng: draws them.
     """
     uses = Counter(call.reader.name for call in calls)
@@ -137,7 +137,7 @@ def places_of(calls: Sequence[Call], pictures: int, rng: np.random.Generator) ->
     for call in calls:
         layout, size = call.reader.layout, call.size
         wanted = max(ROWS_PER_FEATURE * layout.features, FEWEST_ROWS) * BATCH
-        wanted = ceil(wanted / max(pictures, 1))
+        wanted = ceil(wanted / max(images, 1))
         if call.kind == "convolution":  # places are of every picture of the batch
             wanted = ceil(wanted / BATCH)
         if call.block is None:
@@ -180,11 +180,11 @@ class _Tally:
         self,
         network: MultiTaskNetwork,
         groups: Sequence[ChannelGroup],
-        pictures: int,
+        images: int,
         share: float,
         folds: Mapping[str, Fold],
     ) -> None:
-        self._network, self._groups, self._pictures = network, groups, pictures
+        self._network, self._groups, self._images = network, groups, images
         self._norms = {
             f"{name}.bias": fold.norm for name, fold in folds.items() if not fold.had_bias
         }
@@ -203,7 +203,7 @@ class _Tally:
         """Rows of all readers in this pass, with hooks for their gradients."""
         calls, strange = find_readers(self._network, self._groups, outputs)
         self._strange.update(dict.fromkeys(strange))
-        found = places_of(calls, self._pictures, rng)
+        found = places_of(calls, self._images, rng)
         taken = []
         for call, places, end in zip(calls, found, ends(calls), strict=True):
             reader, layout = call.reader, call.reader.layout

@@ -172,10 +172,10 @@ class MaskableNetwork:
         self.dynamic.remove()
 
     def importance(
-        self, pictures: Sequence[Prepared], tasks: Sequence[str] | None = None
+        self, images: Sequence[Prepared], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Group -> (pictures, width): activation mass times the weight of the neediest task."""
-        return self.weighted(self.mass(pictures), tasks)
+        return self.weighted(self.mass(images), tasks)
 
     def weighted(
         self, mass: Mapping[str, Tensor], tasks: Sequence[str] | None = None
@@ -185,19 +185,19 @@ class MaskableNetwork:
         rows = [i for i, name in enumerate(names) if tasks is None or name in tasks]
         return {name: v * self.weights[name][rows].amax(dim=0) for name, v in mass.items()}
 
-    def mass(self, pictures: Sequence[Prepared]) -> dict[str, Tensor]:
+    def mass(self, prepared: Sequence[Prepared]) -> dict[str, Tensor]:
         """Group -> (pictures, width) activation mass."""
         dynamic = DynamicNetwork(self.network, self.dynamic.sites)
         try:
-            images = [b.images for b in self.batches(pictures)]
+            images = [b.images for b in self.batches(prepared)]
             mass = observe(dynamic, images)
         finally:
             dynamic.remove()
-        return {name: value[: len(pictures)] for name, value in mass.items()}
+        return {name: value[: len(prepared)] for name, value in mass.items()}
 
-    def batches(self, pictures: Sequence[Prepared]) -> Any:
+    def batches(self, images: Sequence[Prepared]) -> Any:
         """Pictures with targets, in batches."""
-        return batches(pictures, self.network.tasks, self.network.input_spec.size, BATCH)
+        return batches(images, self.network.tasks, self.network.input_spec.size, BATCH)
 
 
 class Observed:

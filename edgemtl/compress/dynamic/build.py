@@ -130,12 +130,12 @@ def build(
         seed=options.masks.seed,
     )
     chosen = _spread(data.recovery, options.router_images, options.masks.seed)
-    pictures = [
+    prepared = [
         prepare(sample, maskable.network.tasks, maskable.network.input_spec) for sample in chosen
     ]
-    if len(pictures) < len(chosen):
+    if len(prepared) < len(chosen):
         raise StageFailed("some training pictures do not decode", where=chosen.name)
-    made = made.needed(maskable.importance(pictures), FEWEST)
+    made = made.needed(maskable.importance(prepared), FEWEST)
     labels, count = made.assigned, len(made.keep)
     if count < 2:
         raise StageFailed(
@@ -158,7 +158,7 @@ def build(
             result = recover(network, maskable.network, training, own, options.recovery, where)
         networks.append(network.eval().requires_grad_(False))
         recovered.append(result)
-    router = train_router(pictures, labels, count, options.router)
+    router = train_router(prepared, labels, count, options.router)
     right = made.nearest(maskable.importance(held_out))
     predicted = probabilities(router, held_out)
     report = judge(predicted, right, options.router.precision)

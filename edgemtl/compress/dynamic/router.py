@@ -110,7 +110,7 @@ class RouterReport:
 
 
 def train_router(
-    pictures: Sequence[Prepared],
+    prepared: Sequence[Prepared],
     labels: NDArray[np.int64],
     count: int,
     options: RouterOptions,
@@ -118,13 +118,13 @@ def train_router(
     """Learn which prototype a picture belongs to; every prototype counts equally.
 
     Args:
-        pictures: on the network's canvas.
+        prepared: on the network's canvas.
         labels: (pictures,) index of each one's prototype.
         count: prototypes.
         options: see :class:`RouterOptions`.
     """
     rng = np.random.default_rng(options.seed)
-    height, width = pictures[0].canvas.shape[1:]
+    height, width = prepared[0].canvas.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         router = Router(count, (height, width))
@@ -136,8 +136,8 @@ def train_router(
     )
     router.train()
     for step in range(options.steps):
-        index = rng.integers(len(pictures), size=options.batch)
-        images = images_of([pictures[i] for i in index])
+        index = rng.integers(len(prepared), size=options.batch)
+        images = images_of([prepared[i] for i in index])
         if rng.random() < 0.5:
             images = images.flip(3)
         loss = F.cross_entropy(
@@ -154,11 +154,9 @@ def train_router(
 
 
 @torch.no_grad()
-def probabilities(router: Router, pictures: Sequence[Prepared]) -> NDArray[np.float32]:
+def probabilities(router: Router, images: Sequence[Prepared]) -> NDArray[np.float32]:
     """(pictures, count)."""
-    parts = [
-        router(images_of(pictures[start : start + 32])) for start in range(0, len(pictures), 32)
-    ]
+    parts = [router(images_of(images[start : start + 32])) for start in range(0, len(images), 32)]
     found: NDArray[np.float32] = torch.cat(parts).numpy()
     return found
 

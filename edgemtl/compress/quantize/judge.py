@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgemtl.compress.batches import targets_of
-from edgemtl.compress.quantize.pictures import Canvases
+from edgemtl.compress.quantize.images import Canvases
 from edgemtl.compress.quantize.results import TaskVerdict
 from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.data.preprocess import InputSpec

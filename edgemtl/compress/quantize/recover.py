@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from edgemtl.compress.batches import targets_of
+from edgemtl.compress.quantize.images import Canvases
 from edgemtl.compress.quantize.layers import Layer
-from edgemtl.compress.quantize.pictures import Canvases
 from edgemtl.compress.quantize.simulate import simulation
 from edgemtl.compress.quantize.trainable import TrainableGraph
 from edgemtl.errors import StageFailed
@@ -51,7 +51,7 @@ def retrain(
     magnitudes: Mapping[str, float],
     tasks: Sequence[Task],
     late: Collection[str],
-    pictures: Canvases,
+    images: Canvases,
     size: tuple[int, int],
     steps: int,
     seed: int,
@@ -66,7 +66,7 @@ def retrain(
         magnitudes: tensor -> largest magnitude that its rounding represents.
         tasks: whose answers count.
         late: tasks that miss their budget.
-        pictures: to train on.
+        images: to train on.
         size: canvas height and width.
         steps: of the optimiser.
         seed: of the order of pictures.
@@ -77,10 +77,10 @@ def retrain(
             compute the same in torch.
     """
     graph = TrainableGraph(model, layers, magnitudes, reduce_range)
-    _require_same(graph, model, pictures[0])
-    distances = _Distances(graph, teacher, tasks, pictures, size)
+    _require_same(graph, model, images[0])
+    distances = _Distances(graph, teacher, tasks, images, size)
     with torch.no_grad():
-        first = [distances(index) for index in range(min(SCALED_ON, len(pictures)))]
+        first = [distances(index) for index in range(min(SCALED_ON, len(images)))]
     scales = torch.stack(first).mean(dim=0).clamp(min=1e-6)
     weights = torch.tensor([LATE if task.name in late else 1.0 for task in tasks]) / scales
     optimiser = torch.optim.Adam(graph.parameters(), lr=LEARNING_RATE)
@@ -89,7 +89,7 @@ def retrain(
     told = torch.zeros(len(tasks))
     for step in range(1, steps + 1):
         optimiser.zero_grad()
-        chosen = order.choice(len(pictures), min(BATCH, len(pictures)), replace=False)
+        chosen = order.choice(len(images), min(BATCH, len(images)), replace=False)
         for index in chosen.tolist():
             found = distances(index)
             (found * weights).sum().div(len(chosen)).backward()  # type: ignore[no-untyped-call]
@@ -113,16 +113,16 @@ class _Distances:
         graph: TrainableGraph,
         teacher: ModelProto,
         tasks: Sequence[Task],
-        pictures: Canvases,
+        images: Canvases,
         size: tuple[int, int],
     ) -> None:
-        self._graph, self._tasks, self._pictures = graph, tasks, pictures
+        self._graph, self._tasks, self._images = graph, tasks, images
         self._answers = simulation(teacher)
-        self._targets = [[targets_of([p], t, size) for t in tasks] for p in pictures.prepared]
+        self._targets = [[targets_of([p], t, size) for t in tasks] for p in images.prepared]
 
     def __call__(self, index: int) -> Tensor:
         """(tasks,) for the picture at this place."""
-        image = self._pictures[index]
+        image = self._images[index]
         wanted = {name: torch.from_numpy(v) for name, v in self._answers(image).items()}
         found = self._graph(torch.from_numpy(image))
         pairs = zip(self._tasks, self._targets[index], strict=True)

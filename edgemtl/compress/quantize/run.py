@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgemtl.backends.int8 import unsigned_activations
 from edgemtl.compress.quantize.fallback import Outcome, keep_budgets
+from edgemtl.compress.quantize.images import canvases, split
 from edgemtl.compress.quantize.judge import AsRun, Judge, as_written, region_costs
 from edgemtl.compress.quantize.layers import Layer, find_layers
 from edgemtl.compress.quantize.names import shorten_names
-from edgemtl.compress.quantize.pictures import canvases, split
 from edgemtl.compress.quantize.results import QuantizeOptions, QuantizeResult
 from edgemtl.compress.quantize.search import failing
 from edgemtl.compress.quantize.writers import Float16Writer, Int8Writer, Writer
@@ -70,12 +70,12 @@ def quantize(
     layers = find_layers(model)
     forced = _forced(layers, options.keep_float, onnx_path)
     judging = options.eval_images if options.budgets and judge is None else 0
-    pictures, held_out, training = split(
+    calibrating, held_out, training = split(
         calibration, options.images, judging, options.seed, options.qat_images
     )
     writer: Writer
     if options.precision == "int8":
-        images = canvases(pictures, input_spec)
+        images = canvases(calibrating, input_spec)
         _log.info(f"{len(layers) - len(forced)} layers, {len(images)} calibration pictures")
         writer, calibrated = Int8Writer(model, layers, images, options), len(images)
     else:
@@ -137,8 +137,8 @@ def _train(
     """A writer with trained weights; the same one, with a note, where that is not possible."""
     from edgemtl.compress.quantize.recover import retrain
 
-    pictures = canvases(training, spec, tasks)
-    _log.info(f"training {options.qat_steps} steps on {len(pictures)} pictures")
+    images = canvases(training, spec, tasks)
+    _log.info(f"training {options.qat_steps} steps on {len(images)} pictures")
     size, steps, seed = spec.size, options.qat_steps, options.seed
 
     def train(
@@ -148,7 +148,7 @@ def _train(
         magnitudes: Mapping[str, float],
     ) -> ModelProto:
         return retrain(
-            *(start, teacher, layers, magnitudes, tasks, late, pictures, size, steps, seed),
+            *(start, teacher, layers, magnitudes, tasks, late, images, size, steps, seed),
             reduce_range=options.reduce_range,
         )
 

@@ -35,7 +35,7 @@ def task_losses(
     tasks: Sequence[Task],
     outputs: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
-    pictures: Sequence[Prepared],
+    images: Sequence[Prepared],
     answers: float,
     weights: Mapping[str, float],
     scales: dict[str, float],
@@ -48,15 +48,15 @@ def task_losses(
     Args:
         tasks: with these outputs.
         outputs, wanted: of the student and of the dense network, (B, ...) each.
-        pictures: of the batch.
+        images: of the batch.
         answers: weight of the distillation of answers.
         weights: task -> weight of its loss; tasks that are not named add nothing.
         scales: task -> recent size of its loss; brought up to date.
     """
-    size = tuple(pictures[0].canvas.shape[1:])
+    size = tuple(images[0].canvas.shape[1:])
     total = torch.zeros(())
     for task in tasks:
-        targets = targets_of(pictures, task, (size[0], size[1]))
+        targets = targets_of(images, task, (size[0], size[1]))
         own = task.loss(outputs, targets)
         labelled = float(own.detach()) != 0
         if not labelled:

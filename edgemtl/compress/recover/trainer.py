@@ -85,14 +85,14 @@ class Trainer:
         self._trained = list(parameters)
         self._features = FeatureMatch(network, teacher, rows)
 
-    def step(self, pictures: Sequence[Prepared], rate: float, weights: Mapping[str, float]) -> None:
+    def step(self, prepared: Sequence[Prepared], rate: float, weights: Mapping[str, float]) -> None:
         """One optimiser step.
 
         With a rate of 0 no weight changes, and the optimiser's moments learn what gradients are
         like at this place: they are warm when training starts.
 
         Args:
-            pictures: to learn from.
+            prepared: to learn from.
             rate: learning rate.
             weights: task -> weight of its loss.
 
@@ -102,13 +102,13 @@ class Trainer:
         network, options = self._network, self._options
         let_train(network, self.frozen)
         self._features.clear()
-        images = images_of(pictures)
+        images = images_of(prepared)
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16()):
             with torch.no_grad():
                 wanted = self._teacher(images, self._asked)
             outputs = network(images, self._asked)
         loss = options.features * self._features.loss() + task_losses(
-            self._tasks, outputs, wanted, pictures, options.answers, weights, self.scales
+            self._tasks, outputs, wanted, prepared, options.answers, weights, self.scales
         )
         if not bool(loss.isfinite()):
             raise LossNotFinite

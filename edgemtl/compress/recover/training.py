@@ -77,7 +77,7 @@ class Recovery:
         self.options, self._state, self._held_out = options, state, held_out
         self._rows = {} if rows is None else rows
         spec = replace(network.input_spec, size=options.size or network.input_spec.size)
-        self._pictures = TrainLoader(training, network.tasks, spec, options.batch, options.seed)
+        self._images = TrainLoader(training, network.tasks, spec, options.batch, options.seed)
         self._names = [task.name for task in network.tasks]
         self.progress = Progress()
         self.weights = BestWeights(self.network, self.progress)
@@ -152,12 +152,12 @@ class Recovery:
 
     def _warm(self, trainer: Trainer, batches: int) -> float:
         """Warm the moments at the start; returns the seconds that a step takes."""
-        pictures = [self._pictures.batch(self.progress.step + i) for i in range(batches + 1)]
+        images = [self._images.batch(self.progress.step + i) for i in range(batches + 1)]
         even = dict.fromkeys(self._names, 1.0)
         try:
-            trainer.step(pictures[0], 0.0, even)
+            trainer.step(images[0], 0.0, even)
             started = time.monotonic()
-            for batch in pictures[1:]:
+            for batch in images[1:]:
                 trainer.step(batch, 0.0, even)
         except LossNotFinite:
             raise StageFailed(
@@ -188,7 +188,7 @@ class Recovery:
                 if stage.trains == "all" and has_statistics(self.network):
                     first = progress.step
                     steps = range(first, first + STATISTICS_BATCHES)
-                    images = [images_of(self._pictures.batch(step)) for step in steps]
+                    images = [images_of(self._images.batch(step)) for step in steps]
                     self.weights.reestimate(judge, images)
             else:
                 stage.ended = "no rate was better than no step"
@@ -237,7 +237,7 @@ class Recovery:
             self.network,
             judge,
             self.progress.best,
-            [self._pictures.batch(step) for step in steps],
+            [self._images.batch(step) for step in steps],
             self._task_weights(stage, judge),
             lambda: self._save(trainer),
         )
@@ -247,7 +247,7 @@ class Recovery:
         progress, options = self.progress, self.options
         task = only_task(stage)
         names = self._names if task is None else [task]
-        batches = Prefetcher(self._pictures, progress.step, stage.stop)
+        batches = Prefetcher(self._images, progress.step, stage.stop)
         started, since = time.monotonic(), progress.step
         try:
             while progress.step < stage.stop and not self._enough():
@@ -276,13 +276,13 @@ class Recovery:
     def _step(
         self,
         trainer: Trainer,
-        pictures: Sequence[Prepared],
+        images: Sequence[Prepared],
         stage: Stage,
         weights: dict[str, float],
     ) -> None:
         assert stage.rate is not None
         steps, done = stage.stop - stage.first, self.progress.step - stage.first
-        trainer.step(pictures, scheduled(stage.rate, done, steps, self.options.warmup), weights)
+        trainer.step(images, scheduled(stage.rate, done, steps, self.options.warmup), weights)
         self.progress.step += 1
         stage.taken += 1
         self.weights.follow(self.network, stage.taken, self.options.ema)

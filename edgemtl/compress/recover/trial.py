@@ -88,8 +88,8 @@ class RateTrial:
         trainer, before = self._trainer, self._trainer.state()
         trainer.frozen = frozen
         try:
-            for pictures in self._batches:
-                trainer.step(pictures, rate, self._weights)
+            for images in self._batches:
+                trainer.step(images, rate, self._weights)
             score = self._score(self._network.eval())
         except LossNotFinite:
             score = math.inf

@@ -27,7 +27,7 @@ from edgemtl.tasks.base import Metric, Task
 _log = logging.getLogger(__name__)
 
 #: a part is not worth its start with fewer
-FEWEST_PICTURES = 8
+FEWEST_IMAGES = 8
 #: per worker, so that a slow one does not keep the others waiting at the end
 PARTS_PER_WORKER = 2
 
@@ -95,7 +95,7 @@ def _ranges(lengths: Sequence[int], workers: int) -> list[list[tuple[int, int]]]
     found, start, total = [], 0, max(sum(lengths), 1)
     for length in lengths:
         number = round(workers * PARTS_PER_WORKER * length / total)
-        number = max(1, min(number, length // FEWEST_PICTURES))
+        number = max(1, min(number, length // FEWEST_IMAGES))
         edges = [start + length * index // number for index in range(number + 1)]
         found.append(list(itertools.pairwise(edges)))
         start += length

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgemtl.devices.farm.channel import serve
 from edgemtl.files import read_json
 
-NETWORK, PICTURES = "network.pt", "pictures.pt"
+NETWORK, IMAGES = "network.pt", "pictures.pt"
 #: between rounds a search trains for longer than that, and comes back with another network
 IDLE_SECONDS = 600.0
 
@@ -29,14 +29,14 @@ def _ready(path: Path) -> Callable[[bytes], bytes]:
     import torch
 
     from edgemtl.compress.context import PruneOptions
-    from edgemtl.compress.loss_worker import Answers, load_pictures
+    from edgemtl.compress.loss_worker import Answers, load_images
     from edgemtl.models.checkpoint import load_network
 
     request = read_json(path)
     # Sums are split by threads; as many as there make the same sums.
     torch.set_num_threads(int(request["threads"]))
     network = load_network(path.parent / NETWORK, request["factory"])
-    oracle, calibration = load_pictures(path.parent / PICTURES)
+    oracle, calibration = load_images(path.parent / IMAGES)
     options = PruneOptions(keep_whole=tuple(request["keep_whole"]), only=tuple(request["only"]))
     return Answers(network, (oracle, calibration), request["signature"], options).answer
 

@@ -11,14 +11,14 @@ import torch
 
 from edgemtl.backends.processor import processor_name
 from edgemtl.compress.context import PruneContext
-from edgemtl.compress.loss_worker import save_pictures
+from edgemtl.compress.loss_worker import save_images
 from edgemtl.devices.farm.client import Farm
 from edgemtl.devices.farm.resident_client import ResidentProgram
 from edgemtl.devices.farm.resident_worker import CHANNEL
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job
 from edgemtl.files import write_json
 from edgemtl.models.checkpoint import from_network, save
-from edgemtl.pipeline.farm.loss_worker_main import NETWORK, PICTURES
+from edgemtl.pipeline.farm.loss_worker_main import IMAGES, NETWORK
 from edgemtl.pipeline.farm.members import needed, of_one_kind, processor
 from edgemtl.pipeline.farm.shipping import ADVICE, REQUEST
 from edgemtl.pipeline.loaded_model import modules_of
@@ -43,7 +43,7 @@ def on_workers(farm: Farm, factory: str | None) -> Callable[[PruneContext], Resi
         with tempfile.TemporaryDirectory(prefix="edgemtl-") as folder:
             place = Path(folder)
             save(from_network(search.network), place / NETWORK)
-            save_pictures(place / PICTURES, *search.pictures)
+            save_images(place / IMAGES, *search.images)
             request = {
                 "factory": factory,
                 "threads": torch.get_num_threads(),
@@ -52,7 +52,7 @@ def on_workers(farm: Farm, factory: str | None) -> Callable[[PruneContext], Resi
                 "only": search.options.only,
             }
             write_json(place / REQUEST, request)
-            digests = farm.put([place / name for name in (NETWORK, PICTURES, REQUEST)])
+            digests = farm.put([place / name for name in (NETWORK, IMAGES, REQUEST)])
         files = {path.name: digest for path, digest in digests.items()}
         module = "edgemtl.pipeline.farm.loss_worker_main"
         command = (PYTHON, "-P", "-m", module, f"{FOLDER}/{REQUEST}", CHANNEL)

@@ -42,7 +42,7 @@ class ByBrightness(nn.Module):
 CASES = {-1.0: 1, 0.0: 2, 1.0: 3, 0.5: 0}
 
 
-def picture(level: float) -> NDArray[np.float32]:
+def image(level: float) -> NDArray[np.float32]:
     """(1, 3, H, W) noise around a brightness."""
     noise = FULL.example_input(1, seed=int(10 * level) % 7).numpy()
     return np.ascontiguousarray(noise - noise.mean() + level, np.float32)
@@ -75,13 +75,13 @@ def test_every_backend_answers_with_the_network_that_the_router_names(
     assert artefact.files[0] == ROUTING
     session = backend.load(artefact, SessionOptions(threads=1))
     for level, who in CASES.items():
-        check(session.run(picture(level)), picture(level), who)
+        check(session.run(image(level)), image(level), who)
     session.close()
     # Each network is a variant, which opens without the router.
     assert [one.kind for one in artefact.variants] == ["prototype"] * len(NETWORKS)
     for who, one in enumerate(artefact.variants):
         alone = backend.load(artefact.variant(one.name), SessionOptions(threads=1))
-        check(alone.run(picture(0.0)), picture(0.0), who)
+        check(alone.run(image(0.0)), image(0.0), who)
         alone.close()
 
 
@@ -111,8 +111,8 @@ def test_one_file_with_nested_if_answers_the_same(exported: Path, runtime: str) 
             return {output.any_name: found[output] for output in model.outputs}
 
     for level, who in CASES.items():
-        answers = run(picture(level))
-        check({name: answers[name] for name in FULL.output_names()}, picture(level), who)
+        answers = run(image(level))
+        check({name: answers[name] for name in FULL.output_names()}, image(level), who)
 
 
 class Counting(Session):
@@ -210,7 +210,7 @@ def test_the_runner_of_a_bundle_dispatches_like_the_product(exported: Path, tmp_
     )
     assert session.facts["chosen"] == {"full": 0, **{f"prototype-{i}": 0 for i in (1, 2, 3)}}
     for level, who in CASES.items():
-        check(dict(session.run(picture(level))), picture(level), who)
+        check(dict(session.run(image(level))), image(level), who)
     assert sum(session.facts["chosen"].values()) == len(CASES)
     (tmp_path / ROUTING).write_text("{}", "utf-8")
     from edgemtl.devices.runner.errors import RunnerError

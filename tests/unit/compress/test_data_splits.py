@@ -12,7 +12,7 @@ from support.data import write_face_folder
 from support.shared import data_folder
 
 from edgemtl.compress.data_splits import MOST_TAKEN, DataSplits
-from edgemtl.compress.quantize.pictures import split
+from edgemtl.compress.quantize.images import split
 from edgemtl.data.concat import Concatenated
 from edgemtl.data.faces import FaceFolder
 from edgemtl.data.groups import groups_of
@@ -111,7 +111,7 @@ def test_quantisation_judges_by_others_than_it_calibrates_and_trains_on(tmp_path
         assert set(names(first)) <= set(names(third))
 
 
-def test_real_people_are_many_and_few_pictures_are_lost() -> None:
+def test_real_people_are_many_and_few_images_are_lost() -> None:
     dataset = open_dataset(data_folder("faces_landmarks"), "train")
     found = DataSplits.split([dataset], oracle=64, calibration=28)
     assert found.recovery is not None

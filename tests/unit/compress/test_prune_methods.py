@@ -25,7 +25,7 @@ from edgemtl.compress.compensation import check, evidence
 from edgemtl.compress.context import PruneContext, PruneOptions
 from edgemtl.compress.cost import CostModel, Goals
 from edgemtl.compress.data_splits import DataSplits
-from edgemtl.compress.loss_worker import Answers, load_pictures, save_pictures
+from edgemtl.compress.loss_worker import Answers, load_images, save_images
 from edgemtl.compress.paper import PaperSearch
 from edgemtl.compress.prune import methods, prune
 from edgemtl.compress.recover import RecoverOptions
@@ -47,17 +47,17 @@ ALL_METHODS = [
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
+def images(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
     root = write_dense_folder(tmp_path_factory.mktemp("dense"), "train", count=30, seed=3)
     return DenseFolder.open(root, "train")
 
 
 @pytest.fixture(scope="module")
-def network(pictures: DenseFolder) -> TinyDense:
+def network(images: DenseFolder) -> TinyDense:
     """Trained for a moment, so that its losses and its channels mean something."""
     torch.manual_seed(0)
     network = build()
-    prepared = prepare_all(pictures, network.tasks, network.input_spec, 0)
+    prepared = prepare_all(images, network.tasks, network.input_spec, 0)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     network.train()
     for step in range(40):
@@ -80,8 +80,8 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(pictures: DenseFolder) -> DataSplits:
-    return DataSplits.split([pictures], oracle=16, calibration=8)
+def data(images: DenseFolder) -> DataSplits:
+    return DataSplits.split([images], oracle=16, calibration=8)
 
 
 def _context(
@@ -159,8 +159,8 @@ class Others:
 
     def __init__(self, context: PruneContext) -> None:
         with TemporaryDirectory() as folder:
-            save_pictures(Path(folder) / "pictures.pt", *context.pictures)
-            oracle, calibration = load_pictures(Path(folder) / "pictures.pt")
+            save_images(Path(folder) / "pictures.pt", *context.images)
+            oracle, calibration = load_images(Path(folder) / "pictures.pt")
         checkpoint = from_network(context.network)
         expected = context.signature
         self._make = lambda: Answers(checkpoint.network(), (oracle, calibration), expected)
@@ -282,7 +282,7 @@ def test_compensation_helps_every_method_and_can_be_left_out(
         assert (with_it / without).mean() < 1, method
 
 
-def test_no_pictures_have_labels(network: TinyDense, tmp_path: Path) -> None:
+def test_no_images_have_labels(network: TinyDense, tmp_path: Path) -> None:
     root = write_dense_folder(tmp_path, "train", count=40, kinds=["segmentation"])
     data = DataSplits.split([DenseFolder.open(root, "train")], oracle=16, calibration=16)
     result = prune(network, data, PruneOptions(flops=0.6, channel_multiple=2))
@@ -340,7 +340,7 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert any("finished before" in line for line in again)
 
 
-def test_goals_and_methods_share_one_pass_over_the_pictures(
+def test_goals_and_methods_share_one_pass_over_the_images(
     network: TinyDense, data: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(method: str, flops: float) -> PruneOptions:
@@ -396,9 +396,7 @@ def test_a_step_that_breaks_the_network_is_taken_back(
     assert any(broken in note and "does not work" in note for note in result.notes)
 
 
-def test_others_that_look_at_the_pictures_find_the_same(
-    network: TinyDense, data: DataSplits
-) -> None:
+def test_others_that_look_at_the_images_find_the_same(network: TinyDense, data: DataSplits) -> None:
     options = PruneOptions(flops=0.3, channel_multiple=2)
     alone = prune(network, data, options)
     opened: list[Others] = []

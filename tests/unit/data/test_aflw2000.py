@@ -34,7 +34,7 @@ def _write(
     return path
 
 
-def test_one_face_per_picture(tmp_path: Path) -> None:
+def test_one_face_per_image(tmp_path: Path) -> None:
     _write(tmp_path, "image00004")
     _write(tmp_path, "image00002")
     dataset = open_aflw2000(tmp_path)

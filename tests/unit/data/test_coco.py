@@ -26,14 +26,14 @@ def written(path: Path, annotations: list[Any], categories: list[Any] = CATEGORI
     path.write_text(json.dumps(data), "utf-8")
 
 
-def pictures(folder: Path) -> None:
+def images(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(folder / name), np.full((30, 40, 3), 90, np.uint8))
 
 
-def test_boxes_and_key_points_of_two_files_are_one_picture(tmp_path: Path) -> None:
-    pictures(tmp_path / "val")
+def test_boxes_and_key_points_of_two_files_are_one_image(tmp_path: Path) -> None:
+    images(tmp_path / "val")
     bare = [{key: row[key] for key in row if key != "keypoints"} for row in CATEGORIES]
     written(tmp_path / "annotations" / "instances_val.json", [PERSON, CUP], bare)
     written(tmp_path / "annotations" / "person_keypoints_val.json", [PERSON])
@@ -48,8 +48,8 @@ def test_boxes_and_key_points_of_two_files_are_one_picture(tmp_path: Path) -> No
     assert len(second.labels["objects"]) == 0 and "keypoints" not in second.labels
 
 
-def test_annotations_beside_the_pictures(tmp_path: Path) -> None:
-    pictures(tmp_path / "val")
+def test_annotations_beside_the_images(tmp_path: Path) -> None:
+    images(tmp_path / "val")
     written(tmp_path / "val" / "_annotations.coco.json", [PERSON])
     for root, split in ((tmp_path, "val"), (tmp_path / "val", None)):
         first, _ = open_dataset(root, split)
@@ -58,7 +58,7 @@ def test_annotations_beside_the_pictures(tmp_path: Path) -> None:
 
 
 def test_annotations_that_make_no_sense_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
-    pictures(tmp_path / "val")
+    images(tmp_path / "val")
     bad: list[Any] = [
         {**PERSON, "bbox": [1, 2, 0, 4]},
         {**PERSON, "bbox": [1, 2]},
@@ -78,14 +78,14 @@ def test_annotations_that_make_no_sense_are_counted_and_the_rest_is_read(tmp_pat
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"images": 5}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    pictures(tmp_path / "val")
+    images(tmp_path / "val")
     (tmp_path / "val" / "_annotations.coco.json").write_text(text)
     with pytest.raises(InputRefused, match="not COCO's JSON"):
         open_dataset(tmp_path, "val")
 
 
 def test_labels_change_the_fingerprint(tmp_path: Path) -> None:
-    pictures(tmp_path / "val")
+    images(tmp_path / "val")
     prints = []
     for area in (90.0, 91.0):
         written(tmp_path / "val" / "_annotations.coco.json", [{**PERSON, "area": area}])

@@ -23,7 +23,7 @@ def order_of(count: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).permutation(count).tolist()
 
 
-def test_pictures_alone_are_taken_in_the_order_of_choice() -> None:
+def test_images_alone_are_taken_in_the_order_of_choice() -> None:
     order = order_of(20)
     assert hold_out(range(20), order, 6, 20, 1) == order[:6]  # whatever else was to be spared
     assert outside(range(20), order[:6], order) == order[6:]
@@ -40,7 +40,7 @@ def test_no_group_is_on_both_sides(seed: int) -> None:
     assert set(held_out) <= set(order)
 
 
-def test_few_pictures_of_many_groups_as_far_as_others_are_left() -> None:
+def test_few_images_of_many_groups_as_far_as_others_are_left() -> None:
     groups, order = [i // 10 for i in range(1000)], order_of(1000)
     many = hold_out(groups, order, 20, 700, 1)
     assert len({groups[i] for i in many}) == 20  # takes 200 pictures away
@@ -56,7 +56,7 @@ def test_whole_groups_end_where_too_little_is_left() -> None:
     assert hold_out([0] * 100, order, 40, 60, 1) == []
 
 
-def test_a_persons_pictures_are_one_group() -> None:
+def test_a_persons_images_are_one_group() -> None:
     assert person("Al_Gore_31.jpg") == person("Al_Gore_02.jpg") == "Al_Gore"
     assert person("0001.jpg") == "0001" and person("_12.jpg") == "_12"
 
@@ -104,7 +104,7 @@ def test_the_hash_is_of_who_is_alike_and_not_of_names(tmp_path: Path) -> None:
     assert found[0] != found[1] == found[2]
 
 
-def test_pictures_of_two_data_sets_are_never_alike(tmp_path: Path) -> None:
+def test_images_of_two_data_sets_are_never_alike(tmp_path: Path) -> None:
     write_face_folder(tmp_path / "a", "train", count=2)
     both = Concatenated([FaceFolder.open(tmp_path / "a", "train")] * 2)
     assert len(set(groups_of(both))) == 4

@@ -143,7 +143,7 @@ def test_subset_and_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(90, 120), (30, 200), (200, 30), (26, 14), (64, 96), (150, 600)])
-def test_labels_lie_where_letterbox_puts_the_picture(size: tuple[int, int]) -> None:
+def test_labels_lie_where_letterbox_puts_the_image(size: tuple[int, int]) -> None:
     """A picture painted by its own label: on the canvas colour and class still agree."""
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 4, (3, 4)).astype(np.uint8)

@@ -77,7 +77,7 @@ def test_a_bad_line_is_named_and_the_rest_is_kept(tmp_path: Path, line: str, rea
     assert all(np.isfinite(entry.faces.boxes).all() for entry in entries)
 
 
-def test_a_face_before_any_picture_is_named(tmp_path: Path) -> None:
+def test_a_face_before_any_image_is_named(tmp_path: Path) -> None:
     entries, problems = parse(tmp_path, f"{LINE}\n# a.jpg\n")
     assert len(entries) == 1 and len(entries[0].faces) == 0
     assert problems == ["label.txt:1: not a face line, ignored"]
@@ -95,7 +95,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"1 2 3 4\n", b"\xff\xfe\x00binary"])
-def test_a_file_without_pictures_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_images_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "label.txt"
     path.write_bytes(content)
     with pytest.raises(InputRefused) as refusal:
@@ -123,7 +123,7 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
     assert samples[0].image.shape == (120, 160, 3)
 
 
-def test_pictures_that_do_not_decode_are_named_and_skipped(tmp_path: Path) -> None:
+def test_images_that_do_not_decode_are_named_and_skipped(tmp_path: Path) -> None:
     root = write_face_folder(tmp_path / "set", count=5)
     images = root / "val" / "images"
     (images / "0000.jpg").write_bytes(b"")
@@ -142,7 +142,7 @@ def test_pictures_that_do_not_decode_are_named_and_skipped(tmp_path: Path) -> No
     assert folder.load(0) is None
 
 
-def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_image_is_named(tmp_path: Path) -> None:
     root = write_face_folder(tmp_path / "set", count=1)
     (root / "val" / "images" / "0000.jpg").unlink()
     (root / "val" / "images" / "0000.jpg").mkdir()
@@ -150,7 +150,7 @@ def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
     assert list(folder) == [] and folder.problems == ["0000.jpg: is not a regular file"]
 
 
-def test_faces_outside_the_picture_are_named_and_left_out(tmp_path: Path) -> None:
+def test_faces_outside_the_image_are_named_and_left_out(tmp_path: Path) -> None:
     root = write_face_folder(tmp_path / "set", count=1, size=(120, 160))
     boxes = [(10, 10, 20, 20), (200, 10, 20, 20), (-30, 10, 20, 20), (10, -60, 20, 50),
              (10, 121, 5, 5), (-10, -10, 30, 30), (150, 110, 90, 90)]  # fmt: skip
@@ -182,16 +182,16 @@ def test_the_fingerprint_sees_everything_that_matters(tmp_path: Path) -> None:
     label.write_text(label.read_text("utf-8").replace("\n-1 ", "\n-2 ", 1) + LINE + "\n", "utf-8")
     changed = fingerprint(two)
     assert changed != fingerprint(one)
-    picture = two / "val" / "images" / "0001.jpg"
-    picture.write_bytes(picture.read_bytes() + b"\0")
+    image = two / "val" / "images" / "0001.jpg"
+    image.write_bytes(image.read_bytes() + b"\0")
     assert fingerprint(two) != changed
     before = fingerprint(two)
-    picture.unlink()
+    image.unlink()
     assert fingerprint(two) != before
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_pictures_come_out_as_three_channels(tmp_path: Path, grey: bool) -> None:
+def test_images_come_out_as_three_channels(tmp_path: Path, grey: bool) -> None:
     image = np.full((5, 7), 90, np.uint8) if grey else np.full((5, 7, 4), 90, np.uint8)
     path = tmp_path / "a.png"
     assert cv2.imwrite(str(path), image)

@@ -20,10 +20,10 @@ LEFT, RIGHT = (10, 60, 200), (220, 120, 30)
 
 def halves(height: int = 8, width: int = 16) -> Image.Image:
     """Left half one colour, right half another, as Pillow has it (RGB)."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[:, : width // 2] = LEFT[::-1]
-    picture[:, width // 2 :] = RIGHT[::-1]
-    return Image.fromarray(picture)
+    drawn = np.zeros((height, width, 3), np.uint8)
+    drawn[:, : width // 2] = LEFT[::-1]
+    drawn[:, width // 2 :] = RIGHT[::-1]
+    return Image.fromarray(drawn)
 
 
 def close(pixel: object, wanted: tuple[int, int, int], tolerance: int = 8) -> bool:
@@ -77,9 +77,9 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
 
 
 def test_transparency_is_dropped(tmp_path: Path) -> None:
-    picture = halves()
-    picture.putalpha(3)
-    picture.save(tmp_path / "clear.png")
+    drawn = halves()
+    drawn.putalpha(3)
+    drawn.save(tmp_path / "clear.png")
     image = read_image(tmp_path / "clear.png")
     assert image.shape[2] == 3
     assert close(image[0, 0], LEFT, 0)
@@ -99,10 +99,10 @@ def test_cmyk_becomes_colours(tmp_path: Path) -> None:
 
 
 def test_the_turn_of_the_camera_is_applied(tmp_path: Path) -> None:
-    picture = halves(64, 128)
-    exif = picture.getexif()
+    drawn = halves(64, 128)
+    exif = drawn.getexif()
     exif[0x0112] = 6  # the camera was held on its side: turn clockwise to look at it
-    picture.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    drawn.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     image = read_image(tmp_path / "turned.jpg")
     assert image.shape == (128, 64, 3)
     assert close(image[16, 32], LEFT)

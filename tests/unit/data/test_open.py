@@ -14,18 +14,18 @@ from edgemtl.data.open import DatasetFormat, formats, open_dataset, register_for
 from edgemtl.errors import InputRefused, UsageError
 
 
-def _picture(path: Path) -> None:
+def _image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((50, 60, 3), 90, np.uint8))
 
 
 def _faces(root: Path, split: str) -> None:
-    _picture(root / split / "images" / "a.png")
+    _image(root / split / "images" / "a.png")
     (root / split / "label.txt").write_text("# a.png\n1 2 30 40\n")
 
 
 def _wider(root: Path, split: str = "val") -> None:
-    _picture(root / f"WIDER_{split}" / "images" / "0--Parade" / "a.jpg")
+    _image(root / f"WIDER_{split}" / "images" / "0--Parade" / "a.jpg")
     folder = root / "wider_face_split"
     folder.mkdir(exist_ok=True)
     (folder / f"wider_face_{split}_bbx_gt.txt").write_text(
@@ -57,7 +57,7 @@ def test_wider_face(tmp_path: Path) -> None:
 
 
 def test_dense_folder(tmp_path: Path) -> None:
-    _picture(tmp_path / "val" / "images" / "a.png")
+    _image(tmp_path / "val" / "images" / "a.png")
     depth = tmp_path / "val" / "depth_mm"
     depth.mkdir()
     cv2.imwrite(str(depth / "a.png"), np.full((50, 60), 1500, np.uint16))
@@ -66,7 +66,7 @@ def test_dense_folder(tmp_path: Path) -> None:
 
 
 def test_aflw2000(tmp_path: Path) -> None:
-    _picture(tmp_path / "a.jpg")
+    _image(tmp_path / "a.jpg")
     points = np.random.default_rng(0).uniform(5, 45, (3, 68))
     savemat(tmp_path / "a.mat", {"Pose_Para": np.zeros((1, 7)), "pt3d_68": points})
     (sample,) = open_dataset(tmp_path)

@@ -27,7 +27,7 @@ def test_points_find_their_way_back(height: int, width: int, canvas: tuple[int, 
     _, view = letterbox(image, InputSpec(canvas))
     points = np.random.default_rng(height * 1000 + width).uniform(0, 1, (6, 2)) * [width, height]
     on_canvas = (points * view.scale + [view.left, view.top]).astype(np.float32)
-    back = view.to_picture(on_canvas)
+    back = view.to_image(on_canvas)
     np.testing.assert_allclose(back, points, atol=2e-3 / view.scale + 1e-3)
     # The picture lies inside the canvas, centred, and touches it along one axis.
     inner = inner_size((height, width), view.scale)
@@ -59,17 +59,17 @@ def test_a_mark_lands_where_the_view_says(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (1, 2), (3000, 2000), (64, 96)]
 )
-def test_extreme_pictures_go_through(size: tuple[int, int]) -> None:
+def test_extreme_images_go_through(size: tuple[int, int]) -> None:
     canvas, view = letterbox(solid(size, (10, 20, 30)), SPEC)
     assert canvas.shape == (3, 64, 96) and canvas.dtype == np.float32
     assert canvas.flags["C_CONTIGUOUS"] and np.isfinite(canvas).all()
     inside = (canvas != 0).all(axis=0)
     assert inside.sum() == np.prod(inner_size(size, view.scale))
     np.testing.assert_allclose(canvas[:, inside].T, np.tile([-94, -97, -93], (inside.sum(), 1)))
-    assert view.crop_to_picture(np.ones((64, 96), np.float32)).shape == size
+    assert view.crop_to_image(np.ones((64, 96), np.float32)).shape == size
 
 
-def test_a_picture_of_the_canvas_size_is_untouched() -> None:
+def test_a_image_of_the_canvas_size_is_untouched() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
     canvas, view = letterbox(image, InputSpec((64, 96)))
     np.testing.assert_array_equal(canvas.transpose(1, 2, 0), image)
@@ -95,7 +95,7 @@ def test_the_border_is_the_mean_or_the_fill(order: Any) -> None:
     np.testing.assert_allclose(canvas[:, 0, 0], [14 / 2, 4 / 4, -6 / 5])
 
 
-def test_the_input_picture_is_not_changed() -> None:
+def test_the_input_image_is_not_changed() -> None:
     image = solid((64, 96), (10, 20, 30))
     letterbox(image, InputSpec((64, 96), "rgb", (1.0, 2.0, 3.0)))
     assert (image == (10, 20, 30)).all()
@@ -109,14 +109,14 @@ def test_shrinking_does_not_alias() -> None:
     assert np.abs(canvas - 255 / 8).max() <= 1
 
 
-def test_maps_are_cropped_to_the_picture() -> None:
+def test_maps_are_cropped_to_the_image() -> None:
     _, view = letterbox(np.zeros((100, 300, 3), np.uint8), InputSpec((64, 96)))
     dense = np.full((64, 96), -1, np.float32)
     dense[16:48] = np.arange(96, dtype=np.float32)
-    cropped = view.crop_to_picture(dense)
+    cropped = view.crop_to_image(dense)
     assert cropped.shape == (100, 300) and cropped.min() >= 0, "nothing of the border"
     assert (np.diff(cropped, axis=1) >= 0).all()
-    many = view.crop_to_picture(np.stack([dense, dense + 1], axis=-1))
+    many = view.crop_to_image(np.stack([dense, dense + 1], axis=-1))
     assert many.shape == (100, 300, 2)
     np.testing.assert_allclose(many[..., 0], cropped, atol=1e-4)
 
@@ -148,5 +148,5 @@ def test_unreadable_specifications_are_refused(data: Any) -> None:
 def test_view_uses_one_scale_for_both_axes() -> None:
     view = View(0.5, 10.0, 20.0, (100, 100), (64, 96))
     np.testing.assert_allclose(
-        view.to_picture(np.array([[[10, 20], [20, 40]]], "f4")), [[[0, 0], [20, 40]]]
+        view.to_image(np.array([[[10, 20], [20, 40]]], "f4")), [[[0, 0], [20, 40]]]
     )

@@ -20,9 +20,9 @@ from edgemtl.errors import InputRefused
 CLASSES = np.array([[0, 1, 1, 40], [0, 2, 2, 40], [5, 5, 2, 255]], np.uint8)
 
 
-def written(path: Path, picture: NDArray[np.generic]) -> None:
+def written(path: Path, image: NDArray[np.generic]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture)
+    assert cv2.imwrite(str(path), image)
 
 
 def listed(root: Path, lists: str, images: str, names: tuple[str, ...] = ("a", "b")) -> None:
@@ -122,7 +122,7 @@ def test_pascal_context(tmp_path: Path) -> None:
     assert np.isnan(first.labels["normals"][1, 1]).all()
 
 
-def test_a_coloured_picture_is_no_label(tmp_path: Path) -> None:
+def test_a_coloured_image_is_no_label(tmp_path: Path) -> None:
     written(tmp_path / "x.png", np.zeros((3, 4, 3), np.uint8))
     assert read_indexed(tmp_path / "x.png") is None
     assert read_indexed(tmp_path / "absent.png") is None

@@ -14,7 +14,7 @@ from edgemtl.data.tables import LabelledFiles
 from edgemtl.errors import InputRefused
 
 
-def picture(path: Path, size: tuple[int, int] = (20, 30)) -> None:
+def image(path: Path, size: tuple[int, int] = (20, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full((*size, 3), 90, np.uint8))
 
@@ -37,7 +37,7 @@ c.png,y,-3,,
 
 def test_csv_numbers_text_and_empty_cells(tmp_path: Path) -> None:
     for name in "abc":
-        picture(tmp_path / "val" / "images" / f"{name}.png")
+        image(tmp_path / "val" / "images" / f"{name}.png")
     found = table(tmp_path, "val/labels.csv", CSV)
     labels = {sample.name: dict(sample.labels) for sample in found}
     assert labels == {
@@ -50,14 +50,14 @@ def test_csv_numbers_text_and_empty_cells(tmp_path: Path) -> None:
     assert [sample.name for sample in found.subset([2, 0])] == ["c.png", "a.png"]
 
 
-def test_a_byte_order_mark_and_pictures_beside_the_table(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "a.png")
+def test_a_byte_order_mark_and_images_beside_the_table(tmp_path: Path) -> None:
+    image(tmp_path / "val" / "a.png")
     found = table(tmp_path, "val/labels.csv", "\ufefffile,sky\na.png,grey\n")
     assert [dict(sample.labels) for sample in found] == [{"sky": "grey"}]
 
 
 def test_json_lines_keep_their_values(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "deep" / "a.png")
+    image(tmp_path / "images" / "deep" / "a.png")
     row = {"file": "deep/a.png", "tags": ["red", "round"], "speed": 2, "sky": None, "group": 7}
     found = table(tmp_path, "val.jsonl", json.dumps(row) + "\n\nnot json\n[1]\n")
     assert [dict(sample.labels) for sample in found] == [{"tags": ["red", "round"], "speed": 2}]
@@ -65,8 +65,8 @@ def test_json_lines_keep_their_values(tmp_path: Path) -> None:
     assert [line.split(":")[1] for line in found.problems] == ["3", "4"]
 
 
-def test_maps_beside_the_pictures_are_labels_too(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "images" / "a.png")
+def test_maps_beside_the_images_are_labels_too(tmp_path: Path) -> None:
+    image(tmp_path / "val" / "images" / "a.png")
     cv2_label = np.full((20, 30), 3, np.uint8)
     (tmp_path / "val" / "labels").mkdir()
     cv2.imwrite(str(tmp_path / "val" / "labels" / "a.png"), cv2_label)
@@ -80,7 +80,7 @@ def test_maps_beside_the_pictures_are_labels_too(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "a.png")
+    image(tmp_path / "val" / "a.png")
     text = "file,sky\na.png,grey\n../b.png,grey\nshort\n,grey\nmissing.png,grey\n"
     found = table(tmp_path, "val/labels.csv", text)
     assert [sample.name for sample in found] == ["a.png"]
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_is_read(tmp_path: Path) -> Non
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "a.png")
+    image(tmp_path / "val" / "a.png")
     found = table(tmp_path, "val/labels.jsonl", '{"file": "a.png"}\n' + "nothing\n" * 50)
     assert len(found.problems) == 21 and found.problems[-1] == "30 more such problem(s)"
 
@@ -112,14 +112,14 @@ def test_tables_that_are_none_are_refused(tmp_path: Path, name: str, text: str, 
 
 
 def test_a_changed_label_changes_the_fingerprint(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "a.png")
+    image(tmp_path / "val" / "a.png")
     one = table(tmp_path, "val/labels.csv", "file,sky\na.png,grey\n").fingerprint()
     assert table(tmp_path, "val/labels.csv", "file,sky\na.png,grey\n").fingerprint() == one
     assert table(tmp_path, "val/labels.csv", "file,sky\na.png,blue\n").fingerprint() != one
 
 
 def test_other_files_at_the_root_are_no_splits(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "a.png")
+    image(tmp_path / "val" / "a.png")
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     (tmp_path / "other.jsonl").write_text("[1]\n")
     found = table(tmp_path, "val/labels.csv", "file,sky\na.png,grey\n")
@@ -127,12 +127,12 @@ def test_other_files_at_the_root_are_no_splits(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "val").name == found.name  # the split itself
 
 
-def test_image_folders_give_a_picture_of_each_class_in_turn(tmp_path: Path) -> None:
+def test_image_folders_give_a_image_of_each_class_in_turn(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/2.png", "cat/3.JPG", "dog/1.png", "dog/notes.txt"):
         if name.endswith("txt"):
             (tmp_path / "val" / name).write_text("no picture")
         else:
-            picture(tmp_path / "val" / name)
+            image(tmp_path / "val" / name)
     found = list(open_dataset(tmp_path, "val"))
     assert [(s.name, s.labels["class"]) for s in found] == [
         ("cat/1.png", "cat"),

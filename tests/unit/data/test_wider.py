@@ -116,7 +116,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         open_wider(tmp_path, "val")
 
 
-def test_missing_picture_is_named_not_fatal(tmp_path: Path) -> None:
+def test_missing_image_is_named_not_fatal(tmp_path: Path) -> None:
     dataset = open_wider(_dataset(tmp_path, GOOD), "val")
     (tmp_path / "WIDER_val" / "images" / "0--Parade" / "a.jpg").unlink()
     assert len(list(dataset)) == 2

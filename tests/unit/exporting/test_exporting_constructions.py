@@ -261,7 +261,7 @@ def test_the_forms_use_no_operator_that_a_target_lacks(tmp_path: Path) -> None:
     assert not any(a.name == "reduction" and a.s != b"none" for a in scatter.attribute)
 
 
-def test_unpooling_stores_no_picture_of_zeros(tmp_path: Path) -> None:
+def test_unpooling_stores_no_image_of_zeros(tmp_path: Path) -> None:
     network, path = written("unpool", tmp_path)
     stored = count_cost(path).parameters
     own = sum(p.numel() for p in network.parameters())

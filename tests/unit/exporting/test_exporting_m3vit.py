@@ -73,7 +73,7 @@ def test_every_lowering_agrees_with_the_dense_reference_in_torch(
             np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_an_expert_that_the_traced_picture_does_not_use_is_in_the_graph(tmp_path: Path) -> None:
+def test_an_expert_that_the_traced_image_does_not_use_is_in_the_graph(tmp_path: Path) -> None:
     network = tiny(depth=2)
     traced = network.expert_use(network.example_input())[0].loads["distance"]
     idle = [int(e) for e in (traced == 0).nonzero()]

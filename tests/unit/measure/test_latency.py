@@ -143,20 +143,20 @@ def test_too_few_samples_are_not_stable(tmp_path: Path) -> None:
     assert "too few" in result.reason
 
 
-def _picture(tmp_path: Path) -> Path:
+def _image(tmp_path: Path) -> Path:
     path = tmp_path / "face.png"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     return path
 
 
-def test_picture_is_fed_and_the_stages_around_are_timed(tmp_path: Path) -> None:
+def test_image_is_fed_and_the_stages_around_are_timed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     anchors = AnchorSpec()
     count = anchors.count((32, 32))
     outputs = {"detection.scores": [1, count, 2], "detection.boxes": [1, count, 4]}
     task = TaskSpec("detection", "detection", {"anchors": anchors.to_dict()}).to_dict()
     asked = request(tmp_path, outputs=outputs, log=str(log))
-    result = bench(replace(asked, picture=_picture(tmp_path), input_spec=SPEC, tasks=(task,)))
+    result = bench(replace(asked, image=_image(tmp_path), input_spec=SPEC, tasks=(task,)))
     assert result.fed == "picture"
     assert result.preprocess is not None and result.preprocess.count >= 10
     assert result.postprocess is not None and result.postprocess.p50_ms > 0
@@ -201,10 +201,10 @@ def _inputs_that_do_not_fit(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "cannot be read": {"input_array": pickled},
         "cannot be read ": {"input_array": text},
         "cannot be read  ": {"input_array": tmp_path / "nowhere.npy"},
-        "does not decode": {"picture": text, "input_spec": SPEC},
-        "input specification$": {"picture": text},
+        "does not decode": {"image": text, "input_spec": SPEC},
+        "input specification$": {"image": text},
         "the artefact": {
-            "picture": _picture(tmp_path),
+            "image": _image(tmp_path),
             "input_spec": InputSpec((64, 32)).to_dict(),
         },
     }
@@ -370,7 +370,7 @@ def test_interleave_rules_that_make_no_sense(bad: dict[str, Any]) -> None:
 
 def test_request_survives_json(tmp_path: Path) -> None:
     asked = replace(
-        request(tmp_path, sleep_ms=1), picture=tmp_path / "p.png", input_spec=SPEC, tasks=({},)
+        request(tmp_path, sleep_ms=1), image=tmp_path / "p.png", input_spec=SPEC, tasks=({},)
     )
     data = json.loads(json.dumps(asked.to_dict()))
     assert BenchRequest.from_dict(data) == asked

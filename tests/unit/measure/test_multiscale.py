@@ -75,43 +75,43 @@ def test_base_scale(height: int, width: int, expected: float) -> None:
     assert base_scale(height, width) == pytest.approx(expected)
 
 
-def _bright_box(picture: np.ndarray) -> np.ndarray:
+def _bright_box(image: np.ndarray) -> np.ndarray:
     """A perfect detector of the one bright rectangle."""
-    ys, xs = np.nonzero(picture[:, :, 0] > 127)
+    ys, xs = np.nonzero(image[:, :, 0] > 127)
     if len(xs) == 0:
         return np.zeros((0, 5), np.float32)
     return table((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1, 0.9))
 
 
-def test_every_pass_finds_its_way_back_to_the_picture() -> None:
-    picture = np.zeros((200, 300, 3), np.uint8)
-    picture[50:90, 30:80] = 255
-    voted = detect_multiscale(_bright_box, picture, scales=(0.5, 1.0))
+def test_every_pass_finds_its_way_back_to_the_image() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    image[50:90, 30:80] = 255
+    voted = detect_multiscale(_bright_box, image, scales=(0.5, 1.0))
     np.testing.assert_allclose(voted, [[30, 50, 80, 90, 0.9]], atol=0.6)
 
 
 def test_number_of_passes() -> None:
     sizes: list[tuple[int, ...]] = []
 
-    def detect(picture: np.ndarray) -> np.ndarray:
-        sizes.append(picture.shape[:2])
+    def detect(image: np.ndarray) -> np.ndarray:
+        sizes.append(image.shape[:2])
         return np.zeros((0, 5), np.float32)
 
-    picture = np.zeros((80, 100, 3), np.uint8)
-    assert detect_multiscale(detect, picture, scales=(0.05, 0.1)).shape == (0, 5)
+    image = np.zeros((80, 100, 3), np.uint8)
+    assert detect_multiscale(detect, image, scales=(0.05, 0.1)).shape == (0, 5)
     assert sizes == [(40, 50), (40, 50), (80, 100), (80, 100)]
     sizes.clear()
-    detect_multiscale(detect, picture, scales=(0.1,), flip=False)
+    detect_multiscale(detect, image, scales=(0.1,), flip=False)
     assert sizes == [(80, 100)]
 
 
 def test_single_plain_pass_keeps_nothing_that_is_alone() -> None:
-    picture = np.zeros((200, 300, 3), np.uint8)
-    cv2.rectangle(picture, (30, 50), (80, 90), (255, 255, 255), -1)
-    assert len(detect_multiscale(_bright_box, picture, scales=(1.0,), flip=False)) == 0
+    image = np.zeros((200, 300, 3), np.uint8)
+    cv2.rectangle(image, (30, 50), (80, 90), (255, 255, 255), -1)
+    assert len(detect_multiscale(_bright_box, image, scales=(1.0,), flip=False)) == 0
 
 
-def test_network_detector_takes_any_picture() -> None:
+def test_network_detector_takes_any_image() -> None:
     torch.manual_seed(0)
     network = registry.build("mos", {"variant": "mos-t"})
     task = network.task("detection")
@@ -124,8 +124,8 @@ def test_network_detector_takes_any_picture() -> None:
         return dict(inner(images))
 
     detect = network_detector(run, task, network.input_spec)
-    picture = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
-    found = detect(picture)
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    found = detect(image)
     assert seen == [(1, 3, 64, 96)]
     assert found.shape == (task.anchors.count((64, 96)), 5)  # an untrained network is undecided
     assert np.isfinite(found).all()

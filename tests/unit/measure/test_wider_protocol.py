@@ -12,7 +12,7 @@ from support.shared import data_folder
 from edgemtl.errors import InputRefused
 from edgemtl.measure.wider_protocol import (
     SUBSETS,
-    WiderPicture,
+    WiderImage,
     average_precisions,
     inclusive_iou,
     load_ground_truth,
@@ -22,11 +22,11 @@ from edgemtl.measure.wider_protocol import (
 Boxes = list[tuple[float, float, float, float]]
 
 
-def picture(name: str, boxes: Boxes, counted: list[bool]) -> WiderPicture:
+def image(name: str, boxes: Boxes, counted: list[bool]) -> WiderImage:
     """The same faces count in all three subsets."""
     mask = np.array(counted, bool)
     table = np.array(boxes, float).reshape(-1, 4)
-    return WiderPicture(name, table, dict.fromkeys(SUBSETS, mask))
+    return WiderImage(name, table, dict.fromkeys(SUBSETS, mask))
 
 
 def rows(*found: tuple[float, float, float, float, float]) -> np.ndarray:
@@ -37,8 +37,8 @@ A, B, C = (0, 0, 20, 20), (100, 0, 20, 20), (200, 0, 20, 20)
 NOWHERE = (500, 500, 20, 20)
 
 
-def ap(pictures: list[WiderPicture], predictions: dict[str, np.ndarray]) -> float:
-    values = average_precisions(pictures, predictions)
+def ap(images: list[WiderImage], predictions: dict[str, np.ndarray]) -> float:
+    values = average_precisions(images, predictions)
     assert len({values[subset] for subset in SUBSETS}) == 1
     value = values["easy"]
     assert value is not None
@@ -46,50 +46,50 @@ def ap(pictures: list[WiderPicture], predictions: dict[str, np.ndarray]) -> floa
 
 
 def test_right_wrong_right() -> None:
-    pictures = [picture("e/a", [A, B, C], [True, True, True])]
+    images = [image("e/a", [A, B, C], [True, True, True])]
     found = {"e/a": rows((*A, 0.9), (*NOWHERE, 0.8), (*B, 0.7))}
     # recall 1/3 at precision 1, recall 2/3 at precision 2/3, the last face is never found
-    assert ap(pictures, found) == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
+    assert ap(images, found) == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
 
 
 def test_face_that_does_not_count_is_neither_right_nor_wrong() -> None:
-    pictures = [picture("e/a", [A, B], [True, False])]
-    assert ap(pictures, {"e/a": rows((*B, 0.9), (*B, 0.8), (*A, 0.5))}) == pytest.approx(1)
+    images = [image("e/a", [A, B], [True, False])]
+    assert ap(images, {"e/a": rows((*B, 0.9), (*B, 0.8), (*A, 0.5))}) == pytest.approx(1)
 
 
 def test_second_hit_of_a_counted_face_is_wrong() -> None:
-    pictures = [picture("e/a", [A, B], [True, True])]
+    images = [image("e/a", [A, B], [True, True])]
     found = {"e/a": rows((*A, 0.9), (*A, 0.8), (*B, 0.7))}
-    assert ap(pictures, found) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert ap(images, found) == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
-def test_picture_without_faces_adds_no_false_alarm() -> None:
-    pictures = [picture("e/a", [A], [True]), picture("e/empty", [], [])]
+def test_image_without_faces_adds_no_false_alarm() -> None:
+    images = [image("e/a", [A], [True]), image("e/empty", [], [])]
     alarms = rows((*NOWHERE, 0.99), (*A, 0.98))
-    assert ap(pictures, {"e/a": rows((*A, 0.5)), "e/empty": alarms}) == pytest.approx(1)
+    assert ap(images, {"e/a": rows((*A, 0.5)), "e/empty": alarms}) == pytest.approx(1)
 
 
 def test_scores_are_stretched_over_the_whole_set() -> None:
     # Raw scores between 0.30002 and 0.30001 would all fall between two of the 1000 thresholds.
-    pictures = [picture("e/a", [A], [True]), picture("e/b", [A, B], [True, True])]
+    images = [image("e/a", [A], [True]), image("e/b", [A, B], [True, True])]
     found = {
         "e/a": rows((*A, 0.30002)),
         "e/b": rows((*NOWHERE, 0.300015), (*A, 0.30001)),
     }
-    assert ap(pictures, found) == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
+    assert ap(images, found) == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
 
 
 def test_equal_scores_are_one_threshold() -> None:
-    pictures = [picture("e/a", [A, B], [True, True])]
+    images = [image("e/a", [A, B], [True, True])]
     found = {"e/a": rows((*A, 0.4), (*NOWHERE, 0.4), (*B, 0.4))}
-    assert ap(pictures, found) == pytest.approx(2 / 3)
+    assert ap(images, found) == pytest.approx(2 / 3)
 
 
 def test_nothing_predicted_and_nothing_to_find() -> None:
-    pictures = [picture("e/a", [A], [True])]
-    assert ap(pictures, {}) == 0
-    assert ap(pictures, {"e/a": np.zeros((0, 5))}) == 0
-    empty = [picture("e/a", [A], [False])]
+    images = [image("e/a", [A], [True])]
+    assert ap(images, {}) == 0
+    assert ap(images, {"e/a": np.zeros((0, 5))}) == 0
+    empty = [image("e/a", [A], [False])]
     assert average_precisions(empty, {"e/a": rows((*A, 1))}) == dict.fromkeys(SUBSETS)
 
 
@@ -103,21 +103,21 @@ def test_pixels_are_counted_inclusively() -> None:
     assert inclusive_iou(a, np.array([[5, 5, 1, 1]], float))[0, 0] == 0
 
 
-def test_suffix_of_a_picture_is_dropped_but_no_other_dot() -> None:
-    pictures = [picture("e/a.b", [A], [True])]
-    assert ap(pictures, {"e/a.b.jpg": rows((*A, 1))}) == 1
-    assert ap(pictures, {"e/a.b": rows((*A, 1))}) == 1
+def test_suffix_of_a_image_is_dropped_but_no_other_dot() -> None:
+    images = [image("e/a.b", [A], [True])]
+    assert ap(images, {"e/a.b.jpg": rows((*A, 1))}) == 1
+    assert ap(images, {"e/a.b": rows((*A, 1))}) == 1
 
 
 @pytest.mark.parametrize("table", [np.zeros((2, 4)), np.full((1, 5), np.nan), np.zeros(5)])
 def test_predictions_of_the_wrong_shape(table: np.ndarray) -> None:
     with pytest.raises(InputRefused, match="finite x y w h score"):
-        average_precisions([picture("e/a", [A], [True])], {"e/a": table})
+        average_precisions([image("e/a", [A], [True])], {"e/a": table})
 
 
-def test_prediction_for_an_unknown_picture() -> None:
+def test_prediction_for_an_unknown_image() -> None:
     with pytest.raises(InputRefused, match="does not have"):
-        average_precisions([picture("e/a", [A], [True])], {"x/y": rows((*A, 1))})
+        average_precisions([image("e/a", [A], [True])], {"x/y": rows((*A, 1))})
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def truth() -> list[WiderPicture]:
+def truth() -> list[WiderImage]:
     return load_ground_truth(data_folder("wider_face_ground_truth"))
 
 
@@ -140,9 +140,7 @@ def sides(boxes: np.ndarray) -> np.ndarray:
     return np.sqrt(np.prod(np.clip(boxes[:, 2:], 0, None), axis=1))
 
 
-def scored(
-    truth: list[WiderPicture], smallest: float = 0, shift: float = 0
-) -> dict[str, np.ndarray]:
+def scored(truth: list[WiderImage], smallest: float = 0, shift: float = 0) -> dict[str, np.ndarray]:
     """The ground truth as detections with random scores."""
     generator = np.random.default_rng(7)
     found = {}
@@ -153,7 +151,7 @@ def scored(
     return found
 
 
-def test_real_ground_truth_has_the_published_counts(truth: list[WiderPicture]) -> None:
+def test_real_ground_truth_has_the_published_counts(truth: list[WiderImage]) -> None:
     assert len(truth) == 3226
     assert sum(len(entry.boxes) for entry in truth) == 39708
     counts = {s: sum(int(entry.counted[s].sum()) for entry in truth) for s in SUBSETS}
@@ -164,14 +162,14 @@ def test_real_ground_truth_has_the_published_counts(truth: list[WiderPicture]) -
         assert not (entry.counted["medium"] & ~entry.counted["hard"]).any()
 
 
-def test_ground_truth_against_itself(truth: list[WiderPicture]) -> None:
+def test_ground_truth_against_itself(truth: list[WiderImage]) -> None:
     values = average_precisions(truth, scored(truth))
     for subset in SUBSETS:
         value = values[subset]
         assert value is not None and 0.999 < value <= 1
 
 
-def test_missing_small_faces_hurt_hard_most(truth: list[WiderPicture]) -> None:
+def test_missing_small_faces_hurt_hard_most(truth: list[WiderImage]) -> None:
     values = average_precisions(truth, scored(truth, smallest=25))
     easy, medium, hard = (values[subset] for subset in SUBSETS)
     assert easy is not None and medium is not None and hard is not None
@@ -186,6 +184,6 @@ def test_missing_small_faces_hurt_hard_most(truth: list[WiderPicture]) -> None:
         assert values[subset] == pytest.approx(share[subset], abs=2e-3)
 
 
-def test_shifted_boxes_find_nothing(truth: list[WiderPicture]) -> None:
+def test_shifted_boxes_find_nothing(truth: list[WiderImage]) -> None:
     values = average_precisions(truth, scored(truth, shift=1e5))
     assert values == dict.fromkeys(SUBSETS, 0.0)

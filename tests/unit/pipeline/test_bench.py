@@ -99,13 +99,13 @@ def test_a_precision_is_held_against_float_too(
     assert outcome.against_float is None
 
 
-def test_layers_are_asked_where_there_are_pictures(
+def test_layers_are_asked_where_there_are_images(
     built: dict[str, BenchRequest], timed: list[tuple[str, ...]]
 ) -> None:
-    def pictures() -> np.ndarray[Any, Any]:
+    def images() -> np.ndarray[Any, Any]:
         return np.zeros((1, 3, *SIZE), np.float32)
 
-    outcome = measure_latency(LatencyRequest(built["small"], pictures=pictures))
+    outcome = measure_latency(LatencyRequest(built["small"], images=images))
     assert outcome.layers is not None and outcome.layers["backend"] == "onnxruntime"
     assert measure_latency(LatencyRequest(built["small"])).layers is None
 

@@ -25,7 +25,7 @@ from edgemtl.pipeline.reference_accuracy import reference_accuracy
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=2)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=2)
 
 
 def test_stage_verb_and_reference_find_the_same(work: DenseWork, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_expert_has_the_room_that_it_needed(drop: bool, monkeypatch: Any) 
         with torch.no_grad():
             assert float(prepared(canvas, tasks)[OVERFLOW]) == 0
     for layer, (lengths, kept) in enumerate(zip(facts["capacity"], facts["kept"], strict=True)):
-        longest = torch.stack([picture[layer] for picture in seen]).amax(dim=0)[kept]
+        longest = torch.stack([image[layer] for image in seen]).amax(dim=0)[kept]
         assert lengths == longest.clamp(min=1).tolist() and len(set(lengths)) > 1
     assert drop == (facts["dropped"] > 0) == (len(facts["capacity"][0]) < 16)
     # with a place less for any of them some picture misses it
@@ -143,7 +143,7 @@ def test_room_for_a_queue(lengths: list[int], headroom: float, room: int) -> Non
     assert pipeline._capacity(torch.tensor(lengths), headroom) == room
 
 
-def test_pictures_that_count_are_spread_over_all_data_sets() -> None:
+def test_images_that_count_are_spread_over_all_data_sets() -> None:
     """Tasks are labelled in different folders, one of which comes first."""
     network = tiny(experts=16)
     choice = ExpertsChoice("sorted", drop_unused=False, images=2, headroom=1.0)

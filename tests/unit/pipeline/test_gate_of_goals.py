@@ -35,7 +35,7 @@ OFF += ("--set=gates.tasks.distance.max_relative_drop=false",)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=12)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=12)
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ def router(seed: int) -> Router:
 
 def test_the_exported_router_is_held_against_the_trained_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [Prepared(rng.normal(size=(3, *SIZE)).astype(np.float16), {}) for _ in range(3)]
+    images = [Prepared(rng.normal(size=(3, *SIZE)).astype(np.float16), {}) for _ in range(3)]
     trained, path = router(0), tmp_path / ROUTER_FILE
     _export_router(trained, torch.zeros(1, 3, *SIZE), path, 17)
-    require_same_router(trained, path, pictures)
+    require_same_router(trained, path, images)
     with pytest.raises(ParityFailed, match="the exported router differs"):
-        require_same_router(router(1), path, pictures)
+        require_same_router(router(1), path, images)

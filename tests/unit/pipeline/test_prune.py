@@ -48,7 +48,7 @@ RECIPES: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> DenseWork:
-    return write_dense_work(tmp_path_factory.mktemp("work"), pictures=12)
+    return write_dense_work(tmp_path_factory.mktemp("work"), images=12)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_what_is_not_pruned_is_shown_as_skipped_with_the_reason(
 def test_a_decision_to_prune_plans_anew(
     work: DenseWork, tmp_path: Path, asked: list[PruneOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prune_default, "FEWEST_PICTURES", 8)
+    monkeypatch.setattr(prune_default, "FEWEST_IMAGES", 8)
     slices = ("--set=prune.oracle_images=4", "--set=prune.calibration_images=4")
     told = edgemtl(
         *("compile", *work.flags(), "--target=cpu", *slices, "-o", tmp_path / "run"),
@@ -258,7 +258,7 @@ def test_an_unknown_part_is_refused_before_anything_is_done(
 def test_a_default_that_may_cut_nothing_says_so(
     work: DenseWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prune_default, "FEWEST_PICTURES", 8)
+    monkeypatch.setattr(prune_default, "FEWEST_IMAGES", 8)
     run = _compile(work, tmp_path / "run", "--until-stage=prune", '--set=prune.keep_whole=["*"]')
     assert run["pruning"] == "not pruned: keep_whole and only leave every group of channels whole"
 

@@ -53,11 +53,11 @@ def _prunes(found: Decision) -> bool:
 
 @pytest.fixture
 def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prune_default, "FEWEST_PICTURES", 8)
+    monkeypatch.setattr(prune_default, "FEWEST_IMAGES", 8)
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_training_pictures_are_used_and_the_time_is_told(work: DenseWork) -> None:
+def test_training_images_are_used_and_the_time_is_told(work: DenseWork) -> None:
     found = _decide(work)
     assert found.recipe.prune.enabled and _prunes(found)
     assert "40% of the multiply-accumulates and 40% of the parameters" in found.reason
@@ -98,13 +98,13 @@ def test_more_recovery_takes_longer(work: DenseWork, monkeypatch: pytest.MonkeyP
     assert minutes(10**6) > 100 * minutes(100)
 
 
-def test_without_pictures_nothing_is_looked_for() -> None:
+def test_without_images_nothing_is_looked_for() -> None:
     found = decide(build(), _recipe(), CPU)
     assert found.recipe.prune.enabled is False and not _prunes(found)
     assert "needs training pictures" in found.reason
 
 
-def test_too_few_pictures_are_left_alone(work: DenseWork) -> None:
+def test_too_few_images_are_left_alone(work: DenseWork) -> None:
     found = _decide(work)
     assert not _prunes(found) and "8 training pictures are too few" in found.reason
 

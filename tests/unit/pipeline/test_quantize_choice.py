@@ -37,7 +37,7 @@ def recipe(*assignments: str) -> Recipe:
 def job(tmp_path_factory: pytest.TempPathFactory) -> QuantizeRequest:
     """A small network exported for ONNX Runtime, with pictures."""
     folder = tmp_path_factory.mktemp("job")
-    work = write_dense_work(folder, pictures=4)
+    work = write_dense_work(folder, images=4)
     onnx = folder / "float.onnx"
     export_file(work.model, onnx, targets.load("cpu"), factory="support.dense_family:build")
     tasks, spec = read_metadata(onnx)
@@ -83,7 +83,7 @@ def test_without_it_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize(("target", "precision"), [("intel-cpu", "int8"), ("cpu", "auto")])
-def test_a_targets_precision_holds_where_real_pictures_are_given(
+def test_a_targets_precision_holds_where_real_images_are_given(
     tmp_path: Path, target: str, precision: str
 ) -> None:
     given = recipe_for(targets.load(target), None, [f'data.root=["{tmp_path}"]'])
@@ -134,14 +134,14 @@ def test_a_target_without_the_precision_is_refused() -> None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def test_without_real_pictures_budgets_are_not_judged(job: QuantizeRequest, tmp_path: Path) -> None:
+def test_without_real_images_budgets_are_not_judged(job: QuantizeRequest, tmp_path: Path) -> None:
     asked = replace(job, recipe=recipe("quantize.precision=int8"))
     found = quantize_graph(asked, tmp_path / "int8.onnx").to_dict()
     assert found["precision"] == "int8" and found["result"]["tasks"] == {}
     assert any("not judged" in note for note in found["notes"])
 
 
-def test_auto_without_real_pictures_stays_in_float(job: QuantizeRequest, tmp_path: Path) -> None:
+def test_auto_without_real_images_stays_in_float(job: QuantizeRequest, tmp_path: Path) -> None:
     found = quantize_graph(job, tmp_path / "auto.onnx").to_dict()
     assert found["precision"] == "fp32" and found["result"] is None
     assert "--data" in found["choice"]["rejected"]["int8"]

@@ -82,7 +82,7 @@ def rename_model(asked: Asked) -> None:
     asked.work = DenseWork(renamed, asked.work.data)
 
 
-def change_picture(split: str) -> Callable[[Asked], None]:
+def change_image(split: str) -> Callable[[Asked], None]:
     def change(asked: Asked) -> None:
         path = asked.work.data / split / "images" / "0000.jpg"
         image = cv2.imread(str(path))
@@ -135,9 +135,9 @@ CHANGES: dict[str, tuple[Callable[[Asked], None], set[str]]] = {
         AFTER_COMPILE,
     ),
     "parity pictures": (assign("export.parity_images=2"), {"parity", "bundle"}),
-    "a training picture": (change_picture("train"), {"parity", "bundle"}),
+    "a training picture": (change_image("train"), {"parity", "bundle"}),
     "an evaluation picture": (
-        change_picture("val"),
+        change_image("val"),
         {"accuracy-reference", "accuracy", "bundle", "pictures", "gates"},
     ),
     "an evaluation label": (
@@ -166,7 +166,7 @@ CHANGES: dict[str, tuple[Callable[[Asked], None], set[str]]] = {
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    return Asked(write_dense_work(tmp_path, pictures=2), patch=monkeypatch)
+    return Asked(write_dense_work(tmp_path, images=2), patch=monkeypatch)
 
 
 def test_the_same_question_has_the_same_keys(asked: Asked) -> None:

@@ -167,7 +167,7 @@ def test_a_face_outside_the_canvas_claims_nothing() -> None:
     assert (answer == -1).all()
 
 
-def test_a_batch_numbers_faces_over_all_pictures() -> None:
+def test_a_batch_numbers_faces_over_all_images() -> None:
     def one(x: float) -> Faces:
         return Faces(
             np.array([[x, 20, x + 16, 36]], np.float32),

@@ -120,5 +120,5 @@ def test_captions_of_several_tasks_lie_below_each_other() -> None:
     canvas = np.full((120, 200, 3), 128, np.uint8)
     first = TASK.draw(canvas.copy(), decoded)
     second = other.draw(canvas.copy(), decoded)
-    drawn = [(picture != canvas).any(axis=2) for picture in (first, second)]
+    drawn = [(image != canvas).any(axis=2) for image in (first, second)]
     assert drawn[0].any() and drawn[1].any() and not (drawn[0] & drawn[1]).any()

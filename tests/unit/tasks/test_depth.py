@@ -18,9 +18,9 @@ CANVAS = (8, 12)
 NAN = float("nan")
 
 
-def evaluate(*pictures: tuple[list[float], list[float]]) -> MetricResult:
+def evaluate(*images: tuple[list[float], list[float]]) -> MetricResult:
     metric = TASK.new_metric()
-    for label, answer in pictures:
+    for label, answer in images:
         labels = {"depth": np.array([label], np.float32)}
         sample = Sample("x", np.zeros((1, 1, 3), np.uint8), labels)
         metric.update({"distance": np.array([answer], np.float32)}, sample)

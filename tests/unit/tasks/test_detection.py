@@ -94,7 +94,7 @@ def test_negatives_never_outnumber_the_background() -> None:
     assert int((answer["detection.scores"].grad.abs().sum(dim=2) > 0).sum()) == COUNT
 
 
-def test_pictures_that_nobody_labelled_teach_nothing() -> None:
+def test_images_that_nobody_labelled_teach_nothing() -> None:
     answer = outputs(2)
     assert TASK.loss(answer, TASK.collate([None, None], CANVAS)).item() == 0
     alone = {name: value[:1] for name, value in answer.items()}
@@ -103,7 +103,7 @@ def test_pictures_that_nobody_labelled_teach_nothing() -> None:
     torch.testing.assert_close(beside, wanted)
 
 
-def test_pictures_without_faces_teach_a_few_negatives_and_no_box() -> None:
+def test_images_without_faces_teach_a_few_negatives_and_no_box() -> None:
     answer = outputs(2)
     labels = [Faces.empty(), Faces.empty()]
     terms = TASK.loss_terms(answer, TASK.collate(labels, CANVAS))
@@ -129,7 +129,7 @@ def test_a_better_answer_costs_less() -> None:
     assert right.item() < 0.01 < 5 < wrong.item()
 
 
-def test_decoding_gives_back_what_was_encoded_in_pixels_of_the_picture() -> None:
+def test_decoding_gives_back_what_was_encoded_in_pixels_of_the_image() -> None:
     """A 200 x 100 picture on a 64 x 96 canvas: half size less a bit, with a border on two sides."""
     _, view = letterbox(np.zeros((100, 200, 3), np.uint8), InputSpec(CANVAS))
     box = np.array([[50, 20, 110, 90]], np.float32)
@@ -207,9 +207,9 @@ def test_suppression_of_nothing() -> None:
 
 
 def test_drawing_shows_confident_faces_and_survives_boxes_far_outside() -> None:
-    picture = np.zeros((50, 60, 3), np.uint8)
+    image = np.zeros((50, 60, 3), np.uint8)
     boxes = np.array([[10, 10, 30, 30], [-1e12, -1e12, 1e12, 1e12], [5, 5, 9, 9]], np.float32)
     scores = np.array([0.9, 0.8, 0.39], np.float32)
-    TASK.draw(picture, {"detection": Detections(boxes, scores, np.arange(3))})
-    assert picture[10, 20].any() and picture[20, 10].any()
-    assert not picture[5:9, 5:9].any(), "below the operating score"
+    TASK.draw(image, {"detection": Detections(boxes, scores, np.arange(3))})
+    assert image[10, 20].any() and image[20, 10].any()
+    assert not image[5:9, 5:9].any(), "below the operating score"

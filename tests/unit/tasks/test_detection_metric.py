@@ -18,7 +18,7 @@ from edgemtl.tasks.detection import (
     match_to_labels,
 )
 
-Picture = tuple[list[tuple[tuple[float, ...], float]], list[tuple[float, ...]]]
+Image = tuple[list[tuple[tuple[float, ...], float]], list[tuple[float, ...]]]
 
 
 def faces_of(boxes: list[tuple[float, ...]]) -> Faces:
@@ -39,9 +39,9 @@ def detections_of(found: list[tuple[tuple[float, ...], float]]) -> Detections:
     )
 
 
-def measure(pictures: list[Picture]) -> dict[str, float | None]:
+def measure(images: list[Image]) -> dict[str, float | None]:
     metric = AveragePrecision("detection")
-    for found, labelled in pictures:
+    for found, labelled in images:
         sample = Sample("x", np.zeros((1, 1, 3), np.uint8), {"faces": faces_of(labelled)})
         metric.update({"detection": detections_of(found)}, sample)
     return dict(metric.result().values)
@@ -59,15 +59,15 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> Fraction:
     return inter / union if union else Fraction(0)
 
 
-def reference(pictures: list[Picture], least: float = 0.0) -> float | None:
+def reference(images: list[Image], least: float = 0.0) -> float | None:
     """AP over faces of at least this size: sweep every threshold, integrate the best precision."""
     total = sum(
-        ((b[2] - b[0]) * (b[3] - b[1])) ** 0.5 >= least for _, boxes in pictures for b in boxes
+        ((b[2] - b[0]) * (b[3] - b[1])) ** 0.5 >= least for _, boxes in images for b in boxes
     )
     if total == 0:
         return None
     judged: list[tuple[float, bool]] = []
-    for found, boxes in pictures:
+    for found, boxes in images:
         seen: set[int] = set()
         for box, score in sorted(found, key=lambda item: -item[1]):
             overlaps = [overlap(box, other) for other in boxes]
@@ -92,11 +92,11 @@ def reference(pictures: list[Picture], least: float = 0.0) -> float | None:
 
 
 def test_all_found_and_nothing_else_is_one() -> None:
-    picture: Picture = (
+    image: Image = (
         [(square(0, 0), 0.9), (square(50, 50), 0.8)],
         [square(0, 0), square(50, 50)],
     )
-    assert measure([picture]) == {"ap": 1.0, "ap_20px": 1.0}
+    assert measure([image]) == {"ap": 1.0, "ap_20px": 1.0}
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_none() -> None:
@@ -175,44 +175,44 @@ box_strategy = st.builds(
 )
 score_strategy = st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9])
 # Scores inside one picture differ: which of two equal ones finds the face is a choice.
-picture_strategy = st.tuples(
+image_strategy = st.tuples(
     st.lists(st.tuples(box_strategy, score_strategy), max_size=5, unique_by=lambda item: item[1]),
     st.lists(box_strategy, max_size=4),
 )
-pictures_strategy = st.lists(picture_strategy, min_size=1, max_size=4)
+images_strategy = st.lists(image_strategy, min_size=1, max_size=4)
 
 
-@given(pictures_strategy)
-def test_agrees_with_an_independent_reference(pictures: list[Any]) -> None:
-    values = measure(pictures)
+@given(images_strategy)
+def test_agrees_with_an_independent_reference(images: list[Any]) -> None:
+    values = measure(images)
     for key, least in (("ap", 0.0), ("ap_20px", 20.0)):
-        wanted = reference(pictures, least)
+        wanted = reference(images, least)
         assert values[key] == (None if wanted is None else pytest.approx(wanted, abs=1e-6)), key
 
 
-@given(pictures_strategy, st.randoms(use_true_random=False))
-def test_the_order_of_pictures_does_not_matter(pictures: list[Any], shuffle: Any) -> None:
-    shuffled = list(pictures)
+@given(images_strategy, st.randoms(use_true_random=False))
+def test_the_order_of_images_does_not_matter(images: list[Any], shuffle: Any) -> None:
+    shuffled = list(images)
     shuffle.shuffle(shuffled)
-    assert measure(shuffled) == pytest.approx(measure(pictures))
+    assert measure(shuffled) == pytest.approx(measure(images))
 
 
-@given(pictures_strategy, score_strategy)
-def test_a_false_alarm_never_helps(pictures: list[Any], score: float) -> None:
-    before = measure(pictures)
-    (found, boxes), *rest = pictures
+@given(images_strategy, score_strategy)
+def test_a_false_alarm_never_helps(images: list[Any], score: float) -> None:
+    before = measure(images)
+    (found, boxes), *rest = images
     after = measure([([*found, (square(900, 900), score)], boxes), *rest])
     for key, value in before.items():
         if value is not None:
             assert 0 <= after[key] <= value + 1e-9 <= 1 + 1e-6
 
 
-@given(pictures_strategy)
-def test_finding_one_more_face_last_never_hurts(pictures: list[Any]) -> None:
-    before = measure(pictures)
+@given(images_strategy)
+def test_finding_one_more_face_last_never_hurts(images: list[Any]) -> None:
+    before = measure(images)
     new = square(2000, 2000, 40)
-    missed = measure([*pictures, ([], [new])])
-    found = measure([*pictures, ([(new, 0.05)], [new])])
+    missed = measure([*images, ([], [new])])
+    found = measure([*images, ([(new, 0.05)], [new])])
     assert missed["ap"] <= found["ap"] + 1e-9
     if before["ap"] is not None:
         assert missed["ap"] <= before["ap"] + 1e-9

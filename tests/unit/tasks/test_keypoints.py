@@ -39,7 +39,7 @@ def test_other_labels_are_refused(label: object) -> None:
         TASK.known(label)
 
 
-def test_points_move_with_the_picture() -> None:
+def test_points_move_with_the_image() -> None:
     moved = TASK.to_canvas(LABEL, VIEW)
     assert moved is not None
     assert moved.points[0, :2].tolist() == [[24, 40], [64, 40]] and moved.sides.tolist() == [40]
@@ -99,7 +99,7 @@ def test_loss_of_coordinates_is_the_mean_error() -> None:
     assert float(DIRECT.loss(outputs, targets)) == pytest.approx(0.25 / 4)
 
 
-def test_decoding_goes_back_to_the_picture() -> None:
+def test_decoding_goes_back_to_the_image() -> None:
     shares = np.float32([[0.5, 0.5], [0, 0], [1, 1]])
     found = DIRECT.decode({"person.coordinates": shares}, VIEW, {})
     assert found.points.tolist() == [[30, 20], [-2, 0], [62, 40]]

@@ -36,9 +36,9 @@ def found(*boxes: tuple[float, ...], scores: tuple[float, ...] | None = None) ->
     )
 
 
-def evaluate(*pictures: tuple[Faces, Detections, np.ndarray]):  # type: ignore[no-untyped-def]
+def evaluate(*images: tuple[Faces, Detections, np.ndarray]):  # type: ignore[no-untyped-def]
     metric = TASK.new_metric()
-    for faces, detections, points in pictures:
+    for faces, detections, points in images:
         sample = Sample("x", np.zeros((1, 1, 3), np.uint8), {"faces": faces})
         metric.update({"detection": detections, "landmarks": points}, sample)
     return metric.result()
@@ -78,7 +78,7 @@ def test_loss_is_zero_when_nothing_is_labelled(labels: list[Faces | None]) -> No
     assert loss.item() == 0
 
 
-def test_decoding_gives_back_what_was_encoded_in_pixels_of_the_picture() -> None:
+def test_decoding_gives_back_what_was_encoded_in_pixels_of_the_image() -> None:
     _, view = letterbox(np.zeros((100, 200, 3), np.uint8), InputSpec(CANVAS))
     points = np.linspace(10, 90, 10, dtype=np.float32).reshape(5, 2)
     on_canvas = points * view.scale + np.array([view.left, view.top], np.float32)
@@ -147,14 +147,14 @@ def test_an_answer_that_is_no_number_is_no_accuracy() -> None:
 
 
 def test_drawing_marks_confident_faces_and_survives_anything() -> None:
-    picture = np.zeros((50, 60, 3), np.uint8)
+    image = np.zeros((50, 60, 3), np.uint8)
     wild = np.array([[np.nan, 1], [1e30, 2], [-1e30, np.inf], [5, 5], [6, 6]], np.float32)
     TASK.draw(
-        picture,
+        image,
         {
             "detection": found(BOX, BOX, BOX, scores=(0.9, 0.8, 0.1)),
             "landmarks": np.stack([POINTS, wild, POINTS + 3]),
         },
     )
-    assert picture[22, 26].any() and picture[5, 5].any()
-    assert not picture[41, 47].any()
+    assert image[22, 26].any() and image[5, 5].any()
+    assert not image[41, 47].any()

@@ -90,7 +90,7 @@ def test_outputs_trained_to_the_labels_find_them(name: str) -> None:
         assert (weight >= 0).all() and torch.broadcast_shapes(values.shape, weight.shape)
 
 
-def test_labels_move_with_the_picture() -> None:
+def test_labels_move_with_the_image() -> None:
     _, numbers = PLAIN.known(LABEL)
     assert numbers.tolist() == [0, 2, 1, -1]
     moved = PLAIN.to_canvas(LABEL, View(2.0, 4.0, 1.0, SIZE, (128, 200)))
@@ -119,7 +119,7 @@ def test_crowds_and_boxes_without_area_teach_nothing() -> None:
     assert targets.boxes[1] is None
 
 
-def test_a_picture_that_nobody_labelled_does_not_count_and_an_empty_one_does() -> None:
+def test_a_image_that_nobody_labelled_does_not_count_and_an_empty_one_does() -> None:
     rows = len(PLAIN.head.places(SIZE))
     outputs = {"things.scores": torch.ones(1, rows, 3), "things.boxes": torch.ones(1, rows, 4)}
     assert float(PLAIN.loss(outputs, PLAIN.collate([None], SIZE))) == 0

@@ -147,9 +147,9 @@ def test_decoding_reads_the_detections_priors() -> None:
     assert TASK.decode(arrays, view, {"detection": none}).shape == (0, 3)
 
 
-def evaluate(*pictures: tuple[Faces, list[tuple[float, ...]], list[list[float]]]) -> MetricResult:
+def evaluate(*images: tuple[Faces, list[tuple[float, ...]], list[list[float]]]) -> MetricResult:
     metric = TASK.new_metric()
-    for labelled, boxes, angles in pictures:
+    for labelled, boxes, angles in images:
         count = len(boxes)
         found = Detections(
             np.array(boxes, np.float32).reshape(count, 4),
@@ -203,9 +203,9 @@ def test_drawing_turns_with_the_head() -> None:
     found = Detections(np.array([[20, 20, 80, 80]], "f4"), np.ones(1, "f4"), np.arange(1))
 
     def forward_axis(yaw: float) -> float:
-        picture = np.zeros((100, 100, 3), np.uint8)
-        TASK.draw(picture, {"detection": found, "pose": np.array([[yaw, 0, 0]], np.float32)})
-        blue = (picture[..., 0] > 200) & (picture[..., 2] < 100)
+        image = np.zeros((100, 100, 3), np.uint8)
+        TASK.draw(image, {"detection": found, "pose": np.array([[yaw, 0, 0]], np.float32)})
+        blue = (image[..., 0] > 200) & (image[..., 2] < 100)
         return float(np.flatnonzero(blue.any(axis=0)).mean() - 50)
 
     assert forward_axis(60) < -5 < 5 < forward_axis(-60)

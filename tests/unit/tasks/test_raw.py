@@ -93,7 +93,7 @@ def test_loss_is_the_noise_of_what_is_known() -> None:
     assert float(TASK.loss(outputs, changed)) == 0
 
 
-def test_an_answer_is_not_that_of_a_changed_picture() -> None:
+def test_an_answer_is_not_that_of_a_changed_image() -> None:
     answer = np.ones((4, 4), np.float32)  # as large as the picture, and no map of it
     assert TASK.to_canvas(answer, VIEW) is answer
     assert np.isnan(TASK.mirror(answer, 4)) and np.isnan(

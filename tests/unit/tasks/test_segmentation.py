@@ -23,9 +23,9 @@ TASK = Segmentation("parts", ("ground", "head", "arm"))
 CANVAS = (8, 12)
 
 
-def evaluate(*pictures: tuple[list[list[int]], list[list[int]]]) -> MetricResult:
+def evaluate(*images: tuple[list[list[int]], list[list[int]]]) -> MetricResult:
     metric = TASK.new_metric()
-    for label, answer in pictures:
+    for label, answer in images:
         sample = Sample("x", np.zeros((1, 1, 3), np.uint8), {"segmentation": np.array(label)})
         metric.update({"parts": np.array(answer)}, sample)
     return metric.result()
@@ -65,7 +65,7 @@ def test_a_coarse_output_is_judged_at_the_canvas() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_decoding_finds_the_regions_of_the_picture(stride: int) -> None:
+def test_decoding_finds_the_regions_of_the_image(stride: int) -> None:
     """Left third class 1, the rest class 2, through a letterbox with a border above and below."""
     spec = InputSpec((64, 96))
     _, view = letterbox(np.zeros((60, 150, 3), np.uint8), spec)
@@ -96,9 +96,9 @@ def test_metric_by_hand() -> None:
     assert result.count == 5
 
 
-def test_pictures_are_pooled_not_averaged() -> None:
-    pictures = (([[0, 0, 0, 1]], [[0, 0, 0, 0]]), ([[1, 1]], [[1, 1]]))
-    assert evaluate(*pictures).values["miou"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+def test_images_are_pooled_not_averaged() -> None:
+    images = (([[0, 0, 0, 1]], [[0, 0, 0, 0]]), ([[1, 1]], [[1, 1]]))
+    assert evaluate(*images).values["miou"] == pytest.approx((3 / 4 + 2 / 3) / 2)
 
 
 def test_nothing_to_measure_says_so() -> None:
@@ -150,11 +150,11 @@ def test_description_is_the_share_of_pixels_per_class() -> None:
 
 
 def test_drawing_tints_classes_and_keeps_the_size() -> None:
-    picture = np.full((4, 6, 3), 100, np.uint8)
+    image = np.full((4, 6, 3), 100, np.uint8)
     decoded = np.zeros((4, 6), np.int64)
     decoded[:, 3:] = 1
-    drawn = TASK.draw(picture, {"parts": decoded})
-    assert drawn.shape == picture.shape and drawn.dtype == np.uint8
+    drawn = TASK.draw(image, {"parts": decoded})
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (drawn[:, 0] == 50).all(), "the first class darkens"
     assert (drawn[0, 5] != drawn[0, 0]).any()
 

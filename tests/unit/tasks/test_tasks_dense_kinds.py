@@ -17,15 +17,15 @@ from edgemtl.tasks import Edges, Normals, Parts, Saliency, Task, build
 from edgemtl.tasks.base import MetricResult
 from edgemtl.tasks.edges import matched
 
-PICTURE = np.zeros((1, 1, 3), np.uint8)
+IMAGE = np.zeros((1, 1, 3), np.uint8)
 TASKS: list[Task] = [Saliency("a"), Edges("a"), Normals("a"), Parts("a", ("x", "y"))]
 CANVAS = (8, 12)
 
 
-def judged(task: Task, *pictures: tuple[Any, Any]) -> MetricResult:
+def judged(task: Task, *images: tuple[Any, Any]) -> MetricResult:
     metric = task.new_metric()
-    for label, answer in pictures:
-        sample = Sample("x", PICTURE, {task.label_kind: np.array(label)})
+    for label, answer in images:
+        sample = Sample("x", IMAGE, {task.label_kind: np.array(label)})
         metric.update({task.name: np.array(answer)}, sample)
     return metric.result()
 
@@ -50,7 +50,7 @@ def test_nothing_labelled_costs_nothing_and_measures_nothing(task: Task) -> None
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 def test_other_labels_are_not_looked_at(task: Task) -> None:
     metric = task.new_metric()
-    metric.update({"a": np.zeros((2, 2))}, Sample("x", PICTURE, {"other": np.zeros((2, 2))}))
+    metric.update({"a": np.zeros((2, 2))}, Sample("x", IMAGE, {"other": np.zeros((2, 2))}))
     assert metric.result().count == 0
 
 
@@ -114,7 +114,7 @@ def test_max_f_by_hand() -> None:
     assert judged(Saliency("a"), (label, label)).values["max_f"] == pytest.approx(1)
 
 
-def test_pictures_without_anything_salient_are_left_out() -> None:
+def test_images_without_anything_salient_are_left_out() -> None:
     result = judged(Saliency("a"), ([[1, 0]], [[1.0, 0.0]]), ([[0, 0]], [[1.0, 1.0]]))
     assert result.values["max_f"] == pytest.approx(1) and result.count == 1
 

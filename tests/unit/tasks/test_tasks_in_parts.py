@@ -31,7 +31,7 @@ from edgemtl.tasks.saliency import LargestF
 from edgemtl.tasks.segmentation import MeanIntersectionOverUnion
 
 SIZE = (12, 17)
-PICTURES = 11
+IMAGES = 11
 REGRESSION = Regression("regression", circular=(-20, 20))
 MULTILABEL = Multilabel("multilabel", ("a", "b", "c"))
 KEYPOINTS = KeypointTask("keypoints", ("a", "b"))
@@ -54,11 +54,11 @@ METRICS = {
 }
 
 
-def pictures() -> list[tuple[dict[str, Any], Sample]]:
+def images() -> list[tuple[dict[str, Any], Sample]]:
     """Answers and labels at random; some pictures lack labels or faces."""
     rng = np.random.default_rng(5)
     found = []
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         count = index % 4
         corner = rng.uniform(0, 60, (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (count, 2))], 1)
@@ -124,7 +124,7 @@ def carried(state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 @pytest.mark.parametrize("kind", METRICS)
 @pytest.mark.parametrize("cuts", [(0, 11), (0, 5, 11), (0, 1, 2, 7, 11), (0, 0, 11)])
 def test_parts_add_up_to_the_bits_of_the_whole(kind: str, cuts: tuple[int, ...]) -> None:
-    shown = pictures()
+    shown = images()
     whole: Metric = METRICS[kind]()
     for decoded, sample in shown:
         whole.update(decoded, sample)

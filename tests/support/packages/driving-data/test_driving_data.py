@@ -8,7 +8,7 @@ from edgemtl.data.open import open_dataset
 from edgemtl.errors import InputRefused
 
 
-def test_a_folder_is_recognised_and_a_damaged_picture_is_named(tmp_path):
+def test_a_folder_is_recognised_and_a_damaged_image_is_named(tmp_path):
     (tmp_path / "val" / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "val" / "images" / "a.png"), np.zeros((6, 8, 3), np.uint8))
     (tmp_path / "val" / "images" / "b.png").write_bytes(b"no picture")

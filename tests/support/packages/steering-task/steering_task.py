@@ -56,8 +56,8 @@ class Steering(Task):
     def describe(self, decoded: Mapping[str, Any]) -> float:
         return round(decoded[self.name], 2)
 
-    def draw(self, picture: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
-        return picture
+    def draw(self, image: NDArray[np.uint8], decoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+        return image
 
     def new_metric(self) -> Metric:
         return SteeringError(self.name)

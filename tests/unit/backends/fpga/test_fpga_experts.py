@@ -41,9 +41,9 @@ def split(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     network.set_lowering("static", room)
     raw = export_onnx(network, folder / "raw.onnx", opset=17, tasks=tasks).path
     path = simplify(raw, folder / "model.onnx").path
-    pictures = [network.example_input(seed=seed).numpy() for seed in range(4)]
-    model = quantised(onnx.load(path), pictures)
-    return model, partition(model), pictures, room
+    images = [network.example_input(seed=seed).numpy() for seed in range(4)]
+    model = quantised(onnx.load(path), images)
+    return model, partition(model), images, room
 
 
 def products(found: Partition) -> list[Step]:
@@ -82,15 +82,15 @@ def test_a_reshape_of_tokens_is_no_reason_to_stop(
 
 @pytest.mark.skipif(simulate.compiler_version() is None, reason="g++ is not installed")
 def test_the_emitted_experts_equal_the_reference_bit_by_bit(split: Split, tmp_path: Path) -> None:
-    model, found, pictures, _ = split
+    model, found, images, _ = split
     emitted = emit(found.program, Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 12))
     for file, content in emitted.files.items():
         (tmp_path / file).write_bytes(content)
     engine = simulate.Simulation(tmp_path, found.program, emitted.external, emitted.external_bytes)
     shapes = Graph(model).shapes
-    for picture in pictures[:2]:
-        wanted, numbers = Execution(found, shapes, reference_engine(found)).trace("images", picture)
-        answers, written = Execution(found, shapes, engine).trace("images", picture)
+    for image in images[:2]:
+        wanted, numbers = Execution(found, shapes, reference_engine(found)).trace("images", image)
+        answers, written = Execution(found, shapes, engine).trace("images", image)
         for step in products(found):
             if step.output in found.program.outputs:
                 assert np.array_equal(numbers[step.output], written[step.output])
@@ -101,10 +101,10 @@ def test_the_emitted_experts_equal_the_reference_bit_by_bit(split: Split, tmp_pa
 def test_the_integers_answer_like_the_quantised_graph(
     split: Split,
 ) -> None:
-    model, found, pictures, _ = split
+    model, found, images, _ = split
     execution = Execution(found, Graph(model).shapes, reference_engine(found))
-    for picture in pictures:
-        wanted, answers = run(model, picture), execution.run("images", picture)
+    for image in images:
+        wanted, answers = run(model, image), execution.run("images", image)
         depth = wanted["distance.depth"]
         # A step here and there; a token whose two best experts are a step apart may change its own.
         assert np.abs(answers["distance.depth"] - depth).mean() < 0.02 * np.abs(depth).max()

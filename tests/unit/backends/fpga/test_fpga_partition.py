@@ -33,14 +33,14 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def maps() -> tuple[ModelProto, Partition, list[NDArray[np.float32]]]:
-    model, pictures = convolutional()
-    return model, partition(model), pictures
+    model, images = convolutional()
+    return model, partition(model), images
 
 
 @pytest.fixture(scope="module")
 def mlp() -> tuple[ModelProto, Partition, list[NDArray[np.float32]]]:
-    model, pictures = tokens()
-    return model, partition(model), pictures
+    model, images = tokens()
+    return model, partition(model), images
 
 
 def execution(model: ModelProto, found: Partition) -> Execution:
@@ -108,11 +108,11 @@ def test_the_accelerator_takes_every_pattern(
 def test_the_integer_program_answers_like_the_quantised_graph(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    model, found, pictures = request.getfixturevalue(name)
+    model, found, images = request.getfixturevalue(name)
     runner = execution(model, found)
-    for picture in pictures:
-        answers = runner.run("images", picture)
-        wanted = run(model, picture)
+    for image in images:
+        answers = runner.run("images", image)
+        wanted = run(model, image)
         assert list(answers) == list(wanted)
         for output, value in wanted.items():
             assert answers[output].shape == value.shape
@@ -145,7 +145,7 @@ def test_the_emitted_code_equals_the_reference_bit_by_bit(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    model, found, pictures = request.getfixturevalue(name)
+    model, found, images = request.getfixturevalue(name)
     emitted = emit(found.program, Design(array, "ping-pong", 1 << 14, activation_bytes))
     assert emitted.on_chip_bytes <= activation_bytes
     if activation_bytes < 1 << 14:  # some had to go outside
@@ -155,9 +155,9 @@ def test_the_emitted_code_equals_the_reference_bit_by_bit(
         (tmp_path / file).write_bytes(content)
     engine = simulate.Simulation(tmp_path, found.program, emitted.external, emitted.external_bytes)
     simulated = Execution(found, Graph(model).shapes, engine)
-    for picture in pictures[:3]:
-        outputs, memory = execution(model, found).trace("images", picture)
-        again, written = simulated.trace("images", picture)
+    for image in images[:3]:
+        outputs, memory = execution(model, found).trace("images", image)
+        again, written = simulated.trace("images", image)
         for output, value in outputs.items():
             assert np.array_equal(value, again[output])
         for tensor in found.program.outputs:
@@ -172,8 +172,8 @@ def test_weights_that_several_layers_share_are_written_once(tmp_path: Path) -> N
     inner = [b.node("Relu", [b.conv("images", name, 8, 3)], name) for name in ("left", "right")]
     outputs = [b.conv(x, f"twin{i}", 16, 8, weight=shared) for i, x in enumerate(inner)]
     model = b.build(*(b.node("Relu", [x], f"end{i}") for i, x in enumerate(outputs)))
-    pictures = b.pictures(2)
-    model = quantised(model, pictures)
+    images = b.images(2)
+    model = quantised(model, images)
     found = partition(model)
     emitted = emit(found.program, Design(Array(8, 8), "ping-pong", 1 << 14, 1 << 14))
     written = sum(s.weight.nbytes for s in found.program.steps if s.weight is not None)
@@ -182,8 +182,8 @@ def test_weights_that_several_layers_share_are_written_once(tmp_path: Path) -> N
         (tmp_path / file).write_bytes(content)
     engine = simulate.Simulation(tmp_path, found.program, emitted.external, emitted.external_bytes)
     simulated = Execution(found, Graph(model).shapes, engine)
-    wanted = execution(model, found).run("images", pictures[0])
-    for output, value in simulated.run("images", pictures[0]).items():
+    wanted = execution(model, found).run("images", images[0])
+    for output, value in simulated.run("images", images[0]).items():
         assert np.array_equal(value, wanted[output]) and len(np.unique(value)) > 4
 
 
@@ -226,9 +226,9 @@ def test_a_float_graph_is_the_processor_s_altogether() -> None:
     found = partition(model)
     assert found.program.steps == ()
     assert found.nodes == {"accelerator": {}, "host": {"Conv": 1, "Relu": 1}}
-    picture = b.pictures(1)[0]
-    answers = execution(model, found).run("images", picture)
-    for output, value in run(model, picture).items():
+    image = b.images(1)[0]
+    answers = execution(model, found).run("images", image)
+    for output, value in run(model, image).items():
         assert np.allclose(answers[output], value, atol=1e-6)
 
 
@@ -245,15 +245,15 @@ def test_what_the_table_does_not_have_stays_with_the_processor(change: str) -> N
         scales = b.constant("scales", np.array([1, 1, 2, 2], np.float32))
         middle = b.node("Resize", [first, "", scales], "middle", mode="linear")
     model = b.build(b.conv(b.node("Relu", [middle], "middle"), "last", 3, 8))
-    pictures = b.pictures(3)
-    model = quantised(model, pictures)
+    images = b.images(3)
+    model = quantised(model, images)
     found = partition(model)
     assert len(found.nodes["host"]) >= 1
     assert [step.name for step in found.program.steps] == ["first/Conv", "last/Conv"]
     assert [step.stage for step in found.program.steps] == [1, 3]
     runner = execution(model, found)
-    for output, value in run(model, pictures[0]).items():
-        assert relative_error(runner.run("images", pictures[0])[output], value) < 0.1
+    for output, value in run(model, images[0]).items():
+        assert relative_error(runner.run("images", images[0])[output], value) < 0.1
 
 
 def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path) -> None:

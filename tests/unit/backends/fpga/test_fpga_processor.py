@@ -61,9 +61,9 @@ needs_both = pytest.mark.skipif(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sources of a network in which the two take turns, three of the accelerator."""
     place = tmp_path_factory.mktemp("sources")
-    model, pictures = turns()
+    model, images = turns()
     onnx.save(model, place / "model.onnx")
-    np.save(place / "pictures.npy", np.stack(pictures))
+    np.save(place / "pictures.npy", np.stack(images))
     made = parts(place)
     for name, content in made.emitted.files.items():
         (place / name).write_bytes(content)
@@ -110,9 +110,9 @@ def test_the_accelerator_called_from_tvm_equals_the_reference(folder: Path, buil
 def test_the_whole_network_answers_like_the_reference(folder: Path, built: Path) -> None:
     made = parts(folder)
     reference = Execution(made.found, made.graph.shapes, reference_engine(made.found))
-    for picture in np.load(folder / "pictures.npy")[:2]:
-        outputs, memory = board.run_here(built, made, picture)
-        wanted, numbers = reference.trace("images", picture)
+    for image in np.load(folder / "pictures.npy")[:2]:
+        outputs, memory = board.run_here(built, made, image)
+        wanted, numbers = reference.trace("images", image)
         for step in made.found.program.steps:
             if step.stage == 1 and step.output in made.found.program.outputs:
                 assert np.array_equal(memory[step.output], numbers[step.output])
@@ -142,8 +142,8 @@ def test_the_boards_driver_moves_everything_that_the_accelerator_needs(
     folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a stand-in for the vendor's runtime, whose buffers have two sides as on a board."""
-    made, picture = parts(folder), np.load(folder / "pictures.npy")[0]
-    wanted, _ = board.run_here(built, made, picture)
+    made, image = parts(folder), np.load(folder / "pictures.npy")[0]
+    wanted, _ = board.run_here(built, made, image)
     (tmp_path / "xrt").mkdir()
     for header in ("xrt_bo.h", "xrt_device.h", "xrt_kernel.h"):
         (tmp_path / "xrt" / header).write_text(f'#include "{FAKE_XRT}"\n', "utf-8")
@@ -154,9 +154,9 @@ def test_the_boards_driver_moves_everything_that_the_accelerator_needs(
     shutil.copyfile(built / board.PROGRAM_FILE, tmp_path / board.PROGRAM_FILE)
     monkeypatch.setenv("EDGEMTL_XCLBIN", str(tmp_path / "none.xclbin"))
     with pytest.raises(StageFailed, match=r"no such file: .*none\.xclbin"):
-        board.run_program(tmp_path, made, picture)
+        board.run_program(tmp_path, made, image)
     (tmp_path / "none.xclbin").touch()
-    found = board.run_program(tmp_path, made, picture)
+    found = board.run_program(tmp_path, made, image)
     for name, value in wanted.items():
         assert np.array_equal(found[name], value)
 
@@ -204,8 +204,8 @@ def test_the_marked_module_means_what_the_quantised_graph_means(folder: Path) ->
     """Before code generation all of it is TVM's, in floating point; in a process of its own."""
     request = parts(folder).request(folder)
     (folder / "request.json").write_text(json.dumps(request), "utf-8")
-    picture = np.load(folder / "pictures.npy")[0]
-    np.save(folder / "picture.npy", picture)
+    image = np.load(folder / "pictures.npy")[0]
+    np.save(folder / "picture.npy", image)
     environment = {**child.environment(1), "PLACE": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", IN_FLOAT], env=environment, capture_output=True, timeout=300
@@ -214,7 +214,7 @@ def test_the_marked_module_means_what_the_quantised_graph_means(folder: Path) ->
     marked, left = done.stdout.decode().split()
     assert marked == "edgemtl_accelerator_1,edgemtl_accelerator_3,edgemtl_accelerator_5"
     assert left == "main"
-    (wanted,) = run(onnx.load(folder / "model.onnx"), picture).values()
+    (wanted,) = run(onnx.load(folder / "model.onnx"), image).values()
     found = np.load(folder / "answer.npy")
     # A number between two integers may go either way, and then moves what follows a little.
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()

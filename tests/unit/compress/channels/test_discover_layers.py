@@ -24,12 +24,12 @@ def conv(inputs: int, outputs: int, kernel: int = 1, groups: int = 1) -> nn.Conv
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
 
 
-def picture(t: Tensor, like: Tensor) -> Tensor:
+def image(t: Tensor, like: Tensor) -> Tensor:
     return t.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
 def recurrent(m: Body, x: Tensor) -> Tensor:
-    return picture(m.b(m.a(tokens(x))[0]), x)
+    return image(m.b(m.a(tokens(x))[0]), x)
 
 
 def unpooled(m: Body, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def unpooled(m: Body, x: Tensor) -> Tensor:
 
 def unfolded(m: Body, x: Tensor) -> Tensor:
     columns = F.unfold(m.a(x), 3, padding=1)
-    return picture(m.b(columns.transpose(1, 2)), x)
+    return image(m.b(columns.transpose(1, 2)), x)
 
 
 def folded(m: Body, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def experts_in_out(m: Body, x: Tensor) -> Tensor:
     hidden = torch.einsum("bnd,edh->benh", tokens(x), m.up.weight).relu()
     each = torch.einsum("benh,eho->beno", hidden, m.down.weight)
     gate = m.gate(tokens(x)).softmax(-1)
-    return picture(torch.einsum("beno,bne->bno", each, gate), x)
+    return image(torch.einsum("beno,bne->bno", each, gate), x)
 
 
 def experts_by_bmm(m: Body, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def experts_by_bmm(m: Body, x: Tensor) -> Tensor:
     flat = t.flatten(0, 1)[None].expand(3, -1, -1)
     hidden = torch.baddbmm(m.up.bias, flat, m.up.weight).relu()
     each = torch.bmm(hidden, m.down.weight).unflatten(1, t.shape[:2])
-    return picture((each * m.gate(t).softmax(-1).permute(2, 0, 1)[..., None]).sum(0), x)
+    return image((each * m.gate(t).softmax(-1).permute(2, 0, 1)[..., None]).sum(0), x)
 
 
 class Stack(nn.Module):

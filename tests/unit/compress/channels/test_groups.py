@@ -208,6 +208,6 @@ def test_snapped_widths(width: int, per_unit: int, multiple: int, expected: list
     assert snapped_widths(group(width, per_unit), multiple) == expected
 
 
-def test_pictures_of_another_size_give_the_same_groups() -> None:
+def test_images_of_another_size_give_the_same_groups() -> None:
     network: MultiTaskNetwork = MOS(variant="mos-t", context="plain", size=(96, SIZE[1]))
     assert [g.name for g in channel_groups(network)] == [g.name for g in GROUPS["mos-t"]]

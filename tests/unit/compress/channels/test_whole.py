@@ -108,7 +108,7 @@ def test_nothing_left_to_cut_is_a_usage_error(data: DataSplits) -> None:
         prune(build(), data, PruneOptions("l1-uniform", flops=0.5, only=("head.*",)))
 
 
-def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSplits) -> None:
+def test_workers_that_look_at_images_leave_the_same_groups_whole(data: DataSplits) -> None:
     network: TinyDense = build()
     spec = network.input_spec
     prepared = (
@@ -119,9 +119,9 @@ def test_workers_that_look_at_pictures_leave_the_same_groups_whole(data: DataSpl
     rest = (None, None, None)
     context = PruneContext(deepcopy(network), prepared, options, Goals(0.5), *rest)
     expected = context.signature
-    Answers(deepcopy(network), context.pictures, expected, PruneOptions(keep_whole=("decoders.*",)))
+    Answers(deepcopy(network), context.images, expected, PruneOptions(keep_whole=("decoders.*",)))
     with pytest.raises(StageFailed, match="another one on the worker"):
-        Answers(deepcopy(network), context.pictures, expected)
+        Answers(deepcopy(network), context.images, expected)
 
 
 def test_it_is_written_beside_the_checkpoint(tmp_path: Path, data: DataSplits) -> None:

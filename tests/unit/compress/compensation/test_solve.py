@@ -24,7 +24,7 @@ from edgemtl.models import MultiTaskNetwork
 SIZE = (16, 16)
 
 
-def pictures(count: int, seed: int = 0, labelled: bool = True) -> list[Prepared]:
+def prepared_images(count: int, seed: int = 0, labelled: bool = True) -> list[Prepared]:
     """Noise on the canvas, with labels of both of the host's tasks."""
     rng = np.random.default_rng(seed)
     found = []
@@ -67,12 +67,12 @@ SECONDS = {
 def test_what_depends_linearly_on_the_rest_goes_without_a_trace(kind: str) -> None:
     network = host(SECONDS[kind](), copies=True)
     group, groups = group_of(network, "body.0")
-    moments = collect(network, groups, pictures(16))
+    moments = collect(network, groups, prepared_images(16))
     keep = {group.name: torch.arange(12) < 6}
     found = solve(network, groups, keep, moments, ridge=1e-7)
     assert min(found.explained.values()) > 0.9999
     smaller = cut(compensated(network, found.weights), keep, groups)
-    images = images_of(pictures(4, seed=9))
+    images = images_of(prepared_images(4, seed=9))
     with torch.no_grad():
         before, after, bare = network(images), smaller(images), cut(network, keep, groups)(images)
     for name, value in before.items():
@@ -97,7 +97,7 @@ def test_it_is_the_least_squares_solution() -> None:
     second = nn.Conv2d(12, 4, 3, 1, 1)
     network = host(second)
     group, groups = group_of(network, "body.0")
-    data = pictures(16)
+    data = prepared_images(16)
     moments = collect(network, groups, data, minded=0.0)
     keep = {group.name: torch.arange(12) % 3 > 0}
     found = solve(network, groups, keep, moments, ridge=1e-9)
@@ -124,11 +124,11 @@ def test_it_is_the_least_squares_solution() -> None:
 def test_every_kind_of_reader_loses_less_with_it(second: type[nn.Module]) -> None:
     network = host(second())
     groups = channel_groups(network)
-    data = pictures(24)
+    data = prepared_images(24)
     moments = collect(network, groups, data)
     keep = random_keep(groups, 3, 0.7)
     found = solve(network, groups, keep, moments)
-    images = images_of(pictures(8, seed=5))
+    images = images_of(prepared_images(8, seed=5))
     with torch.no_grad():
         dense = network(images)
         plain = cut(network, keep, groups)(images)
@@ -157,7 +157,7 @@ def test_a_system_of_several_blocks_is_solved_block_by_block(
 
 
 def _moments(network: MultiTaskNetwork, groups: Sequence[ChannelGroup]) -> Moments:
-    return collect(network, groups, pictures(16), minded=0.0)
+    return collect(network, groups, prepared_images(16), minded=0.0)
 
 
 def test_a_curve_says_what_solving_says() -> None:
@@ -188,10 +188,10 @@ def test_the_first_channel_to_go_is_the_one_that_costs_least() -> None:
     assert found.order[0] == int(np.argmin(costs))
 
 
-def test_pictures_without_labels_and_few_pictures_will_do() -> None:
+def test_images_without_labels_and_few_images_will_do() -> None:
     network = host(nn.Conv2d(12, 4, 3, 1, 1))
     groups = channel_groups(network)
-    moments = collect(network, groups, pictures(1, labelled=False))
+    moments = collect(network, groups, prepared_images(1, labelled=False))
     assert moments.labelled == (False, False)
     assert len(moments.notes) == 2 and "own answers" in moments.notes[0]
     assert all(bool(fisher.gt(0).any()) for fisher in moments.fisher.values())
@@ -199,14 +199,14 @@ def test_pictures_without_labels_and_few_pictures_will_do() -> None:
     found = solve(network, groups, keep, moments)
     with torch.no_grad():
         smaller = cut(compensated(network, found.weights), keep, groups)
-        answers = smaller(images_of(pictures(2, seed=4)))
+        answers = smaller(images_of(prepared_images(2, seed=4)))
     assert all(bool(value.isfinite().all()) for value in answers.values())
 
 
-def test_a_constant_picture_is_met_by_the_ridge() -> None:
+def test_a_constant_image_is_met_by_the_ridge() -> None:
     network = host(nn.Conv2d(12, 4, 3, 1, 1))
     groups = channel_groups(network)
-    grey = [Prepared(np.zeros((3, *SIZE), np.float16), one.labels) for one in pictures(4)]
+    grey = [Prepared(np.zeros((3, *SIZE), np.float16), one.labels) for one in prepared_images(4)]
     moments = collect(network, groups, grey)
     found = solve(network, groups, random_keep(groups, 2, 0.5), moments)
     assert all(bool(value.isfinite().all()) for value in found.weights.values())
@@ -226,7 +226,7 @@ def test_a_pass_finds_the_same_with_norms_folded(
             assert tensor is not None
             tensor.uniform_(0.5, 2)
     groups = channel_groups(network)
-    folded = collect(network, groups, pictures(8))
+    folded = collect(network, groups, prepared_images(8))
     folds: list[int] = []
     fold = moments_module.fold_norms
 
@@ -235,7 +235,7 @@ def test_a_pass_finds_the_same_with_norms_folded(
         return network, {}
 
     monkeypatch.setattr(moments_module, "fold_norms", left)
-    plain = collect(network, groups, pictures(8))
+    plain = collect(network, groups, prepared_images(8))
     assert folds[0] > 0 and folded.readers == plain.readers
     wanted = ("bias", "body.2.0.bias") if bias else ("mean", "body.2.1.running_mean")
     assert folded.readers["body.2.0.weight"].constant == wanted

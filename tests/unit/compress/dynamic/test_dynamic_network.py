@@ -42,7 +42,7 @@ def dynamic(network: MultiTaskNetwork = DENSE, **options: object) -> DynamicNetw
 
 
 @pytest.mark.parametrize("name", ["tiny-dense", "mos-m"])
-def test_every_picture_has_the_answers_of_the_network_cut_for_it(name: str) -> None:
+def test_every_image_has_the_answers_of_the_network_cut_for_it(name: str) -> None:
     network = copy.deepcopy(NETWORKS[name])
     groups = channel_groups(network)
     masked = DynamicNetwork(network, mask_sites(network, groups)).eval()
@@ -132,7 +132,7 @@ def test_heads_learn_their_targets_and_are_frozen_in_the_second_half() -> None:
     assert all(torch.equal(heads[k], v) for k, v in masked.heads.state_dict().items())
 
 
-def test_macs_per_picture_are_those_of_the_network_cut_for_it() -> None:
+def test_macs_per_image_are_those_of_the_network_cut_for_it() -> None:
     keeps = [{s.name: k for s, k in zip(SITES, _masks(seed), strict=True)} for seed in range(3)]
     stacked = {s.name: torch.stack([keep[s.name] for keep in keeps]) for s in SITES}
     counted = sample_macs(MODEL, stacked, head_macs=7.0)
@@ -196,7 +196,7 @@ def test_tasks_that_ask_for_less_get_less_and_masks_grow_with_the_request() -> N
     assert measure_masks(masked, [images], MODEL, ["parts"]).kept > 0
 
 
-def test_dependence_tells_pictures_that_differ_from_pictures_that_do_not() -> None:
+def test_dependence_tells_images_that_differ_from_images_that_do_not() -> None:
     width = {s.name: s.width for s in SITES}
     half = {k: torch.arange(w)[None].expand(8, -1) < w // 2 for k, w in width.items()}
     fixed = input_dependence(half, MODEL)

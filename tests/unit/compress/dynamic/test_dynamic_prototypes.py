@@ -28,12 +28,12 @@ MADE = Prototypes(
 )
 
 
-def test_a_picture_goes_where_most_of_its_importance_is_held() -> None:
+def test_a_image_goes_where_most_of_its_importance_is_held() -> None:
     assert MADE.nearest(IMPORTANCE).tolist() == [0] * 5 + [1] * 3 + [0]
     np.testing.assert_allclose(held(MADE.keep, IMPORTANCE)[:, 0], [0.8, 0.2, 0.5], rtol=1e-6)
 
 
-def test_a_prototype_that_hardly_a_picture_needs_is_left_out() -> None:
+def test_a_prototype_that_hardly_a_image_needs_is_left_out() -> None:
     left = MADE.needed(IMPORTANCE, 3)
     assert left.macs == (10.0, 20.0)
     assert left.assigned.tolist() == [0] * 5 + [1] * 3 + [0]
@@ -60,7 +60,7 @@ def test_a_budget_is_spent_though_few_channels_seem_to_matter(kept: float) -> No
         assert keep[: len(keep) // 4].all(), name
 
 
-def test_of_nested_prototypes_a_picture_gets_the_one_that_does_as_much_as_it_needs() -> None:
+def test_of_nested_prototypes_a_image_gets_the_one_that_does_as_much_as_it_needs() -> None:
     narrow, wide = mask(0, 1), mask(0, 1, 2, 3)
     none = np.zeros(3, np.int64)
     made = Prototypes((narrow, wide), none, (10.0, 20.0), 0.9, True, (1.2, 3.6), {"g": 1.0})

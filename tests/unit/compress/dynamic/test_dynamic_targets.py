@@ -31,7 +31,7 @@ def test_one_channel_above_the_threshold_leaves_the_minimum() -> None:
     assert target_mask(mass, 0.9, minimum=3).tolist() == [[True, True, True, False]]
 
 
-def test_a_picture_on_which_all_is_dead_is_no_nan() -> None:
+def test_a_image_on_which_all_is_dead_is_no_nan() -> None:
     mass = torch.zeros(2, 5)
     for rule in ("paper", "cover"):
         for threshold in (0.5, 1.0):

@@ -26,9 +26,9 @@ def unlike(builder: GraphBuilder, outputs: int, inputs: int, kernel: int = 3) ->
 
 def error_of_int8(model, builder: GraphBuilder) -> float:
     layers = find_layers(model)
-    sizes = magnitudes(model, [x.source for x in layers], builder.pictures(), "minmax")
+    sizes = magnitudes(model, [x.source for x in layers], builder.images(), "minmax")
     name = model.graph.output[0].name
-    image = builder.pictures(1)[0]
+    image = builder.images(1)[0]
     rounded = run(insert_qdq(model, layers, sizes), image)[name]
     return relative_error(rounded, run(model, image)[name])
 
@@ -42,9 +42,9 @@ def test_answers_stay_the_same(seed: int, activation: str | None, depthwise: boo
         x = b.node(activation, [x], "act")
     x = b.conv(x, "b", 6, 6, group=6 if depthwise else 1)
     model = b.build(b.conv(b.node("Relu", [x], "act2"), "c", 4, 6))
-    equal, joints = equalise(model, find_layers(model), b.pictures(2))
+    equal, joints = equalise(model, find_layers(model), b.images(2))
     assert joints == 2
-    image = b.pictures(1)[0]
+    image = b.images(1)[0]
     name = model.graph.output[0].name
     assert relative_error(run(equal, image)[name], run(model, image)[name]) < 1e-5
 
@@ -54,11 +54,11 @@ def test_channels_of_a_depthwise_input_all_reach_the_largest() -> None:
     weight = np.sqrt(np.abs(unlike(b, 6, 3)))  # differ less than the largest factor allowed
     x = b.node("Relu", [b.conv("images", "a", 6, 3, weight=weight)], "act")
     model = b.build(b.conv(x, "b", 6, 6, group=6))
-    pictures = b.pictures()
-    equal, _ = equalise(model, find_layers(model), pictures)
+    images = b.images()
+    equal, _ = equalise(model, find_layers(model), images)
     statistic = {x: Channels(4, 1)}
-    before = channel_statistic(model, statistic, pictures, largest=True)[x]
-    after = channel_statistic(equal, statistic, pictures, largest=True)[x]
+    before = channel_statistic(model, statistic, images, largest=True)[x]
+    after = channel_statistic(equal, statistic, images, largest=True)[x]
     assert before.max() / before.min() > 10
     np.testing.assert_allclose(after, before.max(), rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_int8_gets_better_by_it() -> None:
     x = b.node("Relu", [b.conv("images", "a", 16, 3, weight=unlike(b, 16, 3))], "act")
     x = b.node("Relu", [b.conv(x, "b", 16, 16, group=16, weight=1 / unlike(b, 16, 1))], "act2")
     model = b.build(b.conv(x, "c", 4, 16, 1))
-    equal, _ = equalise(model, find_layers(model), b.pictures())
+    equal, _ = equalise(model, find_layers(model), b.images())
     assert error_of_int8(equal, b) < 0.5 * error_of_int8(model, b)
 
 
@@ -78,13 +78,13 @@ def test_branches_of_a_concatenation_are_brought_together() -> None:
     large = b.conv("images", "large", 4, 3, weight=unlike(b, 4, 3))
     x = b.node("Relu", [b.node("Concat", [small, large], "cat", axis=1)], "act")
     model = b.build(b.conv(x, "head", 4, 8, group=1))
-    pictures = b.pictures()
-    equal, joints = equalise(model, find_layers(model), pictures)
+    images = b.images()
+    equal, joints = equalise(model, find_layers(model), images)
     assert joints == 1
     statistic = {x: Channels(4, 1)}
 
     def ratio(graph) -> float:
-        sizes = channel_statistic(graph, statistic, pictures, largest=True)[x]
+        sizes = channel_statistic(graph, statistic, images, largest=True)[x]
         return float(sizes[:4].max() / sizes[4:].max())
 
     assert ratio(model) < 0.02
@@ -106,7 +106,7 @@ def test_nothing_changes_where_ratios_are_not_kept(kind: str) -> None:
     else:
         again = b.node("Conv", [first, "a.weight", "a.bias"], "b", pads=[1, 1, 1, 1])
         model = b.build(again)
-    equal, joints = equalise(model, find_layers(model), b.pictures(1))
+    equal, joints = equalise(model, find_layers(model), b.images(1))
     assert joints == 0
     assert equal.SerializeToString() == model.SerializeToString()
 
@@ -130,28 +130,28 @@ def test_corrected_layers_have_the_float_mean() -> None:
     weight[:, 0] = 100.0
     model = b.build(b.conv(x, "b", 4, 8, weight=weight))
     layers = find_layers(model)
-    pictures = b.pictures()
-    sizes = magnitudes(model, [layer.source for layer in layers], pictures, "minmax")
+    images = b.images()
+    sizes = magnitudes(model, [layer.source for layer in layers], images, "minmax")
     rounded = insert_qdq(model, layers, sizes)
     result = layers[1].result
     only = [layers[1]]  # its input must be the float graph's, or the first layer's error adds
     statistic = {result: Channels(4, 1)}
-    wanted = channel_statistic(model, statistic, pictures, largest=False)[result]
+    wanted = channel_statistic(model, statistic, images, largest=False)[result]
 
     def mean_of(graph) -> np.ndarray:
-        return channel_statistic(graph, statistic, pictures, largest=False)[result]
+        return channel_statistic(graph, statistic, images, largest=False)[result]
 
     single = insert_qdq(model, only, sizes)
     off = np.abs(mean_of(single) - wanted).max()
-    shift_biases(single, bias_shifts(model, single, only, pictures))
+    shift_biases(single, bias_shifts(model, single, only, images))
     left = np.abs(mean_of(single) - wanted).max()
     assert off > 0.05
     assert left < 1e-3 * off + 1e-4
     # All layers at once: measured on the float graph's values, so the same shift for this one.
-    shifts = bias_shifts(model, rounded, layers, pictures)
+    shifts = bias_shifts(model, rounded, layers, images)
     np.testing.assert_allclose(
         shifts[layers[1].node],
-        bias_shifts(model, insert_qdq(model, only, sizes), only, pictures)[layers[1].node],
+        bias_shifts(model, insert_qdq(model, only, sizes), only, images)[layers[1].node],
         atol=1e-5,
     )
 

@@ -31,7 +31,7 @@ def residual() -> tuple[GraphBuilder, ModelProto]:
 def quantised(model: ModelProto, builder: GraphBuilder, leave: str = "") -> ModelProto:
     layers = find_layers(model)
     sources = [layer.source for layer in layers]
-    sizes = magnitudes(model, sources, builder.pictures(), "minmax")
+    sizes = magnitudes(model, sources, builder.images(), "minmax")
     return insert_qdq(model, [layer for layer in layers if layer.node != leave], sizes)
 
 
@@ -139,7 +139,7 @@ def test_a_layer_left_in_float_reads_what_is_not_rounded() -> None:
 
 def test_answers_stay_near_the_float_graph() -> None:
     builder, model = residual()
-    image = builder.pictures(1)[0]
+    image = builder.images(1)[0]
     name = model.graph.output[0].name
     error = relative_error(run(quantised(model, builder), image)[name], run(model, image)[name])
     assert 0 < error < 0.05
@@ -177,7 +177,7 @@ def test_a_concatenation_is_clipped_where_it_is_rounded(between: tuple[str, ...]
     for node in bare.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] == clips[0].output[0]:
             node.input[0] = tensor
-    image = 0.5 * b.pictures(1)[0]
+    image = 0.5 * b.images(1)[0]
     name = model.graph.output[0].name
     np.testing.assert_array_equal(run(result, image)[name], run(bare, image)[name])
 

@@ -22,7 +22,7 @@ from edgemtl.pipeline.exporting import export_file
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small dense network as ``float.onnx``, and pictures to calibrate and to judge on."""
     place = tmp_path_factory.mktemp("judge")
-    work = write_dense_work(place, pictures=1)
+    work = write_dense_work(place, images=1)
     write_dense_folder(place / "data", "train", 8, seed=1)
     write_dense_folder(place / "data", "val", 6, seed=2)
     export_file(

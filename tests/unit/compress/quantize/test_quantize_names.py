@@ -18,7 +18,7 @@ def rounded() -> tuple[GraphBuilder, ModelProto]:
     inner = b.node("Relu", [b.conv("images", "block.a", 8, 3)], "block.act")
     model = b.build(b.conv(inner, "head", 2, 8, 1), inner)
     layers = find_layers(model)
-    sizes = magnitudes(model, [layer.source for layer in layers], b.pictures(), "minmax")
+    sizes = magnitudes(model, [layer.source for layer in layers], b.images(), "minmax")
     return b, insert_qdq(model, layers, sizes)
 
 
@@ -36,7 +36,7 @@ def test_the_answers_and_what_computes_keep_their_names() -> None:
     assert [v.name for v in short.graph.output] == [v.name for v in model.graph.output]
     nodes = [n.name for n in short.graph.node if not n.op_type.endswith("Linear")]
     assert nodes == ["block.a/Conv", "block.act/Relu", "head/Conv"]
-    image = builder.pictures(1)[0]
+    image = builder.images(1)[0]
     before, after = run(model, image), run(short, image)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -91,7 +91,7 @@ def test_what_a_branch_reads_keeps_its_name() -> None:
     )
     model.graph.node[-1].input[0] = "picked"
     short = shortened(model)
-    image = b.pictures(1)[0]
+    image = b.images(1)[0]
     (before,), (after,) = run(model, image).values(), run(short, image).values()
     assert np.array_equal(before, after)
     assert short.graph.node[0].output[0] == "first/Relu_output_0"

@@ -14,8 +14,8 @@ from support.dense_work import write_dense_work
 
 from edgemtl import targets
 from edgemtl.compress.quantize import QuantizeOptions, quantize
+from edgemtl.compress.quantize.images import canvases
 from edgemtl.compress.quantize.layers import find_layers
-from edgemtl.compress.quantize.pictures import canvases
 from edgemtl.compress.quantize.ranges import magnitudes
 from edgemtl.compress.quantize.recover import retrain
 from edgemtl.compress.quantize.simulate import simulation
@@ -32,7 +32,7 @@ from edgemtl.pipeline.exporting import export_file
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small dense network."""
     folder = tmp_path_factory.mktemp("recover")
-    work = write_dense_work(folder, pictures=1)
+    work = write_dense_work(folder, images=1)
     write_dense_folder(folder / "data", "train", 8, seed=1)
     export_file(
         work.model, folder / "float.onnx", targets.load("cpu"), factory="support.dense_family:build"
@@ -97,9 +97,9 @@ def test_a_missed_budget_is_trained_for(exported: Path, tmp_path: Path) -> None:
         max_evaluations=3,
         qat_steps=2,
     )
-    pictures = open_dataset(exported.parent / "data", "train")
+    images = open_dataset(exported.parent / "data", "train")
     with Lines(said.append).shown():
-        result = quantize(exported, tmp_path / "int8.onnx", tasks, spec, pictures, options)
+        result = quantize(exported, tmp_path / "int8.onnx", tasks, spec, images, options)
     assert any(line.startswith("training 2 steps on 5 pictures") for line in said)
     assert any(line.startswith("after training:") for line in said)
     assert result.evaluations == 3

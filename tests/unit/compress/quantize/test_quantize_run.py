@@ -48,16 +48,16 @@ def exported(network: MOS, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = write_face_folder(tmp_path_factory.mktemp("faces"), "train", count=12)
     return FaceFolder.open(root, "train")
 
 
-def test_int8_file_is_whole(network: MOS, exported: Path, pictures: Dataset, tmp_path) -> None:
+def test_int8_file_is_whole(network: MOS, exported: Path, images: Dataset, tmp_path) -> None:
     told: list[str] = []
     path, options = tmp_path / "int8.onnx", QuantizeOptions(images=4)
     with Lines(told.append).shown():
-        result = quantize(exported, path, network.tasks, network.input_spec, pictures, options)
+        result = quantize(exported, path, network.tasks, network.input_spec, images, options)
     model = onnx.load(result.path)
     onnx.checker.check_model(model, full_check=True)
     assert set(result.layers) == {layer.node for layer in find_layers(onnx.load(exported))}
@@ -75,11 +75,11 @@ def test_int8_file_is_whole(network: MOS, exported: Path, pictures: Dataset, tmp
 
 
 def test_the_same_input_gives_the_same_bytes(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     def once(name: str, seed: int) -> bytes:
         options = QuantizeOptions(images=4, seed=seed)
-        quantize(exported, tmp_path / name, network.tasks, network.input_spec, pictures, options)
+        quantize(exported, tmp_path / name, network.tasks, network.input_spec, images, options)
         return (tmp_path / name).read_bytes()
 
     assert once("a.onnx", 0) == once("b.onnx", 0)
@@ -87,11 +87,11 @@ def test_the_same_input_gives_the_same_bytes(
 
 
 def test_answers_are_near_the_float_network(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "int8.onnx"
     options = QuantizeOptions(images=6)
-    quantize(exported, path, network.tasks, network.input_spec, pictures, options)
+    quantize(exported, path, network.tasks, network.input_spec, images, options)
     image = np.random.default_rng(1).normal(0, 60, (1, 3, *SIZE)).astype(np.float32)
     before, after = onnx_runner(exported)(image), onnx_runner(path)(image)
     assert list(before) == list(after)
@@ -101,14 +101,14 @@ def test_answers_are_near_the_float_network(
 
 
 def test_layers_named_stay_in_float(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     result = quantize(
         exported,
         tmp_path / "int8.onnx",
         network.tasks,
         network.input_spec,
-        pictures,
+        images,
         QuantizeOptions(images=2, keep_float=("backbone.stem", "levels.*.heads.yaw")),
     )
     graph = onnx.load(result.path).graph
@@ -122,14 +122,14 @@ def test_layers_named_stay_in_float(
 
 
 def test_fp16_halves_the_file_and_keeps_its_interface(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     result = quantize(
         exported,
         tmp_path / "fp16.onnx",
         network.tasks,
         network.input_spec,
-        pictures,
+        images,
         QuantizeOptions(precision="fp16", keep_float=("backbone.stem",)),
     )
     model = onnx.load(result.path)
@@ -215,13 +215,13 @@ def test_the_culprit_is_named_with_what_it_costs(exported: Path) -> None:
         assert sum(row.costs[task] for row in outcome.culprits) == pytest.approx(1)
 
 
-def attempt(network: MOS, path: Path, pictures: Dataset, folder: Path, **options) -> None:
+def attempt(network: MOS, path: Path, data: Dataset, folder: Path, **options) -> None:
     quantize(
         path,
         folder / "out.onnx",
         network.tasks,
         network.input_spec,
-        pictures,
+        data,
         QuantizeOptions(**options),
     )
 
@@ -235,37 +235,35 @@ def attempt(network: MOS, path: Path, pictures: Dataset, folder: Path, **options
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path, options: dict, error: type
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path, options: dict, error: type
 ) -> None:
     with pytest.raises(error):
-        attempt(network, exported, pictures, tmp_path, **options)
+        attempt(network, exported, images, tmp_path, **options)
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_files_that_cannot_be_quantised_are_refused(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(InputRefused, match="no such file"):
-        attempt(network, tmp_path / "absent.onnx", pictures, tmp_path)
+        attempt(network, tmp_path / "absent.onnx", images, tmp_path)
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(InputRefused, match="not a valid ONNX"):
-        attempt(network, tmp_path / "broken.onnx", pictures, tmp_path)
-    attempt(network, exported, pictures, tmp_path, images=2)
+        attempt(network, tmp_path / "broken.onnx", images, tmp_path)
+    attempt(network, exported, images, tmp_path, images=2)
     with pytest.raises(InputRefused, match="quantised already"):
-        attempt(network, tmp_path / "out.onnx", pictures, tmp_path)
+        attempt(network, tmp_path / "out.onnx", images, tmp_path)
 
 
-def test_a_graph_of_an_old_opset_is_refused(
-    network: MOS, pictures: Dataset, tmp_path: Path
-) -> None:
+def test_a_graph_of_an_old_opset_is_refused(network: MOS, images: Dataset, tmp_path: Path) -> None:
     builder = GraphBuilder((1, 3, *SIZE))
     onnx.save(builder.build(builder.conv("images", "a", 4, 3), opset=12), tmp_path / "old.onnx")
     with pytest.raises(StageFailed, match="opset 12"):
-        attempt(network, tmp_path / "old.onnx", pictures, tmp_path)
+        attempt(network, tmp_path / "old.onnx", images, tmp_path)
 
 
-def test_one_picture_cannot_calibrate_and_judge(
-    network: MOS, exported: Path, pictures: Dataset, tmp_path: Path
+def test_one_image_cannot_calibrate_and_judge(
+    network: MOS, exported: Path, images: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(InputRefused, match="too few"):
-        attempt(network, exported, pictures.subset([0]), tmp_path, budgets={"detection": 0.1})
+        attempt(network, exported, images.subset([0]), tmp_path, budgets={"detection": 0.1})

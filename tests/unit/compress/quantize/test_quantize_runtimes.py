@@ -26,7 +26,7 @@ CPU_TARGETS = {"onnxruntime": "cpu", "openvino": "intel-cpu"}
 
 def int8(model: ModelProto, builder: GraphBuilder, reduce_range: bool = True) -> ModelProto:
     layers = find_layers(model)
-    sizes = magnitudes(model, [x.source for x in layers], builder.pictures(), "minmax")
+    sizes = magnitudes(model, [x.source for x in layers], builder.images(), "minmax")
     return insert_qdq(model, layers, sizes, reduce_range)
 
 
@@ -78,7 +78,7 @@ def test_plain_openvino_computes_concatenations_rightly(
     activation: str | None, most: str | None
 ) -> None:
     builder, model = branches(activation)
-    rounded, image = int8(model, builder), builder.pictures(1)[0]
+    rounded, image = int8(model, builder), builder.images(1)[0]
     (wanted,) = run(rounded, image).values()
     # A few values fall on the other side of a rounding; the defect is an error of a third.
     assert relative_error(answer(rounded, image, most), wanted) < 0.02
@@ -88,7 +88,7 @@ def test_plain_openvino_computes_concatenations_rightly(
 def test_the_defect_of_openvino_is_still_there_but_for_amx(most: str | None) -> None:
     # When this fails without AMX OpenVINO has mended it, and qdq.py need not clip concatenations.
     builder, model = branches()
-    rounded, image = int8(model, builder), builder.pictures(1)[0]
+    rounded, image = int8(model, builder), builder.images(1)[0]
     (wanted,) = run(rounded, image).values()
     error = relative_error(answer(without_clips(rounded), image, most), wanted)
     if most is None and "amx_int8" in processor.host_flags():
@@ -103,7 +103,7 @@ def test_backends_come_as_near_to_float_as_the_file(
     name: str, activation: str | None, tmp_path: Path
 ) -> None:
     builder, model = branches(activation)
-    rounded, image = int8(model, builder), builder.pictures(1)[0]
+    rounded, image = int8(model, builder), builder.images(1)[0]
     (exact,) = run(model, image).values()
     (simulated,) = simulation(rounded)(image).values()
     found = on_backend(name, rounded, tmp_path, image)
@@ -119,7 +119,7 @@ def test_channels_with_a_large_bias_and_tiny_weights_survive(name: str, tmp_path
     bias = np.array([3.0, 0.1, -0.2, 0.3], np.float32)
     x = b.node("Relu", [b.conv(x, "b", 4, 8, weight=weight, bias=bias)], "act2")
     model = b.build(b.conv(x, "c", 4, 4, 1))
-    image = b.pictures(1)[0]
+    image = b.images(1)[0]
     (exact,) = run(model, image).values()
     assert relative_error(on_backend(name, int8(model, b), tmp_path, image), exact) < 0.05
 
@@ -160,7 +160,7 @@ def test_unsigned_keeps_the_range_and_halves_the_error() -> None:
     after = {t.name: numpy_helper.to_array(t) for t in finer.graph.initializer}
     top = 127 * stored["act/Relu_output_0_scale"]
     assert 255 * after["act/Relu_output_0_scale_unsigned"] == pytest.approx(float(top), rel=1e-6)
-    image = builder.pictures(1)[0]
+    image = builder.images(1)[0]
     (exact,) = run(model, image).values()
     errors = [relative_error(next(iter(run(m, image).values())), exact) for m in (rounded, finer)]
     assert errors[1] < 0.8 * errors[0]
@@ -214,7 +214,7 @@ def test_a_reduced_range_does_not_saturate(name: str, op: str, tmp_path: Path) -
     else:
         x = b.node("MatMul", ["images", b.constant("w", np.ones((16, 8), np.float32))], "a")
     model = b.build(b.node("Relu", [x], "act"))
-    image = np.abs(b.pictures(1)[0]) + 3
+    image = np.abs(b.images(1)[0]) + 3
     layers = find_layers(model)
     sizes = {layers[0].source: float(image.max())}
     (exact,) = run(model, image).values()

@@ -23,7 +23,7 @@ OPTIONS = RecoverOptions(steps=10, batch=2, evaluate_every=1, learning_rate=1e-2
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
+def images(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
     root = write_dense_folder(tmp_path_factory.mktemp("dense"), "train", count=8, seed=5)
     return DenseFolder.open(root, "train")
 
@@ -43,11 +43,11 @@ def _worse(network: TinyDense) -> TinyDense:
     return network
 
 
-def test_norms_alone_leave_every_weight_as_it_was(pictures: DenseFolder) -> None:
+def test_norms_alone_leave_every_weight_as_it_was(images: DenseFolder) -> None:
     student = _worse(build(0))
     before = copy.deepcopy(student.state_dict())
     options = replace(OPTIONS, train="norms")
-    result = recover(student, build(0), pictures, pictures.subset(range(4)), options)
+    result = recover(student, build(0), images, images.subset(range(4)), options)
     assert [stage.trains for stage in result.stages] == ["norms"] and result.best_step > 0
     trained = norms_and_biases(student)
     names = {n for n, p in student.named_parameters() if any(p is one for one in trained)}
@@ -56,20 +56,20 @@ def test_norms_alone_leave_every_weight_as_it_was(pictures: DenseFolder) -> None
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
-def test_nothing_is_trained_where_every_gate_holds(pictures: DenseFolder) -> None:
+def test_nothing_is_trained_where_every_gate_holds(images: DenseFolder) -> None:
     student = build(0)
     options = replace(OPTIONS, train="auto", enough={"parts": 0.01, "distance": 0.01})
-    result = recover(student, build(0), pictures, pictures.subset(range(4)), options)
+    result = recover(student, build(0), images, images.subset(range(4)), options)
     assert (result.steps, result.best_step, result.stages) == (0, 0, ())
     assert not _changed(student, build(0).state_dict())
 
 
-def test_auto_goes_from_the_cheapest_to_everything(pictures: DenseFolder) -> None:
+def test_auto_goes_from_the_cheapest_to_everything(images: DenseFolder) -> None:
     options = replace(OPTIONS, train="auto", enough={"parts": -99.0, "distance": 9.0})
     lines: list[str] = []
     student = _worse(build(0))
     with Lines(lines.append).shown():
-        result = recover(student, build(0), pictures, pictures.subset(range(4)), options)
+        result = recover(student, build(0), images, images.subset(range(4)), options)
     # 'distance' is where it may be, so that 'parts' alone is trained before everything is.
     kinds = [(one.trains, one.first, one.stop) for one in result.stages]
     assert kinds == [("norms", 0, 2), ("task parts", 2, 4), ("all", 4, 10)]
@@ -77,9 +77,9 @@ def test_auto_goes_from_the_cheapest_to_everything(pictures: DenseFolder) -> Non
     assert sum(" steps in " in line for line in lines) == 3
 
 
-def test_with_two_tasks_behind_neither_is_trained_alone(pictures: DenseFolder) -> None:
+def test_with_two_tasks_behind_neither_is_trained_alone(images: DenseFolder) -> None:
     options = replace(OPTIONS, train="auto", enough={"parts": -99.0, "distance": -99.0})
-    result = recover(_worse(build(0)), build(0), pictures, pictures.subset(range(4)), options)
+    result = recover(_worse(build(0)), build(0), images, images.subset(range(4)), options)
     assert [one.trains for one in result.stages] == ["norms", "all"]
 
 
@@ -107,8 +107,8 @@ class Bare:
         return Bare(self._inner.subset(indices))
 
 
-def test_pictures_without_labels_bring_it_back_to_the_dense_answers(pictures: DenseFolder) -> None:
-    bare, student = Bare(pictures), _worse(build(0))
+def test_images_without_labels_bring_it_back_to_the_dense_answers(images: DenseFolder) -> None:
+    bare, student = Bare(images), _worse(build(0))
     options = replace(OPTIONS, steps=12, learning_rate=None, evaluate_every=4)
     result = recover(student, build(0), bare, bare.subset(range(4)), options)  # type: ignore[arg-type]
     assert result.best_step > 0 and all(not drops for _, drops in result.drops)

@@ -31,7 +31,7 @@ OPTIONS = RecoverOptions(steps=6, batch=4, evaluate_every=3, warmup=2, ema=0.5, 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> DenseFolder:
     root = write_dense_folder(tmp_path_factory.mktemp("dense"), "train", count=16, seed=5)
     return DenseFolder.open(root, "train")
 
@@ -46,9 +46,9 @@ def _spoilt(seed: int, network: TinyDense | None = None) -> TinyDense:
     return network
 
 
-def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder) -> None:
+def test_training_brings_the_student_closer_to_the_teacher(folder: DenseFolder) -> None:
     teacher = build(0)
-    images = images_of(prepare_all(pictures, teacher.tasks, teacher.input_spec, 0))
+    images = images_of(prepare_all(folder, teacher.tasks, teacher.input_spec, 0))
     with torch.no_grad():
         for _ in range(60):  # its batch statistics become those of pictures
             teacher.train()(images)
@@ -62,7 +62,7 @@ def test_training_brings_the_student_closer_to_the_teacher(pictures: DenseFolder
         return sum(float(task.distil(found, wanted, None)) for task in teacher.tasks)
 
     before = distance()
-    recovery = Recovery(student, teacher, pictures, pictures.subset(range(4)), options)
+    recovery = Recovery(student, teacher, folder, folder.subset(range(4)), options)
     result = recovery.run()
     assert result.steps == 16 and [step for step, _ in result.drops] == [0, 8, 16]
     assert not student.training
@@ -86,13 +86,13 @@ def _kinds(train: Train) -> RecoverOptions:
 
 
 @pytest.fixture(scope="module")
-def finished(pictures: DenseFolder) -> Callable[[Train], tuple[TinyDense, RecoverResult]]:
+def finished(folder: DenseFolder) -> Callable[[Train], tuple[TinyDense, RecoverResult]]:
     """What nobody kills, for each kind of training once."""
 
     @cache
     def train(kind: Train) -> tuple[TinyDense, RecoverResult]:
         whole = _spoilt(2)
-        return whole, recover(whole, build(0), pictures, pictures.subset(range(4)), _kinds(kind))
+        return whole, recover(whole, build(0), folder, folder.subset(range(4)), _kinds(kind))
 
     return train
 
@@ -107,7 +107,7 @@ def finished(pictures: DenseFolder) -> Callable[[Train], tuple[TinyDense, Recove
 def test_a_killed_training_goes_on_to_the_same_weights(
     train: Train,
     after: int,
-    pictures: DenseFolder,
+    folder: DenseFolder,
     finished: Callable[[Train], tuple[TinyDense, RecoverResult]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,7 +116,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     monkeypatch.setattr("edgemtl.compress.recover.training.SAVE_EVERY", 2)
     monkeypatch.setattr("edgemtl.compress.recover.trial.RATES", (1e-3, 1e-4))
     monkeypatch.setattr("edgemtl.compress.recover.training.RATES", (1e-3, 1e-4))
-    options, teacher, held_out = _kinds(train), build(0), pictures.subset(range(4))
+    options, teacher, held_out = _kinds(train), build(0), folder.subset(range(4))
     whole, expected = finished(train)
 
     original, count = Trainer.step, 0
@@ -132,11 +132,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", killed)
         with pytest.raises(Killed):
-            recover(_spoilt(2), teacher, pictures, held_out, options, state)
+            recover(_spoilt(2), teacher, folder, held_out, options, state)
     lines: list[str] = []
     part = _spoilt(2)
     with Lines(lines.append).shown():
-        result = recover(part, teacher, pictures, held_out, options, state)
+        result = recover(part, teacher, folder, held_out, options, state)
     assert any(line.startswith("recovery goes on from step") for line in lines)
     assert (result.drops, result.best_step) == (expected.drops, expected.best_step)
     tried = [[(t.rate, t.frozen, t.score) for t in one.trials] for one in expected.stages]
@@ -146,50 +146,50 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
 
 def test_what_an_earlier_version_left_is_not_gone_on_from(
-    pictures: DenseFolder, tmp_path: Path
+    folder: DenseFolder, tmp_path: Path
 ) -> None:
     state = tmp_path / "state.pt"
     torch.save({"progress": {"step": 3}}, state)
     lines: list[str] = []
     with Lines(lines.append).shown():
-        result = recover(_spoilt(2), build(0), pictures, pictures.subset(range(3)), OPTIONS, state)
+        result = recover(_spoilt(2), build(0), folder, folder.subset(range(3)), OPTIONS, state)
     assert any("starts anew" in line for line in lines) and result.steps == 6
 
 
-def test_a_training_that_cannot_begin_says_so(pictures: DenseFolder) -> None:
+def test_a_training_that_cannot_begin_says_so(folder: DenseFolder) -> None:
     student = _spoilt(3)
     with torch.no_grad():
         student.stem.conv.weight.fill_(float("nan"))
     with pytest.raises(StageFailed, match="not finite before the first step"):
-        recover(student, build(0), pictures, pictures.subset(range(3)), OPTIONS)
+        recover(student, build(0), folder, folder.subset(range(3)), OPTIONS)
 
 
 @pytest.mark.parametrize("rate", [10.0, 1e30])
-def test_an_absurd_rate_costs_nothing(rate: float, pictures: DenseFolder) -> None:
-    student = _labelled_start(pictures)
+def test_an_absurd_rate_costs_nothing(rate: float, folder: DenseFolder) -> None:
+    student = _labelled_start(folder)
     before = copy.deepcopy(student.state_dict())
     options = replace(OPTIONS, learning_rate=rate)
-    result = recover(student, copy.deepcopy(student), pictures, pictures.subset(range(6)), options)
+    result = recover(student, copy.deepcopy(student), folder, folder.subset(range(6)), options)
     assert result.best_step == 0 and result.after == result.before
     for name, value in before.items():
         torch.testing.assert_close(student.state_dict()[name], value, rtol=0, atol=0)
 
 
-def _labelled_start(pictures: DenseFolder) -> TinyDense:
+def _labelled_start(folder: DenseFolder) -> TinyDense:
     """A network that has learnt the pictures a little, so that random steps make it worse."""
     network = build(0)
     options = replace(OPTIONS, steps=30, answers=0.0, evaluate_every=30, learning_rate=3e-3)
-    recover(network, build(0), pictures, pictures.subset(range(6)), options)
+    recover(network, build(0), folder, folder.subset(range(6)), options)
     return network
 
 
 def test_where_every_step_hurts_none_is_taken(
-    pictures: DenseFolder, monkeypatch: pytest.MonkeyPatch
+    folder: DenseFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgemtl.compress.recover.training.RATES", (3.0, 1.0))
-    student = _labelled_start(pictures)
+    student = _labelled_start(folder)
     options = replace(OPTIONS, learning_rate=None)
-    result = recover(student, copy.deepcopy(student), pictures, pictures.subset(range(6)), options)
+    result = recover(student, copy.deepcopy(student), folder, folder.subset(range(6)), options)
     (stage,) = result.stages
     assert [trial.rate for trial in stage.trials] == [3.0, 1.0, 0.125]
     assert all(trial.score > 0 for trial in stage.trials)
@@ -197,10 +197,10 @@ def test_where_every_step_hurts_none_is_taken(
     assert stage.ended == "no rate was better than no step"
 
 
-def test_timing_leaves_the_network_as_it_was(pictures: DenseFolder) -> None:
+def test_timing_leaves_the_network_as_it_was(folder: DenseFolder) -> None:
     student = _spoilt(4)
     before = copy.deepcopy(student.state_dict())
-    recovery = Recovery(student, build(0), pictures, pictures.subset(range(3)), OPTIONS)
+    recovery = Recovery(student, build(0), folder, folder.subset(range(3)), OPTIONS)
     assert recovery.seconds_per_step(1) > 0
     for name, value in before.items():
         torch.testing.assert_close(student.state_dict()[name], value, rtol=0, atol=0)
@@ -256,13 +256,13 @@ def test_features_are_compared_whatever_their_width() -> None:
 def test_it_computes_in_bfloat16_where_the_processor_does(
     able: dict[str, bool],
     expected: torch.dtype,
-    pictures: DenseFolder,
+    folder: DenseFolder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
     seen: set[torch.dtype] = set()
     student = _spoilt(6)
     student.stem.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    recovery = Recovery(student, build(0), pictures, pictures.subset(range(3)), OPTIONS)
+    recovery = Recovery(student, build(0), folder, folder.subset(range(3)), OPTIONS)
     recovery.seconds_per_step(1)
     assert expected in seen

@@ -21,7 +21,7 @@ from edgemtl.devices.farm.store import BLOCK, KEPT_DAYS, FileStore, plain_path
 from edgemtl.devices.farm.work import FOLDER, PYTHON, Job, JobResult, Workspace, work
 from edgemtl.errors import EdgemtlError, InputRefused, StageFailed, TargetUnavailable, UsageError
 from edgemtl.files import sha256_file
-from edgemtl.pipeline.farm.evaluating import FEWEST_PICTURES, _ranges
+from edgemtl.pipeline.farm.evaluating import FEWEST_IMAGES, _ranges
 from edgemtl.pipeline.farm.members import offered, same_code
 from edgemtl.pipeline.farm.shipping import Luggage, _files
 
@@ -215,7 +215,7 @@ def test_what_machines_and_boards_offer() -> None:
 
 @pytest.mark.parametrize("lengths", [[1], [0, 5], [100], [7, 93], [1000, 8, 9], [3, 3, 3]])
 @pytest.mark.parametrize("workers", [1, 3, 40])
-def test_ranges_cover_every_picture_once_and_in_order(lengths: list[int], workers: int) -> None:
+def test_ranges_cover_every_image_once_and_in_order(lengths: list[int], workers: int) -> None:
     found = _ranges(lengths, workers)
     positions = [p for of_one in found for begin, end in of_one for p in range(begin, end)]
     assert positions == list(range(sum(lengths)))
@@ -223,7 +223,7 @@ def test_ranges_cover_every_picture_once_and_in_order(lengths: list[int], worker
     for length, of_one in zip(lengths, found, strict=True):
         assert (of_one[0][0], of_one[-1][1]) == (start, start + length)
         start += length
-        assert len(of_one) == 1 or min(e - b for b, e in of_one) >= FEWEST_PICTURES
+        assert len(of_one) == 1 or min(e - b for b, e in of_one) >= FEWEST_IMAGES
 
 
 def test_only_the_splits_that_are_used_go_along(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_a_gate_that_underflows_still_counts_as_a_choice() -> None:
     torch.testing.assert_close(answers[2], answers[0], rtol=1e-5, atol=1e-5)
 
 
-def test_overflow_is_counted_exactly_per_picture() -> None:
+def test_overflow_is_counted_exactly_per_image() -> None:
     network = tiny()
     images = network.example_input()
     with torch.no_grad():
